@@ -1,0 +1,199 @@
+"""The command line: `python cli.py sample --solver ddim`. It parses and calls; what it calls is imported when it is needed,
+so that --help does not wait for torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            raise click.UsageError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}") from error
+        except ValueError as error:
+            from diffode.errors import InputError
+
+            if isinstance(error, InputError):
+                raise click.UsageError(str(error)) from error
+            raise
+
+
+class Numbers(click.ParamType):
+    """Comma-separated whole numbers and ranges: 7 or 1,2,5 or 0-49999."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            numbers: list[int] = []
+            for part in str(value).split(","):
+                first, _, last = part.partition("-")
+                numbers += range(int(first), int(last or first) + 1)
+        except ValueError:
+            numbers = []
+        if not numbers or len(set(numbers)) < len(numbers):
+            self.fail(f"{value!r} is not a list of different whole numbers and ranges, as 7 or 1,2,5 or 0-49999", param, ctx)
+        return numbers
+
+
+class GridSpec(click.ParamType):
+    """A grid's name, or its values of λ, comma-separated, noisy to clean."""
+
+    name = "name|list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return [float(part) for part in value.split(",")] if not value[0].isalpha() else value
+        except (ValueError, IndexError):
+            self.fail(f"{value!r} is neither the name of a grid nor a comma-separated list of λ, as -5,-2,0,2,4.6", param, ctx)
+
+
+def budget(command: Any) -> Any:
+    """The options that `sample` and `plan` share: how much is spent, and where."""
+    for option in (
+        click.option("--variance", type=click.Choice(["small", "large"]), help="ddpm: σ² = β̃ (small) or σ² = β (large)."),
+        click.option("--r2", type=float, help="dpm3: its second intermediate point. [default: 2/3]"),
+        click.option("--r1", type=float, help="dpm2, dpm3: the first intermediate point. [default: 1/2, 1/3]"),
+        click.option("--eta", type=float, help="ddim: 0 is the ODE, 1 is DDPM. [default: 0]"),
+        click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
+        click.option("--grid", type=GridSpec(), default="logsnr", show_default=True, help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6."),
+        click.option("--steps", type=click.IntRange(1), help="Steps, whatever they cost."),
+        click.option("--nfe", type=int, help="Exactly so many network evaluations an image. [default: about 50]"),
+    ):
+        command = option(command)
+    return command
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The solver options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="diffode")
+def main() -> None:
+    """Sample diffusion models by integrating their probability-flow ODE in log-SNR time."""
+
+
+@main.command()
+@click.option("--solver", default="ddim", show_default=True, help="A name that `solvers` lists.")
+@budget
+@click.option("--rtol", type=float, help="Adaptive solvers: relative tolerance. [default: 1e-5]")
+@click.option("--atol", type=float, help="Adaptive solvers: absolute tolerance, in units of x. [default: 1e-5]")
+@click.option("--n", type=click.IntRange(1), help="How many images, seeds 0 to N − 1. [default: 64]")
+@click.option("--seeds", type=Numbers(), help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed alone.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
+@click.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
+@click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation.")
+@click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995.")
+@click.option("--model", default="fashion", show_default=True, metavar="NAME|FILE", help="fashion, mixture, or a checkpoint file.")
+@click.option("--out", type=click.Path(path_type=Path), help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/MODEL-SOLVER-NFE.png]")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
+def sample(**o: Any) -> None:
+    """Draw images.
+
+    Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
+    """
+    from tqdm import tqdm
+
+    from diffode import pretrained
+    from experiments import generate
+
+    if o["n"] and o["seeds"] and o["n"] != len(o["seeds"]):
+        raise click.UsageError(f"--n {o['n']} and --seeds ({len(o['seeds'])} of them) disagree: leave one out")
+    seeds = o["seeds"] or list(range(o["n"] or 64))
+    loaded = pretrained.load(o["model"], generate.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
+    rest = {name: o[name] for name in ("guidance", "clip", "threshold", "dtype", "batch")}
+    options = given(**{name: o[name] for name in ("eta", "r1", "r2", "variance", "rtol", "atol")})
+    job = generate.make_job(
+        loaded,
+        o["model"],
+        o["solver"],
+        **{name: o[name] for name in ("nfe", "steps", "grid", "denoise")},
+        options=options,
+        seeds=seeds,
+        labels=generate.choose_labels(o["label"], loaded.classes, seeds),
+        device=generate.choose_device(o["device"]),
+        **rest,
+    )
+    name = f"{Path(o['model']).stem}-{o['solver']}" + (f"-{o['nfe'] or o['steps']}" if o["nfe"] or o["steps"] else "")
+    out = o["out"] or Path("samples") / f"{name}.png"
+    with tqdm(total=len(seeds), unit="img", desc=o["solver"], disable=None, delay=1, leave=False) as bar:
+
+        def watch(done: int, lam: float) -> None:
+            bar.set_postfix_str(f"λ = {lam:+.2f}", refresh=False)
+            bar.update(done - bar.n)
+
+        report = generate.generate(job, loaded, out, overwrite=o["overwrite"], command=" ".join(["python cli.py", *sys.argv[1:]]), watch=watch)
+    calls = f" ({report.calls:g} network calls)" if report.calls != report.nfe else ""
+    click.echo(f"{o['solver']}: {len(seeds)} images, {report.nfe:g} NFE{calls} an image, {report.seconds:.1f} s, {out}")
+
+
+@main.command()
+@click.option("--schedule", default="ddpm_linear", show_default=True, help="ddpm_linear, vp_linear, cosine, edm or flow.")
+@click.argument("solver")
+@budget
+def plan(solver: str, schedule: str, nfe: int | None, steps: int | None, grid: Any, denoise: bool, **options: Any) -> None:
+    """Print the table of numbers that SOLVER is, at a given budget."""
+    from diffode.errors import InputError
+    from diffode.schedule import make
+    from solvers.registry import Solver, find
+    from solvers.sampling import choose_grid
+
+    entry, noise_schedule = find(solver), make(schedule)
+    if not isinstance(entry, Solver):
+        raise InputError(f"{solver} is driven by torchdiffeq and has no plan")
+    steps = 10 if nfe is None and steps is None and isinstance(grid, str) else steps
+    lams = choose_grid(entry, noise_schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **given(**options))
+    click.echo(str(entry.plan(lams, noise_schedule, **given(**options))))
+
+
+@main.command()
+def solvers() -> None:
+    """List the solvers: name, order, NFE a step, whether stochastic, source."""
+    from solvers.registry import table
+
+    click.echo(table())
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default="runs/train", show_default=True, help="The run's folder.")
+@click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
+@click.option("--images", type=click.IntRange(1), default=1_000_000, show_default=True, help="Stop after so many training images; may be raised on --resume.")
+@click.option("--every", type=click.IntRange(1), default=50_000, show_default=True, help="Images between checkpoints and sample grids.")
+@click.option("--data-dir", help="idx files, a folder of PNG or JPEG, or an .npz. [default: Fashion-MNIST from Debian's package]")
+@click.option("--schedule", default="ddpm_linear", show_default=True)
+@click.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow.")
+@click.option("--gamma", type=click.Choice(["simple", "native"]), default="simple", show_default=True, help="γ of L_γ: 1 (L_simple), or such that the plain error of the prediction counts.")
+@click.option("--width", default=48, show_default=True, help="Channels of the U-Net's first level.")
+@click.option("--multipliers", default="1,2", show_default=True, help="Widths of its levels, in units of --width.")
+@click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
+@click.option("--attention", default="7", show_default=True, help="Resolutions with self-attention.")
+@click.option("--patch", default=2, show_default=True, help="Space-to-depth factor at the input.")
+@click.option("--batch", default=128, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True, help="Learning rate of AdamW.")
+@click.option("--drop-label", default=0.1, show_default=True, help="How often the label is dropped, for guidance.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--bf16", is_flag=True, help="Autocast the network to bfloat16; twice as fast where the CPU or GPU has it.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+def train(**o: Any) -> None:
+    """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
+    from experiments import train as run
+
+    command = " ".join(["python cli.py", *(arg for arg in sys.argv[1:] if arg != "--resume")])
+    run.train(command=command, **o)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Checkpoints: tensors as safetensors, and a card (a JSON object) in the file's own header, so that one file is a model.
+
+The card says what is needed to use the numbers: `kind` ("unet", "mixture", "training"), `config`, `schedule`, `predicts`,
+`image`, `classes`; and where they come from: data, images seen, loss, command, date. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffode.errors import InputError
+from diffode.files import atomic
+
+Card = dict[str, Any]
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Write tensors and card as one safetensors file, atomically."""
+    with atomic(path) as part:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, {"diffode": json.dumps(card, ensure_ascii=False)})
+
+
+def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
+    """The tensors (on the CPU) and the card of a file of diffode; InputError if it is none, or not of that kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("diffode", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles") from error
+    if not isinstance(card, dict) or "kind" not in card:
+        raise InputError(f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what their tensors mean")
+    if kind is not None and card["kind"] != kind:
+        raise InputError(f"{path} holds a {card['kind']!r}, where a {kind!r} is expected")
+    return tensors, card
+
+
+def as_json(value: Any) -> Any:
+    """`value` as it comes back from a JSON file: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value))

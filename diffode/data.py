@@ -1,0 +1,143 @@
+"""Real images from disk: the four idx files of Fashion-MNIST, a folder of PNG or JPEG files, or an .npz.
+
+Images are uint8, (n, height, width, channels), as the field's evaluators read them; networks see float32 in [−1, 1],
+(n, channels, height, width). Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from diffode.errors import InputError
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+PACKAGED = Path(__file__).with_name("subset") / "fashion_mnist_test_1000.npz"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """pixels: uint8 (n, height, width, channels); labels: int64 (n,) or None; classes: the names of the labels, or ()."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] not in (1, 3) or not len(self.pixels):
+            raise InputError(f"{self.name}: expected at least one uint8 image, (n, height, width, 1 or 3), not {self.pixels.dtype} {self.pixels.shape}")
+        if self.labels is not None and (self.labels.shape != (len(self.pixels),) or self.labels.min() < 0):
+            raise InputError(f"{self.name}: expected {len(self.pixels)} labels, 0 or larger, one for each image")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, height, width, channels = self.pixels.shape
+        return channels, height, width
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (n, h, w, c) -> float32 (n, c, h, w) in [−1, 1]."""
+    return rearrange(torch.from_numpy(pixels), "n h w c -> n c h w").float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> NDArray[np.uint8]:
+    """The inverse of to_tensor: clipped to [−1, 1] and rounded to the nearest of 256 levels."""
+    x = ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return rearrange(x, "n c h w -> n h w c").cpu().numpy()
+
+
+def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
+    """Load what stands at `path`: an .npz, or a folder of idx files, or of PNG or JPEG images (sub-folders are classes).
+
+    Without a path: Fashion-MNIST where Debian's package puts it. `split` ("train" or "test") matters for idx files only.
+    InputError for a missing, truncated or unreadable file.
+    """
+    path = Path(path) if path is not None else FASHION_MNIST
+    if path.is_file() and path.suffix == ".npz":
+        return _load_npz(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if files:
+            return _load_images(path, files)
+        if any(path.glob("*-ubyte*")):
+            return _load_idx(path, split)
+    raise InputError(
+        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name with --data-dir a folder that holds "
+        "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG or JPEG images, or an .npz"
+    )
+
+
+def packaged() -> ImageSet:
+    """The first 1,000 test images of Fashion-MNIST, which come with diffode."""
+    return _load_npz(PACKAGED)
+
+
+def _load_idx(folder: Path, split: str) -> ImageSet:
+    prefix = {"train": "train", "test": "t10k"}[split]
+    pixels, labels = (_read_idx(folder, f"{prefix}-{what}-ubyte") for what in ("images-idx3", "labels-idx1"))
+    if pixels.ndim != 3 or labels.ndim != 1:
+        raise InputError(f"{folder}: expected idx files of images (3 axes) and of labels (1 axis), not {pixels.shape} and {labels.shape}")
+    fashion = folder.name == FASHION_MNIST.name
+    classes = FASHION_CLASSES if fashion else ()
+    return ImageSet(f"{'Fashion-MNIST' if fashion else folder.name} {split}", pixels[..., None], labels.astype(np.int64), classes)
+
+
+def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """One idx file (LeCun's format: zero, zero, type, axes, sizes, bytes), gzipped or not."""
+    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.exists()), None)
+    if path is None:
+        raise InputError(f"{folder} has no {name}.gz (nor {name}): the four idx files of Fashion-MNIST belong together; `apt-get install dataset-fashion-mnist` brings them")
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        zero, kind, axes = struct.unpack(">HBB", raw[:4])
+        sizes = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
+        if zero or kind != 8 or len(raw) != 4 + 4 * axes + int(np.prod(sizes)):
+            raise ValueError(f"{len(raw)} bytes do not make {sizes}")
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise InputError(f"{path} is truncated or not an idx file ({error}): fetch it again") from error
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes).copy()
+
+
+def _load_images(folder: Path, files: list[Path]) -> ImageSet:
+    pixels = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        except (OSError, SyntaxError, UnidentifiedImageError) as error:
+            raise InputError(f"{file} is truncated or not an image ({error}): mend or remove it") from error
+        pixels.append(array.reshape(*array.shape[:2], -1))
+        if pixels[-1].shape != pixels[0].shape:
+            raise InputError(f"{file} is {pixels[-1].shape} where {files[0].name} is {pixels[0].shape} (height, width, channels): all images must have one size and mode")
+    folders = [file.parent for file in files]
+    classes = tuple(sorted({str(parent.relative_to(folder)) for parent in folders}))
+    labels = np.array([classes.index(str(parent.relative_to(folder))) for parent in folders]) if len(classes) > 1 else None
+    return ImageSet(folder.name, np.stack(pixels), labels, classes if len(classes) > 1 else ())
+
+
+def _load_npz(path: Path) -> ImageSet:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pixels = arrays["arr_0"]
+            labels = arrays["arr_1"].astype(np.int64) if "arr_1" in arrays else None
+            classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
+    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is not an .npz with uint8 images in arr_0 (and labels in arr_1): {error}") from error
+    except Exception as error:  # zipfile.BadZipFile, and what else a broken archive raises
+        raise InputError(f"{path} is truncated or not an .npz: {error}") from error
+    return ImageSet(path.stem, pixels, labels, classes)

@@ -1,0 +1,87 @@
+"""Grids: the λ at which a solver stops, strictly increasing float64, noisy to clean.
+
+A grid of n steps has n + 1 values, from the schedule's noisy end to its clean end. With `denoise` the last value is λ = +∞,
+so that the last step ends at σ = 0 with the network's x̂0; it is one of the n. A step goes from one value to the next and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+
+
+def logsnr(schedule: Schedule, steps: int) -> Array:
+    """Equal steps in λ (DPM-Solver; Lu et al., 2022)."""
+    return np.linspace(schedule.lam_min, schedule.lam_max, steps + 1)
+
+
+def time(schedule: Schedule, steps: int) -> Array:
+    """Equal steps in the network's clock t: the linear τ of the DDIM paper (Song et al., 2021, appendix D.2)."""
+    return schedule.lam(np.linspace(schedule.t_noisy, schedule.t_clean, steps + 1))
+
+
+def quadratic(schedule: Schedule, steps: int) -> Array:
+    """Equal steps in √t: the quadratic τ of the DDIM paper (appendix D.2)."""
+    return schedule.lam(np.linspace(np.sqrt(schedule.t_noisy), np.sqrt(schedule.t_clean), steps + 1).clip(0) ** 2)
+
+
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Array:
+    """Equal steps in σ̄^(1/ρ), σ̄ = σ/α = e^(−λ), ρ = 7 (Karras et al., 2022, Eq. 5)."""
+    ends = np.exp(-np.array([schedule.lam_min, schedule.lam_max]) / rho)
+    return -rho * np.log(np.linspace(*ends, steps + 1))
+
+
+GRIDS: dict[str, Callable[[Schedule, int], Array]] = {"logsnr": logsnr, "time": time, "quadratic": quadratic, "karras": karras}
+
+
+def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise: bool = False) -> Array:
+    """The grid of `steps` steps by name, or the given λ themselves (then `steps` must be their number less one).
+
+    denoise: end with the step to λ = +∞. InputError for an unknown name, a wrong number of steps or values out of order.
+    """
+    if steps < 1:
+        raise InputError(f"a grid needs at least 1 step, not {steps}")
+    if not isinstance(grid, str):
+        values = check([*grid, np.inf] if denoise and grid[-1] != np.inf else grid)
+        if len(values) != steps + 1:
+            raise InputError(f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe out, or give {steps + 1} values of λ")
+        return values
+    if grid not in GRIDS:
+        raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
+    if not denoise:
+        values = GRIDS[grid](schedule, steps)
+    elif steps == 1:
+        values = np.array([schedule.lam_min])
+    else:
+        values = GRIDS[grid](schedule, steps - 1)
+    values = values.clip(schedule.lam_min, schedule.lam_max)  # the ends exactly, whatever the map's rounding
+    values[0] = schedule.lam_min
+    return check([*values, np.inf] if denoise else values)
+
+
+def check(values: Sequence[float] | Array) -> Array:
+    """The values as a grid; InputError unless there are two or more, strictly increasing (λ = +∞ only as the last)."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < 2 or np.isnan(array).any() or not np.all(np.diff(array) > 0) or array[0] == np.inf:
+        raise InputError(f"a grid is two or more strictly increasing values of λ, noisy to clean, not {np.array2string(array, precision=4, threshold=8)}")
+    return array
+
+
+def snap(grid: Array, schedule: Schedule) -> Array:
+    """Each finite λ moved to the nearest one that the network was trained on; InputError where two meet.
+
+    For networks that take whole labels. Plan after this, so that label and coefficients stay together.
+    """
+    if schedule.knots is None:
+        raise InputError(f"the schedule {schedule.name} is continuous: there is nothing to snap to")
+    finite = np.isfinite(grid)
+    t = np.round(schedule.t(grid[finite]))
+    labels, counts = np.unique(t, return_counts=True)
+    if counts.max() > 1:
+        raise InputError(f"{finite.sum()} grid values fall on {len(labels)} labels (label {labels[counts.argmax()]:g} twice): use fewer steps, or another grid")
+    return np.concatenate([schedule.lam(t), grid[~finite]])

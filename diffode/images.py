@@ -1,0 +1,81 @@
+"""Images to disk: a grid as one PNG, a folder of PNGs named by seed, or an .npz as the field's evaluators read it.
+
+Pixels are uint8 (n, height, width, 1 or 3). Everything is written under a temporary name and moved into place when whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffode.errors import InputError
+from diffode.files import atomic
+
+Pixels = NDArray[np.uint8]
+
+
+def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
+    """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to at most `width`."""
+    n, h, w, c = pixels.shape
+    columns = min(columns or math.ceil(math.sqrt(n)), n)
+    rows = math.ceil(n / columns)
+    scale = max(1, width // (columns * w))
+    pixels = pixels.repeat(scale, 1).repeat(scale, 2)
+    pixels = np.pad(pixels, ((0, rows * columns - n), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    sheet = rearrange(pixels, "(r k) h w c -> (r h) (k w) c", r=rows)
+    sheet = np.pad(sheet, ((gap, 0), (gap, 0), (0, 0)), constant_values=255)
+    return Image.fromarray(sheet.squeeze(2) if c == 1 else sheet)
+
+
+def save_grid(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None, columns: int | None = None) -> None:
+    """One PNG with all images."""
+    with atomic(path) as part:
+        grid(pixels, columns).save(part, format="PNG")
+
+
+def save_npz(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
+    """arr_0: uint8 NHWC; arr_1: labels, if there are any (the format of Dhariwal and Nichol's evaluator)."""
+    arrays = [pixels] if labels is None else [pixels, labels]
+    with atomic(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, *arrays)
+
+
+def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
+    """A folder of PNGs named by seed, with six digits or more. It replaces a folder that holds such images and nothing else."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists() and not all(file.suffix == ".png" and file.stem.isdigit() for file in path.iterdir()):
+        raise InputError(f"{path} holds other files than images named by seed: diffode replaces no such folder; give --out another name")
+    try:
+        part.mkdir(parents=True)
+        for seed, image in zip(seeds, pixels, strict=True):
+            Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(part / f"{seed:06}.png")
+        if path.exists():
+            path.rename(old)
+        try:
+            part.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+WRITERS = {".png": save_grid, ".npz": save_npz, "": save_folder}
+
+
+def writer(path: Path):  # noqa: ANN201
+    """The function that writes what the suffix of `path` asks for; InputError for a suffix that means nothing here."""
+    if path.suffix not in WRITERS:
+        raise InputError(f"{path} ends in {path.suffix!r}: expected .png (a grid), .npz, or a folder, without a suffix (a PNG an image)")
+    return WRITERS[path.suffix]

@@ -1,0 +1,163 @@
+"""Gaussian mixtures: the exact ε, density and samples, for tests and experiments whose truth is known.
+
+    p(x0) = Σ_k π_k N(μ_k, Σ_k),    Σ_k = U_k diag(s_k) U_kᵀ + v_k I,    U_k (pixels, rank) orthonormal
+
+Diffused, it stays such a mixture. In y = x/α, with σ̄ = e^(−λ), component k has covariance Σ_k + σ̄² I; with d_k = y − μ_k,
+p_k = U_kᵀ d_k and responsibilities r_k, Bayes' rule gives
+
+    ε  = σ̄ Σ r_k [ d_k/(v + σ̄²) − U_k s/((v + σ̄²)(s + v + σ̄²)) p_k ]
+    x̂0 =    Σ r_k [ μ_k + v/(v + σ̄²) d_k + U_k s σ̄²/((v + σ̄²)(s + v + σ̄²)) p_k ]
+
+and the velocity α ε − σ x̂0, from which either follows without cancellation at both ends, is σ times the difference of the
+two sums: one pass over the U_k and no pixels × pixels matrix. A component carries a class label, so the mixture can be
+asked for one class or for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from scipy.cluster.vq import kmeans2
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+
+from diffode.data import ImageSet, to_tensor
+from diffode.errors import InputError
+
+ALPHA = {"vp": lambda lam: torch.sigmoid(2 * lam).sqrt(), "ve": torch.ones_like, "flow": torch.sigmoid}  # schedule.PATHS in torch
+ROWS = 64  # samples that share a matrix product
+
+
+@dataclass(frozen=True)
+class Components:
+    """What diffusion at one λ makes of the components, for a chunk: all (rows, components, ...)."""
+
+    distance: Tensor  # y − μ is never formed: this is U^T (y − μ), (rows, components, rank)
+    log_weight: Tensor  # log π_k N(y; μ_k, Σ_k + σ̄² I), (rows, components)
+    spread: Tensor  # v + σ̄², (rows, components)
+    spread_along: Tensor  # s + v + σ̄², (rows, components, rank)
+
+
+class Mixture(nn.Module):
+    """A mixture as a network: `mixture(x, lam, y)` is the velocity α ε − σ x̂0 of x (batch, *image), on the given path.
+
+    tensors: log_pi (k,), mean (k, pixels), basis (k, pixels, rank), along (k, rank) = s, floor (k,) = v, label (k,). They may
+    be float32; the basis is made orthonormal to the precision of `dtype`, in which all is computed. Every matrix product has ROWS rows, padded if need be, so that a sample's bits do not depend on its batch.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], image: tuple[int, ...], path: str = "vp", dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.image, self.path = tuple(image), path
+        exact = {name: tensor.double() for name, tensor in tensors.items()}
+        basis = torch.linalg.qr(exact["basis"]).Q
+        self.label = nn.Buffer(tensors["label"])
+        self.log_pi, self.mean, self.along, self.floor = (nn.Buffer(exact[name].to(dtype)) for name in ("log_pi", "mean", "along", "floor"))
+        self.basis = nn.Buffer(rearrange(basis, "k pixels rank -> pixels (k rank)").to(dtype).contiguous())
+        self.offset = nn.Buffer(torch.einsum("kpr,kp->kr", basis, exact["mean"]).to(dtype))
+
+    def forward(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._by_rows(self._velocity, x, lam, y).view_as(x)
+
+    def log_density(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p_λ(x), natural logarithm, (batch,), for x (batch, *image) and lam (batch,)."""
+
+        def density(x: Tensor, lam: Tensor, mask: Tensor) -> Tensor:
+            alpha = ALPHA[self.path](lam)
+            log_weight = self._components(x / alpha[:, None], lam, mask).log_weight
+            return torch.logsumexp(log_weight, 1, keepdim=True) - x.shape[1] * alpha.log()[:, None]
+
+        return self._by_rows(density, x, lam, y).squeeze(1)
+
+    def sample(self, n: int, seed: int = 0, y: int | None = None) -> Tensor:
+        """n exact samples of the data distribution, or of class y, (n, *image)."""
+        generator = torch.Generator().manual_seed(seed)
+        pi = self.log_pi.exp().cpu() * (torch.ones(()) if y is None else self.label.cpu() == y)
+        k = torch.multinomial(pi, n, replacement=True, generator=generator).to(self.mean.device)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
+
+        along = self.along[k].sqrt() * normal(n, self.along.shape[1])
+        basis = self.basis.view(len(self.basis), *self.along.shape)
+        x0 = self.mean[k] + torch.einsum("pnr,nr->np", basis[:, k], along) + self.floor[k, None].sqrt() * normal(n, self.mean.shape[1])
+        return x0.view(n, *self.image)
+
+    def _by_rows(self, function, x: Tensor, lam: Tensor, y: Tensor | None) -> Tensor:  # noqa: ANN001
+        """function(x, lam, mask) over chunks of exactly ROWS rows; x as (rows, pixels)."""
+        n = len(x)
+        x, lam = x.reshape(n, -1), lam.to(x.dtype)
+        allowed = x.new_zeros(n, len(self.label)) if y is None else torch.where(y[:, None] == self.label, 0.0, -torch.inf).to(x.dtype)
+        pad = -n % ROWS
+        x, lam, allowed = (torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for value in (x, lam, allowed))
+        chunks = zip(x.split(ROWS), lam.split(ROWS), allowed.split(ROWS), strict=True)
+        return torch.cat([function(*chunk) for chunk in chunks])[:n]
+
+    def _components(self, y: Tensor, lam: Tensor, allowed: Tensor) -> Components:
+        variance = torch.exp(-2 * lam)[:, None]
+        (k, pixels), rank = self.mean.shape, self.along.shape[1]
+        along = (y @ self.basis).view(-1, k, rank) - self.offset
+        squared = y.square().sum(1, keepdim=True) - 2 * y @ self.mean.T + self.mean.square().sum(1)
+        spread, spread_along = self.floor + variance, self.along + self.floor[:, None] + variance[:, :, None]
+        outside = (squared - along.square().sum(2)).clamp(min=0)
+        log_det = spread_along.log().sum(2) + (pixels - rank) * spread.log()
+        energy = outside / spread + (along.square() / spread_along).sum(2) + log_det
+        return Components(along, allowed + self.log_pi - 0.5 * (energy + pixels * np.log(2 * np.pi)), spread, spread_along)
+
+    def _velocity(self, x: Tensor, lam: Tensor, allowed: Tensor) -> Tensor:
+        alpha = ALPHA[self.path](lam)[:, None]
+        variance = torch.exp(-2 * lam)[:, None]
+        y = x / alpha
+        c = self._components(y, lam, allowed)
+        r = torch.softmax(c.log_weight, 1)
+        along = r[:, :, None] * self.along * (1 + variance[:, :, None]) / (c.spread[:, :, None] * c.spread_along) * c.distance
+        outside = r * (1 - self.floor) / c.spread
+        difference = outside.sum(1, keepdim=True) * y - (outside + r) @ self.mean - along.flatten(1) @ self.basis.T
+        return alpha * variance.sqrt() * difference
+
+
+def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10, seed: int = 0) -> dict[str, Tensor]:
+    """Fit `per_class` components to each class by EM for mixtures of probabilistic PCA (Tipping and Bishop, 1999).
+
+    k-means starts it. Returns the float32 tensors of a Mixture. Data without labels is one class.
+    """
+    images = to_tensor(data.pixels).flatten(1).double().numpy()
+    labels = data.labels if data.labels is not None else np.zeros(len(images), np.int64)
+    parts = []
+    for label in np.unique(labels):
+        x = images[labels == label]
+        if len(x) < 2 * per_class * rank:
+            raise InputError(f"class {label} has {len(x)} images, too few for {per_class} components of rank {rank}: fit fewer or smaller ones")
+        _, assigned = kmeans2(x, per_class, minit="++", seed=np.random.default_rng([seed, label]))
+        responsibility = np.eye(per_class)[assigned]
+        for _ in range(iterations):
+            part = _maximise(x, responsibility, rank, len(images), int(label))
+            mixture = Mixture(part, (images.shape[1],), dtype=torch.float64)
+            log_weight = _log_weights(mixture, torch.from_numpy(x))
+            responsibility = torch.softmax(log_weight, 1).numpy()
+        parts.append(part)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _maximise(x: np.ndarray, responsibility: np.ndarray, rank: int, total: int, label: int) -> dict[str, Tensor]:
+    """The M step: each component's weight, mean, leading eigenvectors, and the mean of the remaining variance as floor."""
+    rows = []
+    for r in responsibility.T:
+        mean = r @ x / r.sum()
+        d = (x - mean) * np.sqrt(r)[:, None]
+        covariance = d.T @ d / r.sum()
+        values, vectors = eigsh(covariance, rank, v0=np.ones(len(mean)))
+        floor = (np.trace(covariance) - values.sum()) / (len(mean) - rank)
+        rows.append((np.log(r.sum() / total), mean, vectors, values - floor, floor, label))
+    names = ("log_pi", "mean", "basis", "along", "floor", "label")
+    columns = (np.stack([np.asarray(value) for value in column]) for column in zip(*rows, strict=True))
+    tensors = {name: torch.from_numpy(column) for name, column in zip(names, columns, strict=True)}
+    return {name: tensor if name == "label" else tensor.float() for name, tensor in tensors.items()}
+
+
+def _log_weights(mixture: Mixture, x: Tensor) -> Tensor:
+    """log π_k N(x; μ_k, Σ_k) of undiffused data."""
+    lam = x.new_full((len(x),), torch.inf)
+    return mixture._components(x, lam, x.new_zeros(1, len(mixture.label))).log_weight

@@ -1,0 +1,191 @@
+"""EpsModel: ε(x, λ) for any network, device, prediction, condition and guidance; it counts evaluations.
+
+A network is any callable `network(x, clock, **condition)` that returns something of the shape of x. An EpsModel says what
+it predicts (prediction.PREDICTIONS), on which schedule it was trained, and what its second argument is:
+
+    clock="t"      t(λ) of the schedule as float, fractional where λ falls between two labels
+    clock="label"  the same as int64; an error unless λ is snapped to the labels (grid.snap)
+    clock="lam"    λ itself
+
+What acts on x̂0 (clipping, dynamic thresholding) and on the pair of conditional and unconditional outputs (guidance) happens
+here, before any solver sees a number, and ε is re-derived from the x̂0 that came out, so the pair stays consistent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode import prediction
+from diffode.errors import InputError
+from diffode.schedule import Schedule
+
+Hook = Callable[[Tensor], Tensor]
+Watch = Callable[[int, float, Tensor], None]
+
+
+class Evaluate(Protocol):
+    """evaluate(x, i, out): the prediction at the i-th λ that was bound, for x (batch, *shape), written to `out` if given."""
+
+    def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor: ...
+
+
+class EpsModel:
+    """One interface for every network; see the module docstring.
+
+    classes: how many labels the network knows, 0 if it takes none; labels are checked against it.
+    autocast: a half-precision dtype for the network alone; state and coefficients keep theirs.
+    nfe, calls: evaluations of ε(x, λ), and network calls they took (guidance takes two an evaluation).
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        schedule: Schedule,
+        predicts: str = "noise",
+        *,
+        clock: str = "t",
+        classes: int = 0,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if clock not in ("t", "label", "lam"):
+            raise InputError(f"unknown clock {clock!r}: expected t, label or lam")
+        self.network = network.eval() if isinstance(network, torch.nn.Module) else network
+        self.schedule = schedule
+        self.predicts = prediction.check(predicts)
+        self.clock = clock
+        self.classes = classes
+        self.autocast = autocast
+        self.condition: dict[str, Any] = {}
+        self.guidance: tuple[float, dict[str, Any]] | None = None
+        self.hooks: tuple[Hook, ...] = ()
+        self.watches: tuple[Watch, ...] = ()
+        self.nfe = 0
+        self.calls = 0
+
+    def conditioned(self, **condition: Any) -> EpsModel:
+        """This model with `condition` handed to every network call by keyword; tensors are (batch, ...)."""
+        return self._with(condition={**self.condition, **condition})
+
+    def labelled(self, y: Tensor | Sequence[int]) -> EpsModel:
+        """This model conditioned on class labels y, int64 (batch,); InputError for a label out of range."""
+        y = torch.as_tensor(y, dtype=torch.int64)
+        if self.classes and not bool(((y >= 0) & (y < self.classes)).all()):
+            wrong = int(y[(y < 0) | (y >= self.classes)][0])
+            raise InputError(f"label {wrong} is out of range: this model knows 0 to {self.classes - 1}")
+        return self.conditioned(y=y)
+
+    def guided(self, weight: float, **null: Any) -> EpsModel:
+        """Classifier-free guidance (Ho and Salimans, 2022): unconditional + weight (conditional − unconditional).
+
+        The unconditional call leaves the condition out, or passes `null` instead. Weight 1 is the conditional model itself.
+        """
+        if not np.isfinite(weight):
+            raise InputError(f"the guidance weight must be a finite number, not {weight}")
+        return self._with(guidance=None if weight == 1 else (float(weight), null))
+
+    def clipped(self, bound: float = 1.0) -> EpsModel:
+        """This model with x̂0 clipped to [−bound, bound]."""
+        return self._with(hooks=(*self.hooks, lambda x0: x0.clamp(-bound, bound)))
+
+    def thresholded(self, quantile: float = 0.995, bound: float = 1.0) -> EpsModel:
+        """This model with dynamic thresholding (Saharia et al., 2022): with s the quantile of |x̂0| of a sample, at least
+        `bound`, x̂0 is clipped to [−s, s] and scaled by bound/s."""
+        if not 0 < quantile <= 1:
+            raise InputError(f"the quantile of dynamic thresholding must be above 0 and at most 1, not {quantile:g}")
+
+        def threshold(x0: Tensor) -> Tensor:
+            s = torch.quantile(x0.flatten(1).abs(), quantile, dim=1).clamp(min=bound)
+            s = s.view(-1, *[1] * (x0.ndim - 1))
+            return x0.clamp(-s, s) * (bound / s)
+
+        return self._with(hooks=(*self.hooks, threshold))
+
+    def watched(self, watch: Watch) -> EpsModel:
+        """This model, calling watch(evaluation, λ, prediction) after every evaluation: progress, checks, recordings."""
+        return self._with(watches=(*self.watches, watch))
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> EpsModel:
+        """Move the network, if it is a module, to a device (and floating dtype)."""
+        if isinstance(self.network, torch.nn.Module):
+            self.network.to(device=device, dtype=dtype)
+        return self
+
+    def __call__(self, x: Tensor, lam: float, predicts: str = "noise") -> Tensor:
+        """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
+        return self.bind([lam], x, predicts)(x)
+
+    def bind(self, lams: Sequence[float], like: Tensor, predicts: str = "noise") -> Evaluate:
+        """Do the host's work for evaluations at these λ once: clocks on the device, conversions as pairs of numbers.
+
+        like: a state (batch, *shape), for its batch, device and dtype. Returns the function that the sampling loop calls.
+        """
+        schedule, batch = self.schedule, len(like)
+        clocks = self._clocks(lams, like)
+        target = "data" if self.hooks else predicts
+        ends = [(float(schedule.alpha(lam)), float(schedule.sigma(lam))) for lam in lams]
+        direct = [prediction.convert(self.predicts, target, *end) for end in ends]
+        after = [prediction.convert(target, predicts, *end) for end in ends]
+        condition = _on(like.device, self.condition, batch)
+        weight, null = self.guidance or (1.0, {})
+        null = _on(like.device, null, batch)
+
+        def call(x: Tensor, i: int, condition: dict[str, Any]) -> Tensor:
+            self.calls += 1
+            with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+                m = self.network(x, clocks[i], **condition)
+            if m.shape != x.shape:
+                raise InputError(f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that learns variances must hand back its mean alone")
+            return m
+
+        def evaluate(x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
+            self.nfe += 1
+            m = (torch.empty_like(x) if out is None else out).copy_(call(x, i, condition))
+            if weight != 1:
+                m.mul_(weight).add_(call(x, i, null), alpha=1 - weight)
+            _combine(m, x, direct[i])
+            if self.hooks:
+                for hook in self.hooks:
+                    m.copy_(hook(m))
+                _combine(m, x, after[i])
+            for watch in self.watches:
+                watch(self.nfe, lams[i], m)
+            return m
+
+        return evaluate
+
+    def _clocks(self, lams: Sequence[float], like: Tensor) -> Tensor:
+        """The network's second argument for each evaluation, (evaluations, batch)."""
+        t = self.schedule.t(lams)  # InputError outside the schedule, whatever the clock
+        clocks = torch.as_tensor(np.asarray(lams, np.float64) if self.clock == "lam" else t, dtype=like.dtype)
+        if self.clock == "label":
+            if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
+                raise InputError(f"the grid asks for label {t[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes whole labels: snap the grid (grid.snap)")
+            clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
+        return clocks.to(like.device)[:, None].repeat(1, len(like))
+
+    def _with(self, **changes: Any) -> EpsModel:
+        other = copy.copy(self)
+        other.__dict__.update(changes, nfe=0, calls=0)
+        return other
+
+
+def _combine(m: Tensor, x: Tensor, pair: tuple[float, float]) -> None:
+    """m <- a x + b m, in place."""
+    a, b = pair
+    if b != 1:
+        m.mul_(b)
+    if a != 0:
+        m.add_(x, alpha=a)
+
+
+def _on(device: torch.device, condition: dict[str, Any], batch: int) -> dict[str, Any]:
+    for name, value in condition.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) != batch:
+            raise InputError(f"the condition {name} is for a batch of {len(value)}, the state has {batch}")
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in condition.items()}

@@ -1,0 +1,49 @@
+"""Noise by seed: the same image whatever its batch, the device, or the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from diffode.errors import InputError
+
+Noise = Callable[[int, Tensor], Tensor]  # (draw, like) -> N(0, I) of the shape, dtype and device of `like`
+
+
+class SeededNoise:
+    """noise(draw, like): row i is the draw-th torch.randn of a CPU generator with seed seeds[i]; draw 0 is x_T.
+
+    Drawn in float32 on the CPU whatever `like` is, so a seed means the same noise everywhere. Asking for an earlier draw
+    starts the generators again; asking for the same one twice gives the same tensor.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        if any(not 0 <= seed < 2**63 for seed in seeds):
+            raise InputError("a seed must be a whole number from 0 to 2^63 − 1")
+        self.seeds = list(seeds)
+        self._drawn = -1
+        self._generators: list[torch.Generator] = []
+        self._buffer = torch.empty(0)
+
+    def __call__(self, draw: int, like: Tensor) -> Tensor:
+        if len(like) != len(self.seeds):
+            raise ValueError(f"{len(self.seeds)} seeds for a batch of {len(like)}")
+        if draw < self._drawn or self._drawn < 0:
+            self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+            self._buffer = torch.empty(like.shape)
+            self._drawn = -1
+        for _ in range(draw - self._drawn):
+            for row, generator in zip(self._buffer, self._generators, strict=True):
+                torch.randn(row.shape, generator=generator, out=row)
+        self._drawn = draw
+        return self._buffer.to(like)
+
+
+def seeds_of(seed: int | Sequence[int], n: int) -> list[int]:
+    """n seeds: seed, seed + 1, ...; or the n that are given."""
+    seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
+    if len(seeds) != n:
+        raise InputError(f"{len(seeds)} seeds were given for {n} images")
+    return seeds

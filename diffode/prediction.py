@@ -1,0 +1,48 @@
+"""What a network predicts, as a pair (p0, p1): m = p0 x0 + p1 ε.
+
+With x = α x0 + σ ε, two such combinations of x0 and ε determine every third, so one 2×2 solve converts any prediction to
+any other, straight from the network's native output: a network that predicts data or velocity never has its x̂0 divided
+by α, and one that predicts noise never has its ε̂ divided by σ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffode.errors import InputError
+
+PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "noise": lambda alpha, sigma: (0.0, 1.0),
+    "data": lambda alpha, sigma: (1.0, 0.0),
+    "velocity": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho (2022)
+    "flow": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. (2023), x1 − x0 with x1 the noise
+    "score": lambda alpha, sigma: (0.0, -1 / sigma if sigma else -np.inf),  # ∇ log p(x), Song et al. (2021)
+}
+
+
+def check(predicts: str) -> str:
+    """The name itself if it is known; else InputError."""
+    if predicts not in PREDICTIONS:
+        raise InputError(f"unknown prediction {predicts!r}: expected one of {', '.join(PREDICTIONS)}")
+    return predicts
+
+
+def convert(native: str, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """(a, b) with wanted = a x + b native, for x = α x0 + σ ε; InputError where the native prediction leaves it open.
+
+    It is left open where x and the native prediction are the same thing but for a factor: a noise network at α = 0 says
+    nothing of x0, a data network at σ = 0 nothing of ε.
+    """
+    if native == wanted:
+        return 0.0, 1.0
+    p0, p1 = PREDICTIONS[native](alpha, sigma)
+    q0, q1 = PREDICTIONS[wanted](alpha, sigma)
+    det = alpha * p1 - sigma * p0
+    if det == 0 or not np.isfinite([det, q0, q1]).all():
+        raise InputError(
+            f"a network that predicts {native} does not determine {wanted} where α = {alpha:g} and σ = {sigma:g}: "
+            "use a velocity or flow network, or a grid that stops short of this end"
+        )
+    return (q0 * p1 - q1 * p0) / det, (alpha * q1 - sigma * q0) / det

@@ -1,0 +1,102 @@
+"""A training run in a folder: state.safetensors (to go on), ema.safetensors and .json (to sample from), log.csv, samples.png."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import filelock
+from tqdm import tqdm
+
+from diffode import checkpoint, data, images
+from diffode.data import to_pixels
+from diffode.errors import InputError
+from diffode.files import atomic, write_json
+from diffode.model import EpsModel
+from diffode.training import TrainConfig, Trainer
+from diffode.training import train as advance
+from diffode.unet import UNetConfig
+from experiments.generate import choose_device
+from solvers import sample
+
+SAMPLES, COLUMNS = 40, 10
+
+
+def train(
+    *, out: Path, resume: bool, images: int, every: int, data_dir: str | None, device: str, multipliers: str, attention: str, command: str, **options: Any
+) -> None:
+    """Train until `images` are seen, saving every `every` images; Ctrl-C saves and stops. Options are those of cli.py train."""
+    trained_on = data.load(data_dir)
+    classes = int(trained_on.labels.max()) + 1 if trained_on.labels is not None else 0
+    shape = {name: options.pop(name) for name in ("width", "blocks", "patch")}
+    unet = UNetConfig(trained_on.shape, classes, multipliers=_numbers(multipliers), attention=_numbers(attention), **shape)
+    trainer = Trainer(TrainConfig(unet, **options), trained_on, choose_device(device))
+    state = out / "state.safetensors"
+    if state.exists() and not resume:
+        raise InputError(f"{out} holds a run: go on with --resume, or give --out another name")
+    if resume:
+        trainer.load(state)
+    with _alone(out), _interrupts() as interrupted, tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar:
+
+        def on_step(loss: float) -> None:
+            bar.set_postfix_str(f"L_simple {loss:.4f}", refresh=False)
+            bar.update(trainer.images - bar.n)
+
+        def on_save() -> None:
+            save(trainer, out, command)
+
+        advance(trainer, images, every, interrupted, on_step, on_save)
+    stopped = "interrupted; --resume goes on" if interrupted() else "done"
+    print(f"{trainer.images} images, L_simple {trainer.log[-1]['l_simple']:.4f}, {stopped}: {out}" if trainer.log else f"nothing to do: {out} has seen {trainer.images} images")
+
+
+def save(trainer: Trainer, out: Path, command: str) -> None:
+    """Write the run's files, each atomically, the state last: what it says was done is there."""
+    card = trainer.card(l_simple=trainer.log[-1]["l_simple"], command=command, date=date.today().isoformat())
+    checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
+    write_json(out / "ema.json", card)
+    with atomic(out / "log.csv") as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(trainer.log[-1]))
+        writer.writeheader()
+        writer.writerows(trainer.log)
+    classes = trainer.config.unet.classes
+    model = EpsModel(trainer.ema, trainer.schedule, trainer.config.predicts, clock="lam", classes=classes)
+    model = model.labelled([seed % classes for seed in range(SAMPLES)]) if classes else model
+    result = sample(model, solver="dpmpp2m", nfe=20, shape=(SAMPLES, *trainer.config.unet.image))
+    images.save_grid(out / "samples.png", to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
+    trainer.save(out / "state.safetensors")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise InputError(f"{text!r} is not a comma-separated list of whole numbers") from None
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the run's folder against a second run."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(out / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(f"another run is training in {out}: wait for it, or give --out another name") from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[Any]:
+    """A function that says whether SIGINT or SIGTERM came; the step under way is finished and saved first."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

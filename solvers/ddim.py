@@ -1,0 +1,58 @@
+"""DDIM and DDPM: first-order steps that differ in the noise alone.
+
+With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021), Eq. 12, and of Ho et al. (2020), Algorithm 2, are
+
+    ddim   n = η σ_t sqrt(1 − e^(−2h))        Eq. 16; η = 0 is the ODE, η = 1 is DDPM with σ² = β̃
+    ddpm   n = σ_t sqrt(1 − e^(−2h))          σ² = β̃_t, "small"
+           n = σ_s sqrt(1 − e^(−2h))          σ² = β_t, "large": the σ̂ of Song et al.; the mean is that of β̃
+
+The last rule adds more noise than its mean allows, so its marginals are not those of the forward process; the plan is
+flagged. A step to λ = +∞ adds no noise, as in both papers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+from solvers.plan import Plan, Stage
+from solvers.transfer import stage, start
+
+
+def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
+    """DDIM with its η, 0 (deterministic) to 1 (DDPM); one evaluation a step."""
+    if not 0 <= eta <= 1:
+        raise InputError(f"η of ddim must be between 0 and 1, not {eta:g}")
+    stages = [start(grid)]
+    for i, (lam_s, lam_t) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s)))
+        stages.append(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}, noise=noise, draw=i + 1))
+    return Plan("ddim", schedule.path, "noise", closed(stages))
+
+
+def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
+    """DDPM's ancestral sampling, on any sub-sequence; variance "small" is σ² = β̃, "large" is σ² = β."""
+    if variance not in ("small", "large"):
+        raise InputError(f"the variance of ddpm is small (σ² = β̃) or large (σ² = β), not {variance!r}")
+    stages = ddim(grid, schedule, eta=1.0).stages
+    if variance == "large":
+        ratio = np.append(1.0, schedule.sigma(grid[:-1]) / np.maximum(schedule.sigma(grid[1:]), 1e-300))
+        stages = tuple(dataclasses.replace(s, noise=s.noise * r) for s, r in zip(stages, ratio, strict=True))
+    return Plan("ddpm", schedule.path, "noise", stages, exact_marginals=variance == "small")
+
+
+def euler(grid: Array, schedule: Schedule) -> Plan:
+    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021, Eq. 14). The same table as ddim."""
+    sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
+    stages = [start(grid)]
+    for i in range(len(grid) - 1):
+        stages.append(Stage(float(grid[i + 1]), alpha[i + 1] / alpha[i], {i: alpha[i + 1] * (sigma_bar[i + 1] - sigma_bar[i])}))
+    return Plan("euler", schedule.path, "noise", closed(stages))
+
+
+def closed(stages: list[Stage]) -> tuple[Stage, ...]:
+    """The stages of a plan, the last of them without an evaluation, since nothing follows that could use it."""
+    return (*stages[:-1], dataclasses.replace(stages[-1], evaluate=False))

@@ -1,0 +1,113 @@
+"""sample: from a model, a solver's name and a budget to images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode import grid as grids
+from diffode.errors import InputError
+from diffode.model import EpsModel
+from diffode.noise import SeededNoise, seeds_of
+from diffode.schedule import Array, Schedule
+from solvers.execute import OnCommit, Result
+from solvers.registry import Entry, find
+
+DEFAULT_NFE = 50
+
+
+def sample(
+    model: EpsModel,
+    *,
+    shape: tuple[int, ...],
+    solver: str = "ddim",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Sequence[float] = "logsnr",
+    denoise: bool = False,
+    seed: int | Sequence[int] = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    on_commit: OnCommit | None = None,
+    trajectory: bool = False,
+    **options: Any,
+) -> Result:
+    """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch.
+
+    solver: a name in SOLVERS; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of ε(x, λ), about
+    50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise: the last step
+    ends at λ = +∞. dtype: of the state. device: that of the network unless told otherwise.
+
+    Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
+    """
+    entry = find(solver)
+    lams = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
+    noise = SeededNoise(seeds_of(seed, shape[0]))
+    device = torch.device(device) if device is not None else _device(model)
+    x = noise(0, torch.empty(shape, dtype=dtype, device=device)) * float(model.schedule.sigma(lams[0]))
+
+    def solve(model: EpsModel) -> Result:
+        return entry.solve(model, x, lams, noise=noise, on_commit=on_commit, trajectory=trajectory, **options)
+
+    result = solve(model)
+    if not _finite(result.x):  # one look at the end costs nothing; only then find out where it began
+        solve(model.watched(_refuse_nonfinite))
+        raise InputError(f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid")
+    return result
+
+
+def choose_grid(entry: Entry, schedule: Schedule, *, nfe: int | None, steps: int | None, grid: str | Sequence[float], denoise: bool, **options: Any) -> Array:
+    """The grid on which `entry` spends exactly `nfe` evaluations, or takes `steps`, or about 50 evaluations if neither is given.
+
+    InputError names the nearest numbers of evaluations if it cannot spend `nfe`.
+    """
+    if nfe is not None and steps is not None:
+        raise InputError("give either nfe or steps, not both")
+    if not isinstance(grid, str):
+        steps = len(grid) - 1 + (denoise and grid[-1] != np.inf) if steps is None else steps
+        lams = grids.make(grid, schedule, steps, denoise=denoise)
+        if nfe is not None and (spent := entry.nfe(lams, schedule, **options)) != nfe:
+            raise InputError(f"{entry.name} spends {spent} evaluations on the grid given, not {nfe}: leave --nfe out")
+        return lams
+
+    def make(steps: int) -> Array:
+        return grids.make(grid, schedule, steps, denoise=denoise)
+
+    if steps is None and nfe is None:
+        steps = math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
+    elif nfe is not None:
+        steps = _steps_that_spend(nfe, entry.name, lambda steps: entry.nfe(make(steps), schedule, **options))
+    return make(steps or 0)
+
+
+def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:
+    """The steps with spent(steps) = nfe, by bisection, since more steps spend more."""
+    low, high = 0, max(nfe, 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if spent(middle) < nfe else (low, middle)
+    if spent(high) == nfe:
+        return high
+    nearest = sorted((abs(n - nfe), n) for n in (spent(steps) for steps in (low, high) if steps))
+    raise InputError(f"{name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}")
+
+
+def _finite(x: Tensor) -> bool:
+    return x.is_meta or bool(torch.isfinite(x).all())
+
+
+def _refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
+    if not _finite(m):
+        raise InputError(f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: check the checkpoint, or use a wider --dtype")
+
+
+def _device(model: EpsModel) -> torch.device:
+    if isinstance(model.network, torch.nn.Module):
+        for tensor in (*model.network.parameters(), *model.network.buffers()):
+            return tensor.device
+    return torch.device("cpu")

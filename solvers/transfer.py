@@ -1,0 +1,71 @@
+"""The transfer law, and the ramp: the only two policies that solvers share.
+
+A stage from s to t, for a prediction m = p0 x0 + p1 ε whose pair (p0, p1) does not depend on λ, is
+
+    u = X · anchor + C · Σ_j w_j m_j + n · z          Σ_j w_j = 1
+    α_s X + p0 C = α_t                                σ_s X + p1 C = sqrt(σ_t² − n²)
+
+The two equations say that a point mass stays a point mass: at x = α_s x0 + σ_s ε with m its own prediction, u is
+α_t x0 + σ_t ε' exactly. They fix X and C, so a solver supplies only the weights w and the noise n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from diffode.errors import InputError
+from diffode.prediction import PREDICTIONS
+from diffode.schedule import Array, Path
+from solvers.plan import Stage
+
+
+def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: float = 0.0) -> tuple[float, float]:
+    """(X, C) of the transfer law. With q = sqrt(1 − n²/σ_t²) and det = α_s p1 − σ_s p0,
+
+        X = (α_t p1 − q σ_t p0)/det          C = α_t σ_s (q e^(−h) − 1)/det,    h = λ_t − λ_s
+
+    free of cancellation for small h and finite at λ_t = +∞. InputError where det = 0: a noise prediction at α = 0.
+    """
+    alpha_s, sigma_s, alpha_t, sigma_t = (float(f(np.float64(lam))) for lam in (lam_s, lam_t) for f in (path.alpha, path.sigma))
+    p0, p1 = PREDICTIONS[prediction](0.0, 0.0)
+    det = alpha_s * p1 - sigma_s * p0
+    if det == 0:
+        raise InputError(f"no solver in {prediction} form can leave λ = {lam_s:g}, where α = {alpha_s:g}: use the data form, with a data or velocity network")
+    log_q = 0.5 * np.log1p(-min((noise / sigma_t) ** 2, 1 - 1e-16)) if noise else 0.0
+    return (alpha_t * p1 - np.exp(log_q) * sigma_t * p0) / det, alpha_t * sigma_s * float(np.expm1(log_q - (lam_t - lam_s))) / det
+
+
+def stage(
+    path: Path,
+    prediction: str,
+    lam_s: float,
+    lam_t: float,
+    weights: Mapping[int, float],
+    *,
+    noise: float = 0.0,
+    draw: int | None = None,
+    evaluate: bool = True,
+    commit: bool = True,
+) -> Stage:
+    """The Stage from λ_s to λ_t with the given weights (evaluation index -> w, summing to 1)."""
+    x, c = transfer(path, prediction, lam_s, lam_t, noise)
+    return Stage(lam_t, x, {j: c * w for j, w in weights.items()}, noise, draw if noise else None, evaluate, commit)
+
+
+def start(grid: Array) -> Stage:
+    """The first stage of every plan: the given state, evaluated."""
+    return Stage(float(grid[0]), 1.0)
+
+
+def ramp(grid: Array, order: int) -> list[int]:
+    """The order of each step of a method that takes `order` evaluations of history: 1, 2, ... at the start.
+
+    A step from λ = −∞ or to λ = +∞ has no finite length: it is of order 1 itself, and the ramp begins anew after it.
+    """
+    orders, history = [], 0
+    for h in np.diff(grid):
+        history = history + 1 if np.isfinite(h) else 0
+        orders.append(max(1, min(history, order)))
+    return orders
