@@ -64,7 +64,13 @@ def budget(command: Any) -> Any:
         click.option("--r1", type=float, help="dpm2, dpm3: the first intermediate point. [default: 1/2, 1/3]"),
         click.option("--eta", type=float, help="ddim: 0 is the ODE, 1 is DDPM. [default: 0]"),
         click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
-        click.option("--grid", type=GridSpec(), default="logsnr", show_default=True, help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6."),
+        click.option(
+            "--grid",
+            type=GridSpec(),
+            default="logsnr",
+            show_default=True,
+            help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6.",
+        ),
         click.option("--steps", type=click.IntRange(1), help="Steps, whatever they cost."),
         click.option("--nfe", type=int, help="Exactly so many network evaluations an image. [default: about 50]"),
     ):
@@ -95,8 +101,14 @@ def main() -> None:
 @click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
 @click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation.")
 @click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995.")
-@click.option("--model", default="fashion", show_default=True, metavar="NAME|FILE", help="fashion, mixture, or a checkpoint file.")
-@click.option("--out", type=click.Path(path_type=Path), help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/MODEL-SOLVER-NFE.png]")
+@click.option(
+    "--model", default="fashion", show_default=True, metavar="NAME|FILE", help="fashion, mixture, or a checkpoint file."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/MODEL-SOLVER-NFE.png]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
@@ -135,7 +147,9 @@ def sample(**o: Any) -> None:
             bar.set_postfix_str(f"λ = {lam:+.2f}", refresh=False)
             bar.update(done - bar.n)
 
-        report = generate.generate(job, loaded, out, overwrite=o["overwrite"], command=" ".join(["python cli.py", *sys.argv[1:]]), watch=watch)
+        report = generate.generate(
+            job, loaded, out, overwrite=o["overwrite"], command=" ".join(["python cli.py", *sys.argv[1:]]), watch=watch
+        )
     calls = f" ({report.calls:g} network calls)" if report.calls != report.nfe else ""
     click.echo(f"{o['solver']}: {len(seeds)} images, {report.nfe:g} NFE{calls} an image, {report.seconds:.1f} s, {out}")
 
@@ -170,12 +184,30 @@ def solvers() -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="runs/train", show_default=True, help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
-@click.option("--images", type=click.IntRange(1), default=1_000_000, show_default=True, help="Stop after so many training images; may be raised on --resume.")
-@click.option("--every", type=click.IntRange(1), default=50_000, show_default=True, help="Images between checkpoints and sample grids.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Stop after so many training images; may be raised on --resume.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=50_000,
+    show_default=True,
+    help="Images between checkpoints and sample grids.",
+)
 @click.option("--data-dir", help="idx files, a folder of PNG or JPEG, or an .npz. [default: Fashion-MNIST from Debian's package]")
 @click.option("--schedule", default="ddpm_linear", show_default=True)
 @click.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow.")
-@click.option("--gamma", type=click.Choice(["simple", "native"]), default="simple", show_default=True, help="γ of L_γ: 1 (L_simple), or such that the plain error of the prediction counts.")
+@click.option(
+    "--gamma",
+    type=click.Choice(["simple", "native"]),
+    default="simple",
+    show_default=True,
+    help="γ of L_γ: 1 (L_simple), or such that the plain error of the prediction counts.",
+)
 @click.option("--width", default=48, show_default=True, help="Channels of the U-Net's first level.")
 @click.option("--multipliers", default="1,2", show_default=True, help="Widths of its levels, in units of --width.")
 @click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")

@@ -24,7 +24,11 @@ Card = dict[str, Any]
 def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     """Write tensors and card as one safetensors file, atomically."""
     with atomic(path) as part:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, {"diffode": json.dumps(card, ensure_ascii=False)})
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            part,
+            {"diffode": json.dumps(card, ensure_ascii=False)},
+        )
 
 
 def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
@@ -37,9 +41,14 @@ def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
             card = json.loads((file.metadata() or {}).get("diffode", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles") from error
+        raise InputError(
+            f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles"
+        ) from error
     if not isinstance(card, dict) or "kind" not in card:
-        raise InputError(f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what their tensors mean")
+        raise InputError(
+            f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what "
+            "their tensors mean"
+        )
     if kind is not None and card["kind"] != kind:
         raise InputError(f"{path} holds a {card['kind']!r}, where a {kind!r} is expected")
     return tensors, card

@@ -38,7 +38,10 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] not in (1, 3) or not len(self.pixels):
-            raise InputError(f"{self.name}: expected at least one uint8 image, (n, height, width, 1 or 3), not {self.pixels.dtype} {self.pixels.shape}")
+            raise InputError(
+                f"{self.name}: expected at least one uint8 image, (n, height, width, 1 or 3), not "
+                f"{self.pixels.dtype} {self.pixels.shape}"
+            )
         if self.labels is not None and (self.labels.shape != (len(self.pixels),) or self.labels.min() < 0):
             raise InputError(f"{self.name}: expected {len(self.pixels)} labels, 0 or larger, one for each image")
 
@@ -76,7 +79,8 @@ def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
         if any(path.glob("*-ubyte*")):
             return _load_idx(path, split)
     raise InputError(
-        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name with --data-dir a folder that holds "
+        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name with "
+        "--data-dir a folder that holds "
         "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG or JPEG images, or an .npz"
     )
 
@@ -90,7 +94,9 @@ def _load_idx(folder: Path, split: str) -> ImageSet:
     prefix = {"train": "train", "test": "t10k"}[split]
     pixels, labels = (_read_idx(folder, f"{prefix}-{what}-ubyte") for what in ("images-idx3", "labels-idx1"))
     if pixels.ndim != 3 or labels.ndim != 1:
-        raise InputError(f"{folder}: expected idx files of images (3 axes) and of labels (1 axis), not {pixels.shape} and {labels.shape}")
+        raise InputError(
+            f"{folder}: expected idx files of images (3 axes) and of labels (1 axis), not {pixels.shape} and {labels.shape}"
+        )
     fashion = folder.name == FASHION_MNIST.name
     classes = FASHION_CLASSES if fashion else ()
     return ImageSet(f"{'Fashion-MNIST' if fashion else folder.name} {split}", pixels[..., None], labels.astype(np.int64), classes)
@@ -100,7 +106,10 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     """One idx file (LeCun's format: zero, zero, type, axes, sizes, bytes), gzipped or not."""
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.exists()), None)
     if path is None:
-        raise InputError(f"{folder} has no {name}.gz (nor {name}): the four idx files of Fashion-MNIST belong together; `apt-get install dataset-fashion-mnist` brings them")
+        raise InputError(
+            f"{folder} has no {name}.gz (nor {name}): the four idx files of Fashion-MNIST belong together; "
+            "`apt-get install dataset-fashion-mnist` brings them"
+        )
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
@@ -123,7 +132,10 @@ def _load_images(folder: Path, files: list[Path]) -> ImageSet:
             raise InputError(f"{file} is truncated or not an image ({error}): mend or remove it") from error
         pixels.append(array.reshape(*array.shape[:2], -1))
         if pixels[-1].shape != pixels[0].shape:
-            raise InputError(f"{file} is {pixels[-1].shape} where {files[0].name} is {pixels[0].shape} (height, width, channels): all images must have one size and mode")
+            raise InputError(
+                f"{file} is {pixels[-1].shape} where {files[0].name} is {pixels[0].shape} (height, width, "
+                "channels): all images must have one size and mode"
+            )
     folders = [file.parent for file in files]
     classes = tuple(sorted({str(parent.relative_to(folder)) for parent in folders}))
     labels = np.array([classes.index(str(parent.relative_to(folder))) for parent in folders]) if len(classes) > 1 else None

@@ -32,11 +32,16 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Array:
     """Equal steps in σ̄^(1/ρ), σ̄ = σ/α = e^(−λ), ρ = 7 (Karras et al., 2022, Eq. 5)."""
-    ends = np.exp(-np.array([schedule.lam_min, schedule.lam_max]) / rho)
-    return -rho * np.log(np.linspace(*ends, steps + 1))
+    first, last = np.exp(-schedule.lam_min / rho), np.exp(-schedule.lam_max / rho)
+    return -rho * np.log(np.linspace(first, last, steps + 1))
 
 
-GRIDS: dict[str, Callable[[Schedule, int], Array]] = {"logsnr": logsnr, "time": time, "quadratic": quadratic, "karras": karras}
+GRIDS: dict[str, Callable[[Schedule, int], Array]] = {
+    "logsnr": logsnr,
+    "time": time,
+    "quadratic": quadratic,
+    "karras": karras,
+}
 
 
 def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise: bool = False) -> Array:
@@ -49,7 +54,10 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise
     if not isinstance(grid, str):
         values = check([*grid, np.inf] if denoise and grid[-1] != np.inf else grid)
         if len(values) != steps + 1:
-            raise InputError(f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe out, or give {steps + 1} values of λ")
+            raise InputError(
+                f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe "
+                f"out, or give {steps + 1} values of λ"
+            )
         return values
     if grid not in GRIDS:
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
@@ -68,7 +76,10 @@ def check(values: Sequence[float] | Array) -> Array:
     """The values as a grid; InputError unless there are two or more, strictly increasing (λ = +∞ only as the last)."""
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or len(array) < 2 or np.isnan(array).any() or not np.all(np.diff(array) > 0) or array[0] == np.inf:
-        raise InputError(f"a grid is two or more strictly increasing values of λ, noisy to clean, not {np.array2string(array, precision=4, threshold=8)}")
+        raise InputError(
+            "a grid is two or more strictly increasing values of λ, noisy to clean, not "
+            f"{np.array2string(array, precision=4, threshold=8)}"
+        )
     return array
 
 
@@ -83,5 +94,8 @@ def snap(grid: Array, schedule: Schedule) -> Array:
     t = np.round(schedule.t(grid[finite]))
     labels, counts = np.unique(t, return_counts=True)
     if counts.max() > 1:
-        raise InputError(f"{finite.sum()} grid values fall on {len(labels)} labels (label {labels[counts.argmax()]:g} twice): use fewer steps, or another grid")
+        raise InputError(
+            f"{finite.sum()} grid values fall on {len(labels)} labels (label {labels[counts.argmax()]:g} twice): "
+            "use fewer steps, or another grid"
+        )
     return np.concatenate([schedule.lam(t), grid[~finite]])

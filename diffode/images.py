@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
     """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to at most `width`."""
-    n, h, w, c = pixels.shape
+    n, _, w, c = pixels.shape
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
     scale = max(1, width // (columns * w))
@@ -35,7 +35,9 @@ def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int 
     return Image.fromarray(sheet.squeeze(2) if c == 1 else sheet)
 
 
-def save_grid(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None, columns: int | None = None) -> None:
+def save_grid(
+    path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None, columns: int | None = None
+) -> None:
     """One PNG with all images."""
     with atomic(path) as part:
         grid(pixels, columns).save(part, format="PNG")
@@ -53,7 +55,9 @@ def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArra
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists() and not all(file.suffix == ".png" and file.stem.isdigit() for file in path.iterdir()):
-        raise InputError(f"{path} holds other files than images named by seed: diffode replaces no such folder; give --out another name")
+        raise InputError(
+            f"{path} holds other files than images named by seed: diffode replaces no such folder; give --out another name"
+        )
     try:
         part.mkdir(parents=True)
         for seed, image in zip(seeds, pixels, strict=True):
@@ -71,11 +75,13 @@ def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArra
         shutil.rmtree(part, ignore_errors=True)
 
 
-WRITERS = {".png": save_grid, ".npz": save_npz, "": save_folder}
+WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, "": save_folder}
 
 
-def writer(path: Path):  # noqa: ANN201
+def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int64] | None], None]:
     """The function that writes what the suffix of `path` asks for; InputError for a suffix that means nothing here."""
     if path.suffix not in WRITERS:
-        raise InputError(f"{path} ends in {path.suffix!r}: expected .png (a grid), .npz, or a folder, without a suffix (a PNG an image)")
+        raise InputError(
+            f"{path} ends in {path.suffix!r}: expected .png (a grid), .npz, or a folder, without a suffix (a PNG an image)"
+        )
     return WRITERS[path.suffix]

@@ -15,6 +15,7 @@ asked for one class or for all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +28,20 @@ from torch import Tensor, nn
 from diffode.data import ImageSet, to_tensor
 from diffode.errors import InputError
 
-ALPHA = {"vp": lambda lam: torch.sigmoid(2 * lam).sqrt(), "ve": torch.ones_like, "flow": torch.sigmoid}  # schedule.PATHS in torch
+ALPHA = {
+    "vp": lambda lam: torch.sigmoid(2 * lam).sqrt(),
+    "ve": torch.ones_like,
+    "flow": torch.sigmoid,
+}  # schedule.PATHS in torch
 ROWS = 64  # samples that share a matrix product
+RowFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Components:
     """What diffusion at one λ makes of the components, for a chunk: all (rows, components, ...)."""
 
-    distance: Tensor  # y − μ is never formed: this is U^T (y − μ), (rows, components, rank)
+    distance: Tensor  # p = Uᵀ (y − μ), without forming y − μ, (rows, components, rank)
     log_weight: Tensor  # log π_k N(y; μ_k, Σ_k + σ̄² I), (rows, components)
     spread: Tensor  # v + σ̄², (rows, components)
     spread_along: Tensor  # s + v + σ̄², (rows, components, rank)
@@ -45,16 +51,21 @@ class Mixture(nn.Module):
     """A mixture as a network: `mixture(x, lam, y)` is the velocity α ε − σ x̂0 of x (batch, *image), on the given path.
 
     tensors: log_pi (k,), mean (k, pixels), basis (k, pixels, rank), along (k, rank) = s, floor (k,) = v, label (k,). They may
-    be float32; the basis is made orthonormal to the precision of `dtype`, in which all is computed. Every matrix product has ROWS rows, padded if need be, so that a sample's bits do not depend on its batch.
+    be float32; the basis is made orthonormal to the precision of `dtype`, in which all is computed. Every matrix product has
+    ROWS rows, padded if need be, so that a sample's bits do not depend on its batch.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], image: tuple[int, ...], path: str = "vp", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], image: tuple[int, ...], path: str = "vp", dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.image, self.path = tuple(image), path
         exact = {name: tensor.double() for name, tensor in tensors.items()}
         basis = torch.linalg.qr(exact["basis"]).Q
         self.label = nn.Buffer(tensors["label"])
-        self.log_pi, self.mean, self.along, self.floor = (nn.Buffer(exact[name].to(dtype)) for name in ("log_pi", "mean", "along", "floor"))
+        self.log_pi, self.mean, self.along, self.floor = (
+            nn.Buffer(exact[name].to(dtype)) for name in ("log_pi", "mean", "along", "floor")
+        )
         self.basis = nn.Buffer(rearrange(basis, "k pixels rank -> pixels (k rank)").to(dtype).contiguous())
         self.offset = nn.Buffer(torch.einsum("kpr,kp->kr", basis, exact["mean"]).to(dtype))
 
@@ -82,14 +93,20 @@ class Mixture(nn.Module):
 
         along = self.along[k].sqrt() * normal(n, self.along.shape[1])
         basis = self.basis.view(len(self.basis), *self.along.shape)
-        x0 = self.mean[k] + torch.einsum("pnr,nr->np", basis[:, k], along) + self.floor[k, None].sqrt() * normal(n, self.mean.shape[1])
+        x0 = (
+            self.mean[k]
+            + torch.einsum("pnr,nr->np", basis[:, k], along)
+            + self.floor[k, None].sqrt() * normal(n, self.mean.shape[1])
+        )
         return x0.view(n, *self.image)
 
-    def _by_rows(self, function, x: Tensor, lam: Tensor, y: Tensor | None) -> Tensor:  # noqa: ANN001
+    def _by_rows(self, function: RowFunction, x: Tensor, lam: Tensor, y: Tensor | None) -> Tensor:
         """function(x, lam, mask) over chunks of exactly ROWS rows; x as (rows, pixels)."""
         n = len(x)
         x, lam = x.reshape(n, -1), lam.to(x.dtype)
-        allowed = x.new_zeros(n, len(self.label)) if y is None else torch.where(y[:, None] == self.label, 0.0, -torch.inf).to(x.dtype)
+        allowed = (
+            x.new_zeros(n, len(self.label)) if y is None else torch.where(y[:, None] == self.label, 0.0, -torch.inf).to(x.dtype)
+        )
         pad = -n % ROWS
         x, lam, allowed = (torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for value in (x, lam, allowed))
         chunks = zip(x.split(ROWS), lam.split(ROWS), allowed.split(ROWS), strict=True)
@@ -129,7 +146,9 @@ def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10
     for label in np.unique(labels):
         x = images[labels == label]
         if len(x) < 2 * per_class * rank:
-            raise InputError(f"class {label} has {len(x)} images, too few for {per_class} components of rank {rank}: fit fewer or smaller ones")
+            raise InputError(
+                f"class {label} has {len(x)} images, too few for {per_class} components of rank {rank}: fit fewer or smaller ones"
+            )
         _, assigned = kmeans2(x, per_class, minit="++", seed=np.random.default_rng([seed, label]))
         responsibility = np.eye(per_class)[assigned]
         for _ in range(iterations):

@@ -140,7 +140,10 @@ class EpsModel:
             with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
                 m = self.network(x, clocks[i], **condition)
             if m.shape != x.shape:
-                raise InputError(f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that learns variances must hand back its mean alone")
+                raise InputError(
+                    f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
+                    "learns variances must hand back its mean alone"
+                )
             return m
 
         def evaluate(x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
@@ -165,7 +168,10 @@ class EpsModel:
         clocks = torch.as_tensor(np.asarray(lams, np.float64) if self.clock == "lam" else t, dtype=like.dtype)
         if self.clock == "label":
             if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
-                raise InputError(f"the grid asks for label {t[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes whole labels: snap the grid (grid.snap)")
+                raise InputError(
+                    f"the grid asks for label {t[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
+                    "whole labels: snap the grid (grid.snap)"
+                )
             clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
         return clocks.to(like.device)[:, None].repeat(1, len(like))
 

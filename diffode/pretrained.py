@@ -44,7 +44,9 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        raise InputError(f"no model {str(name)!r}: known are {', '.join(names())}, and any checkpoint file (.safetensors) of diffode")
+        raise InputError(
+            f"no model {str(name)!r}: known are {', '.join(names())}, and any checkpoint file (.safetensors) of diffode"
+        )
     tensors, card = checkpoint.read(path)
     if card["kind"] not in NETWORKS:
         raise InputError(f"{path} holds a {card['kind']!r}, which cannot be sampled from; expected {' or '.join(NETWORKS)}")
@@ -55,7 +57,9 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
         model = EpsModel(network, schedule, card["predicts"], clock=card["clock"], classes=len(classes))
         image = tuple(card["image"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} does not hold what its card says ({type(error).__name__}: {error}): it is incomplete, or of another version") from error
+        raise InputError(
+            f"{path} does not hold what its card says ({type(error).__name__}: {error}): it is incomplete, or of another version"
+        ) from error
     return Pretrained(model, image, classes, card, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +26,7 @@ from scipy.special import expit, log_expit
 from diffode.errors import InputError
 
 Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
+Function = Callable[[Any], Any]  # float64, elementwise, numbers and arrays alike
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,20 @@ class Schedule:
 
     def alpha(self, lam: ArrayLike) -> Array:
         """α(λ), the weight of the data; any shape."""
-        return self.path.alpha(np.asarray(lam, np.float64))
+        return np.asarray(self.path.alpha(np.asarray(lam, np.float64)))
 
     def sigma(self, lam: ArrayLike) -> Array:
         """σ(λ), the standard deviation of the noise; any shape."""
-        return self.path.sigma(np.asarray(lam, np.float64))
+        return np.asarray(self.path.sigma(np.asarray(lam, np.float64)))
 
     def lam(self, t: ArrayLike) -> Array:
         """λ(t); InputError outside the clock, since a network knows nothing there."""
         t = np.asarray(t, np.float64)
         low, high = sorted((self.t_noisy, self.t_clean))
         if not np.all((t >= low) & (t <= high)):
-            raise InputError(f"t = {_outside(t, low, high):.6g} is outside the clock of {self.name}, which runs from {low:g} to {high:g}")
+            raise InputError(
+                f"t = {_outside(t, low, high):.6g} is outside the clock of {self.name}, which runs from {low:g} to {high:g}"
+            )
         return self.to_lam(t)
 
     def t(self, lam: ArrayLike) -> Array:
@@ -95,11 +98,12 @@ class Schedule:
         low, high = self.lam_min - 1e-9, self.lam_max + 1e-9
         if not np.all((lam >= low) & (lam <= high)):
             raise InputError(
-                f"λ = {_outside(lam, low, high):.6g} is outside the schedule {self.name}, which covers {self.lam_min:.6g} to {self.lam_max:.6g}: "
+                f"λ = {_outside(lam, low, high):.6g} is outside the schedule {self.name}, which covers "
+                f"{self.lam_min:.6g} to {self.lam_max:.6g}: "
                 "choose a grid between these two"
             )
-        ends = sorted((self.t_noisy, self.t_clean))
-        return np.clip(self.to_t(lam), *ends)
+        first, last = sorted((self.t_noisy, self.t_clean))
+        return np.clip(self.to_t(lam), first, last)
 
 
 def _outside(values: Array, low: float, high: float) -> float:
@@ -140,18 +144,34 @@ def ddpm_table(betas: ArrayLike, name: str = "ddpm_table") -> Schedule:
 
 def ddpm_linear(beta_first: float = 1e-4, beta_last: float = 0.02, steps: int = 1000) -> Schedule:
     """The table of DDPM and of the DDIM paper: `steps` values of β, equally spaced from 1e-4 to 0.02."""
-    return _named(ddpm_table(np.linspace(beta_first, beta_last, steps)), "ddpm_linear", beta_first=beta_first, beta_last=beta_last, steps=steps)
+    return _named(
+        ddpm_table(np.linspace(beta_first, beta_last, steps)),
+        "ddpm_linear",
+        beta_first=beta_first,
+        beta_last=beta_last,
+        steps=steps,
+    )
 
 
 def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, t_clean: float = 1e-3) -> Schedule:
-    """The continuous VP schedule of Song et al. (2021): log α = −t² (β_max − β_min)/4 − t β_min/2, t from 1 (noisy) to `t_clean`."""
+    """The continuous VP schedule of Song et al. (2021), t from 1 (noisy) to `t_clean`:
+
+    log α = −t² (β_max − β_min)/4 − t β_min/2.
+    """
 
     def to_t(lam: Array) -> Array:
         loss = -2 * vp_log_alpha(lam)
         return 2 * loss / (beta_min + np.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * loss))
 
     return _named(
-        Schedule("vp_linear", PATHS["vp"], 1.0, t_clean, lambda t: vp_lam(-(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2), to_t),
+        Schedule(
+            "vp_linear",
+            PATHS["vp"],
+            1.0,
+            t_clean,
+            lambda t: vp_lam(-(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2),
+            to_t,
+        ),
         "vp_linear",
         beta_min=beta_min,
         beta_max=beta_max,
@@ -179,7 +199,9 @@ def cosine(s: float = 0.008, t_clean: float = 1e-3, t_noisy: float = 0.999) -> S
         sin = np.sqrt(excess + sin0**2)
         return np.arctan2(excess / (sin * cos0 + sin0 * cos), cos * cos0 + sin * sin0) / rate
 
-    return _named(Schedule("cosine", PATHS["vp"], t_noisy, t_clean, to_lam, to_t), "cosine", s=s, t_clean=t_clean, t_noisy=t_noisy)
+    return _named(
+        Schedule("cosine", PATHS["vp"], t_noisy, t_clean, to_lam, to_t), "cosine", s=s, t_clean=t_clean, t_noisy=t_noisy
+    )
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
@@ -201,7 +223,13 @@ def _named(schedule: Schedule, name: str, **options: float) -> Schedule:
     return replace(schedule, name=name, options=tuple(options.items()))
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"ddpm_linear": ddpm_linear, "vp_linear": vp_linear, "cosine": cosine, "edm": edm, "flow": flow}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "ddpm_linear": ddpm_linear,
+    "vp_linear": vp_linear,
+    "cosine": cosine,
+    "edm": edm,
+    "flow": flow,
+}
 
 
 def make(name: str, **options: float) -> Schedule:

@@ -55,7 +55,9 @@ class TrainConfig:
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
         if self.batch < 1 or not 0 < self.lr < 1 or not 0 <= self.drop_label <= 1:
-            raise InputError(f"expected batch ≥ 1, 0 < lr < 1 and 0 ≤ drop-label ≤ 1, not {self.batch}, {self.lr:g} and {self.drop_label:g}")
+            raise InputError(
+                f"expected batch ≥ 1, 0 < lr < 1 and 0 ≤ drop-label ≤ 1, not {self.batch}, {self.lr:g} and {self.drop_label:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,17 @@ class Stream:
     def __init__(self, data: ImageSet, config: TrainConfig, schedule: Schedule) -> None:
         self.config, self.schedule = config, schedule
         self.images = to_tensor(data.pixels)
-        self.labels = torch.from_numpy(data.labels) if data.labels is not None else torch.full((len(self.images),), config.unet.classes)
+        self.labels = (
+            torch.from_numpy(data.labels) if data.labels is not None else torch.full((len(self.images),), config.unet.classes)
+        )
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __call__(self, step: int) -> Batch:
         config, n = self.config, len(self.images)
         rng = np.random.default_rng([config.seed, step])
-        index = torch.from_numpy(np.concatenate([self._permutation(e)[a:b] for e, a, b in _spans(step * config.batch, config.batch, n)]))
+        index = torch.from_numpy(
+            np.concatenate([self._permutation(e)[a:b] for e, a, b in _spans(step * config.batch, config.batch, n)])
+        )
         # Stratified over the clock: each t uniform, the batch evenly spread (Kingma et al., 2021, section 7.4 of the appendix).
         u = (rng.random() + rng.permutation(config.batch) / config.batch) % 1
         if self.schedule.knots is not None:
@@ -131,9 +137,13 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: ImageSet, device: str = "cpu") -> None:
         if data.shape != config.unet.image:
-            raise InputError(f"{data.name} has images {data.shape} where the network is made for {config.unet.image} (channels, height, width)")
+            raise InputError(
+                f"{data.name} has images {data.shape} where the network is made for {config.unet.image} (channels, height, width)"
+            )
         if data.labels is not None and data.labels.max() >= config.unet.classes:
-            raise InputError(f"{data.name} has label {data.labels.max()} where the network is made for {config.unet.classes} classes")
+            raise InputError(
+                f"{data.name} has label {data.labels.max()} where the network is made for {config.unet.classes} classes"
+            )
         self.config, self.data, self.device = config, data, device
         self.schedule = SCHEDULES[config.schedule]()
         self.stream = Stream(data, config, self.schedule)
@@ -162,7 +172,9 @@ class Trainer:
             simple, native = losses(self.network, batch, self.schedule, config.predicts)
         loss = (simple if config.gamma == "simple" else native).mean()
         if not torch.isfinite(loss):
-            raise InputError(f"the loss is {loss.item()} at step {self.step}: resume from the last checkpoint with a smaller --lr")
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.step}: resume from the last checkpoint with a smaller --lr"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -176,12 +188,17 @@ class Trainer:
     def validate(self, data: ImageSet) -> dict[str, float]:
         """L_simple and the native loss of the EMA weights on `data`, one fixed noise and t an image, in float32."""
         config = self.config
-        fixed = TrainConfig(config.unet, config.schedule, config.predicts, batch=min(250, len(data.pixels)), drop_label=0.0, seed=2**31)
+        fixed = TrainConfig(
+            config.unet, config.schedule, config.predicts, batch=min(250, len(data.pixels)), drop_label=0.0, seed=2**31
+        )
         stream = Stream(data, fixed, self.schedule)
         batches = [stream(i) for i in range(len(data.pixels) // fixed.batch)]
         batches = [Batch(b.x0.to(self.device), b.eps.to(self.device), b.lam, b.y.to(self.device)) for b in batches]
         pairs = [losses(self.ema, batch, self.schedule, config.predicts) for batch in batches]
-        return {name: float(torch.cat(values).mean()) for name, values in zip(("l_simple", "l_native"), zip(*pairs, strict=True), strict=True)}
+        return {
+            name: float(torch.cat(values).mean())
+            for name, values in zip(("l_simple", "l_native"), zip(*pairs, strict=True), strict=True)
+        }
 
     def card(self, **more: Any) -> checkpoint.Card:
         """The card of the EMA weights."""
@@ -206,16 +223,27 @@ class Trainer:
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in state.items()}
-        card = {"kind": "training", "config": asdict(self.config), "data": self.data.name, "step": self.step, "log": self.log}
+        card = {
+            "kind": "training",
+            "config": asdict(self.config),
+            "data": self.data.name,
+            "step": self.step,
+            "log": self.log,
+        }
         checkpoint.save(path, tensors, card)
 
     def load(self, path: Path) -> None:
         """Go on from `path`; InputError if it belongs to another configuration or data set."""
         tensors, card = checkpoint.read(path, "training")
         mine = checkpoint.as_json(asdict(self.config))
-        differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (card["data"] != self.data.name)
+        differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (
+            card["data"] != self.data.name
+        )
         if differing:
-            raise InputError(f"{path} was trained with other settings ({', '.join(differing)}): resume with the same ones, or train elsewhere with --out")
+            raise InputError(
+                f"{path} was trained with other settings ({', '.join(differing)}): resume with the same ones, or "
+                "train elsewhere with --out"
+            )
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
@@ -230,7 +258,14 @@ class Trainer:
         self.step, self.log = card["step"], card["log"]
 
 
-def train(trainer: Trainer, images: int, every: int, stop: Callable[[], bool], on_step: Callable[[float], None], on_save: Callable[[], None]) -> None:
+def train(
+    trainer: Trainer,
+    images: int,
+    every: int,
+    stop: Callable[[], bool],
+    on_step: Callable[[float], None],
+    on_save: Callable[[], None],
+) -> None:
     """Train until `images` are seen or `stop()`; `on_save` after every `every` images and at the end, never in mid-step.
 
     The log gets a row at each saving: images seen and the mean L_simple since the last.

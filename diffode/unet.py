@@ -40,7 +40,10 @@ class UNetConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         step = self.patch * 2 ** (len(self.multipliers) - 1)
         if any(side % step for side in self.image[1:]):
-            raise InputError(f"a U-Net of patch {self.patch} and {len(self.multipliers)} levels needs image sides divisible by {step}, not {self.image[1:]}")
+            raise InputError(
+                f"a U-Net of patch {self.patch} and {len(self.multipliers)} levels needs image sides divisible by "
+                f"{step}, not {self.image[1:]}"
+            )
         if self.width % 16:
             raise InputError(f"the width of a U-Net must be a multiple of 16 (its groups and heads), not {self.width}")
 
@@ -51,12 +54,12 @@ class Embedding(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         frequencies = 2 * math.pi / torch.logspace(math.log10(0.8), math.log10(80), 32, dtype=torch.float64)
-        self.register_buffer("frequencies", frequencies.float(), persistent=False)
+        self.frequencies = nn.Buffer(frequencies.float(), persistent=False)
         self.lam = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width)
 
     def forward(self, lam: Tensor, y: Tensor | None) -> Tensor:
-        angles = lam.float()[:, None] * self.frequencies
+        angles = (lam[:, None] * self.frequencies).to(self.frequencies.dtype)
         none = self.label.num_embeddings - 1
         label = self.label(torch.full_like(lam, none, dtype=torch.long) if y is None else y)
         return F.silu(self.lam(torch.cat([angles.sin(), angles.cos()], 1)) + label)
@@ -131,8 +134,9 @@ class UNet(nn.Module):
                 width = wide
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
-        self.head = nn.Sequential(nn.GroupNorm(16, width), nn.SiLU(), nn.Conv2d(width, cell, 3, padding=1))
-        nn.init.zeros_(self.head[-1].weight)
+        last = nn.Conv2d(width, cell, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.head = nn.Sequential(nn.GroupNorm(16, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
         patch = self.config.patch

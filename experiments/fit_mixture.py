@@ -33,7 +33,8 @@ def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations:
         "predicts": "velocity",
         "clock": "lam",
         "data": {"name": images.name, "images": len(images.pixels)},
-        "command": f"python -m experiments.fit_mixture --per-class {per_class} --rank {rank} --iterations {iterations} --seed {seed}",
+        "command": f"python -m experiments.fit_mixture --per-class {per_class} --rank {rank} --iterations "
+        f"{iterations} --seed {seed}",
         "date": date.today().isoformat(),
     }
     checkpoint.save(out, tensors, card)

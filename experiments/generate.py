@@ -79,7 +79,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return next(device for device, there in available.items() if there)
     if not available.get(name.split(":")[0], False):
-        raise InputError(f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}")
+        raise InputError(
+            f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
+        )
     return name
 
 
@@ -94,7 +96,10 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
     labels = []
     for name in (wanted or ",".join(classes)).split(","):
         if name.strip().lower() not in known:
-            raise InputError(f"label {name.strip()!r} is not known to this model: its labels are " + ", ".join(f"{i} {c}" for i, c in enumerate(classes)))
+            raise InputError(
+                f"label {name.strip()!r} is not known to this model: its labels are "
+                + ", ".join(f"{i} {c}" for i, c in enumerate(classes))
+            )
         labels.append(known[name.strip().lower()])
     return [labels[seed % len(labels)] for seed in seeds]
 
@@ -103,14 +108,27 @@ def prepare(loaded: pretrained.Pretrained, job: Job) -> EpsModel:
     """The model of a job, moved to its device, with guidance and what acts on x̂0."""
     half = DTYPES[job.dtype] if job.dtype in ("bfloat16", "float16") else None
     model = EpsModel(
-        loaded.model.network, loaded.model.schedule, loaded.model.predicts, clock=loaded.model.clock, classes=len(loaded.classes), autocast=half
+        loaded.model.network,
+        loaded.model.schedule,
+        loaded.model.predicts,
+        clock=loaded.model.clock,
+        classes=len(loaded.classes),
+        autocast=half,
     ).to(job.device)
     model = model.guided(job.guidance)
     model = model.clipped() if job.clip else model
     return model.thresholded(job.threshold) if job.threshold is not None else model
 
 
-def generate(job: Job, loaded: pretrained.Pretrained, out: Path, *, overwrite: bool = False, command: str = "", watch: Callable[[int, float], None] | None = None) -> Report:
+def generate(
+    job: Job,
+    loaded: pretrained.Pretrained,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    watch: Callable[[int, float], None] | None = None,
+) -> Report:
     """Make the images of a job and write them to `out` (its suffix says how), with `out`.json beside it.
 
     watch(images done, λ) is called after every evaluation. A run that is interrupted leaves its finished batches, and the
@@ -139,14 +157,31 @@ def generate(job: Job, loaded: pretrained.Pretrained, out: Path, *, overwrite: b
     return Report(nfe, calls, seconds, resumed)
 
 
-def _one_batch(job: Job, model: EpsModel, image: tuple[int, ...], start: int, file: Path, watch: Callable[[int, float], None] | None) -> None:
+def _one_batch(
+    job: Job,
+    model: EpsModel,
+    image: tuple[int, ...],
+    start: int,
+    file: Path,
+    watch: Callable[[int, float], None] | None,
+) -> None:
     stop = min(start + job.batch, len(job.seeds))
     if job.labels is not None:
         model = model.labelled(job.labels[start:stop])
     if watch is not None:
         model = model.watched(lambda evaluation, lam, m: watch(start, lam))
     dtype = torch.float64 if job.dtype == "float64" else torch.float32
-    result = sample(model, shape=(stop - start, *image), solver=job.solver, grid=job.grid, denoise=job.denoise, seed=job.seeds[start:stop], dtype=dtype, device=job.device, **job.options)
+    result = sample(
+        model,
+        shape=(stop - start, *image),
+        solver=job.solver,
+        grid=job.grid,
+        denoise=job.denoise,
+        seed=job.seeds[start:stop],
+        dtype=dtype,
+        device=job.device,
+        **job.options,
+    )
     with atomic(file) as part, open(part, "wb") as stream:
         np.savez(stream, pixels=to_pixels(result.x), nfe=result.nfe, calls=result.calls)
 
@@ -154,8 +189,20 @@ def _one_batch(job: Job, model: EpsModel, image: tuple[int, ...], start: int, fi
 def _card(job: Job, nfe: float, calls: float, seconds: float, command: str) -> dict[str, Any]:
     """Everything needed to make the output again, and what it was made with."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    made = {"nfe": nfe, "network_calls": calls, "seconds": round(seconds, 3), "command": command, "versions": versions, "machine": platform.machine()}
-    return {**asdict(job), "order": find(job.solver).order, **made, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    made = {
+        "nfe": nfe,
+        "network_calls": calls,
+        "seconds": round(seconds, 3),
+        "command": command,
+        "versions": versions,
+        "machine": platform.machine(),
+    }
+    return {
+        **asdict(job),
+        "order": find(job.solver).order,
+        **made,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _refuse_existing(out: Path, card: Path, overwrite: bool) -> None:
@@ -186,10 +233,27 @@ def _workplace(out: Path, job: Job) -> Iterator[Path]:
 
 
 def make_job(
-    loaded: pretrained.Pretrained, model: str, solver: str, *, nfe: int | None, steps: int | None, grid: str | list[float], denoise: bool, options: dict[str, Any], **rest: Any
+    loaded: pretrained.Pretrained,
+    model: str,
+    solver: str,
+    *,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | list[float],
+    denoise: bool,
+    options: dict[str, Any],
+    **rest: Any,
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
     entry, schedule = find(solver), loaded.model.schedule
     lams = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
     finite = [float(lam) for lam in lams if np.isfinite(lam)]
-    return Job(model=model, sha256=loaded.sha256, solver=solver, grid=finite, denoise=len(finite) < len(lams), options=options, **rest)
+    return Job(
+        model=model,
+        sha256=loaded.sha256,
+        solver=solver,
+        grid=finite,
+        denoise=len(finite) < len(lams),
+        options=options,
+        **rest,
+    )

@@ -28,7 +28,17 @@ SAMPLES, COLUMNS = 40, 10
 
 
 def train(
-    *, out: Path, resume: bool, images: int, every: int, data_dir: str | None, device: str, multipliers: str, attention: str, command: str, **options: Any
+    *,
+    out: Path,
+    resume: bool,
+    images: int,
+    every: int,
+    data_dir: str | None,
+    device: str,
+    multipliers: str,
+    attention: str,
+    command: str,
+    **options: Any,
 ) -> None:
     """Train until `images` are seen, saving every `every` images; Ctrl-C saves and stops. Options are those of cli.py train."""
     trained_on = data.load(data_dir)
@@ -41,7 +51,11 @@ def train(
         raise InputError(f"{out} holds a run: go on with --resume, or give --out another name")
     if resume:
         trainer.load(state)
-    with _alone(out), _interrupts() as interrupted, tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar:
+    with (
+        _alone(out),
+        _interrupts() as interrupted,
+        tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar,
+    ):
 
         def on_step(loss: float) -> None:
             bar.set_postfix_str(f"L_simple {loss:.4f}", refresh=False)
@@ -52,7 +66,11 @@ def train(
 
         advance(trainer, images, every, interrupted, on_step, on_save)
     stopped = "interrupted; --resume goes on" if interrupted() else "done"
-    print(f"{trainer.images} images, L_simple {trainer.log[-1]['l_simple']:.4f}, {stopped}: {out}" if trainer.log else f"nothing to do: {out} has seen {trainer.images} images")
+    print(
+        f"{trainer.images} images, L_simple {trainer.log[-1]['l_simple']:.4f}, {stopped}: {out}"
+        if trainer.log
+        else f"nothing to do: {out} has seen {trainer.images} images"
+    )
 
 
 def save(trainer: Trainer, out: Path, command: str) -> None:
@@ -94,7 +112,9 @@ def _alone(out: Path) -> Iterator[None]:
 def _interrupts() -> Iterator[Any]:
     """A function that says whether SIGINT or SIGTERM came; the step under way is finished and saved first."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield lambda: bool(came)
     finally:

@@ -1,6 +1,6 @@
 """Solvers: tables of numbers (Plan), the loop that runs them, and torchdiffeq beside them.
 
-    result = sample(model, solver="dpmpp2m", nfe=10, shape=(16, 1, 28, 28), seed=0)
+result = sample(model, solver="dpmpp2m", nfe=10, shape=(16, 1, 28, 28), seed=0)
 """
 
 from solvers.execute import Result, run

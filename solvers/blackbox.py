@@ -8,6 +8,7 @@ step, without which torchdiffeq calls the model beyond the end. They need finite
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,16 @@ METHODS = (
 
 
 @torch.no_grad()
-def integrate(method: Method, model: EpsModel, x: Tensor, grid: Array, *, rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 100_000) -> Result:
+def integrate(
+    method: Method,
+    model: EpsModel,
+    x: Tensor,
+    grid: Array,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_nfe: int = 100_000,
+) -> Result:
     """Integrate x (batch, *shape) over the grid; only its ends matter to an adaptive method.
 
     The error of an adaptive method is a norm over the whole batch. InputError if the tolerance cannot be met in the dtype
@@ -63,18 +73,24 @@ def integrate(method: Method, model: EpsModel, x: Tensor, grid: Array, *, rtol: 
         nonlocal reached
         reached = float(lam)
         if model.nfe - nfe >= max_nfe:
-            raise InputError(f"{method.name} spent {max_nfe} evaluations by λ = {reached:.6g} of {grid[-1]:.6g}: loosen rtol and atol, or raise max_nfe")
+            raise InputError(
+                f"{method.name} spent {max_nfe} evaluations by λ = {reached:.6g} of {grid[-1]:.6g}: loosen rtol "
+                "and atol, or raise max_nfe"
+            )
         return f(reached, x)
 
     t = torch.from_numpy(grid)
     if method.adaptive:
         t = t[[0, -1]]
-        options = {"step_t": t[1:], "first_step": (t[1] - t[0]) / 100}
+        options: dict[str, Any] = {"step_t": t[1:], "first_step": (t[1] - t[0]) / 100}
     else:
         points, t = t, t[[0, -1]]
         options = {"grid_constructor": lambda func, y0, t: points}
     try:
         states = odeint(func, x, t, rtol=rtol, atol=atol, method=method.name, options=options)
     except AssertionError as error:
-        raise InputError(f"{method.name} stopped at λ = {reached:.6g} after {model.nfe - nfe} evaluations ({error}): loosen rtol and atol, or use --dtype float64") from error
+        raise InputError(
+            f"{method.name} stopped at λ = {reached:.6g} after {model.nfe - nfe} evaluations ({error}): loosen "
+            "rtol and atol, or use --dtype float64"
+        ) from error
     return Result(states[-1], model.nfe - nfe, model.calls - calls)

@@ -21,7 +21,10 @@ A = {"noise": 1.0, "data": -1.0}
 def dpm1(grid: Array, schedule: Schedule) -> Plan:
     """DPM-Solver-1 (Lu et al., 2022a, Eq. 3.7), which is DDIM; one evaluation a step."""
     steps = zip(grid[:-1], grid[1:], strict=True)
-    stages = [start(grid), *(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}) for i, (lam_s, lam_t) in enumerate(steps))]
+    stages = [
+        start(grid),
+        *(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}) for i, (lam_s, lam_t) in enumerate(steps)),
+    ]
     return Plan("dpm1", schedule.path, "noise", closed(stages))
 
 

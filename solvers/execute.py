@@ -32,7 +32,15 @@ class Result:
 
 
 @torch.no_grad()
-def run(plan: Plan, model: EpsModel, x: Tensor, *, noise: Noise | None = None, on_commit: OnCommit | None = None, trajectory: bool = False) -> Result:
+def run(
+    plan: Plan,
+    model: EpsModel,
+    x: Tensor,
+    *,
+    noise: Noise | None = None,
+    on_commit: OnCommit | None = None,
+    trajectory: bool = False,
+) -> Result:
     """Execute a plan from the state x (batch, *shape) at the plan's first λ.
 
     noise: (draw, like) -> N(0, I), for stochastic plans. on_commit: may replace a committed state before it is evaluated.

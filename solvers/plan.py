@@ -61,13 +61,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.prediction not in CONSTANT:
-            raise InputError(f"a plan is made for one of {', '.join(CONSTANT)}, not for {self.prediction!r}, whose pair changes with λ")
+            raise InputError(
+                f"a plan is made for one of {', '.join(CONSTANT)}, not for {self.prediction!r}, whose pair changes with λ"
+            )
         if len(self.stages) < 2 or not _is_start(self.stages[0]):
             raise InputError("a plan begins with its start: x = 1, no c, no noise, committed; and has a stage after it")
         evaluations, anchor = 0, self.stages[0]
         for row, stage in enumerate(self.stages):
             if any(not 0 <= j < evaluations for j in stage.c):
-                raise InputError(f"stage {row} of {self.solver} uses evaluations {sorted(stage.c)} where {evaluations} have been made")
+                raise InputError(
+                    f"stage {row} of {self.solver} uses evaluations {sorted(stage.c)} where {evaluations} have been made"
+                )
             self._check_transfer(row, anchor, stage)
             evaluations += stage.evaluate
             anchor = stage if stage.commit else anchor
@@ -76,7 +80,9 @@ class Plan:
 
     def _check_transfer(self, row: int, anchor: Stage, stage: Stage) -> None:
         """α_s X + p0 ΣC = α_t and σ_s X + p1 ΣC = sqrt(σ_t² − n²), to 1e-10 of the largest term."""
-        (alpha_s, alpha_t), (sigma_s, sigma_t) = (f(np.array([anchor.lam, stage.lam])) for f in (self.path.alpha, self.path.sigma))
+        (alpha_s, alpha_t), (sigma_s, sigma_t) = (
+            f(np.array([anchor.lam, stage.lam])) for f in (self.path.alpha, self.path.sigma)
+        )
         p0, p1 = PREDICTIONS[self.prediction](0.0, 0.0)
         total = sum(stage.c.values())
         variance = sigma_t**2 - stage.noise**2
@@ -124,7 +130,9 @@ class Plan:
         for row, stage in enumerate(self.stages):
             flags = ("E" if stage.evaluate else "-") + (" K" if stage.commit else " -")
             c = "  ".join(f"m{j}: {c:+.8g}" for j, c in sorted(stage.c.items()))
-            lines.append(f"{row:<4}{stage.lam:10.5f} {np.exp(-stage.lam):10.5g}  {flags} {stage.x:14.8g} {stage.noise:11.6g}  {c}".rstrip())
+            lines.append(
+                f"{row:<4}{stage.lam:10.5f} {np.exp(-stage.lam):10.5g}  {flags} {stage.x:14.8g} {stage.noise:11.6g}  {c}".rstrip()
+            )
         return "\n".join(lines)
 
 

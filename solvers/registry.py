@@ -44,8 +44,25 @@ class Solver:
         """What it spends on this grid."""
         return self.plan(grid, schedule, **options).nfe
 
-    def solve(self, model: EpsModel, x: Tensor, grid: Array, *, noise: Noise | None, on_commit: OnCommit | None, trajectory: bool, **options: Any) -> Result:
-        return run(self.plan(grid, model.schedule, **options), model, x, noise=noise, on_commit=on_commit, trajectory=trajectory)
+    def solve(
+        self,
+        model: EpsModel,
+        x: Tensor,
+        grid: Array,
+        *,
+        noise: Noise | None,
+        on_commit: OnCommit | None,
+        trajectory: bool,
+        **options: Any,
+    ) -> Result:
+        return run(
+            self.plan(grid, model.schedule, **options),
+            model,
+            x,
+            noise=noise,
+            on_commit=on_commit,
+            trajectory=trajectory,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,12 +86,26 @@ class BlackBox:
     def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
         """What it spends on this grid; InputError for methods whose evaluations are not known beforehand."""
         if self.method.adaptive:
-            raise InputError(f"{self.name} is adaptive and chooses its own number of evaluations: leave --nfe out and give --rtol and --atol")
+            raise InputError(
+                f"{self.name} is adaptive and chooses its own number of evaluations: leave --nfe out and give --rtol and --atol"
+            )
         if not self.evaluations:
-            raise InputError(f"{self.name} does not spend the same number of evaluations on each step: give --steps instead of --nfe")
+            raise InputError(
+                f"{self.name} does not spend the same number of evaluations on each step: give --steps instead of --nfe"
+            )
         return (len(grid) - 1) * self.evaluations
 
-    def solve(self, model: EpsModel, x: Tensor, grid: Array, *, noise: Noise | None, on_commit: OnCommit | None, trajectory: bool, **options: Any) -> Result:
+    def solve(
+        self,
+        model: EpsModel,
+        x: Tensor,
+        grid: Array,
+        *,
+        noise: Noise | None,
+        on_commit: OnCommit | None,
+        trajectory: bool,
+        **options: Any,
+    ) -> Result:
         _refuse_unknown(self.name, self.options, options)
         if on_commit is not None or trajectory:
             raise InputError(f"{self.name} is a black box: it has no commits and no trajectory; use a planned solver")
@@ -83,20 +114,18 @@ class BlackBox:
 
 Entry = Solver | BlackBox
 
-SOLVERS: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Solver("ddpm", ddim.ddpm, 0, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
-        Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021, Eq. 12"),
-        Solver("euler", ddim.euler, 1, 1, "Song et al. 2021, Eq. 14"),
-        Solver("dpm1", dpm_solver.dpm1, 1, 1, "Lu et al. 2022a, Eq. 3.7"),
-        Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
-        Solver("dpm3", dpm_solver.dpm3, 3, 3, "Lu et al. 2022a, Alg. 5"),
-        Solver("dpmpp2m", dpm_solver.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2"),
-        BlackBox("euler-lambda", blackbox.Method("euler", 1, 1)),
-        *(BlackBox(method.name, method) for method in blackbox.METHODS),
-    )
-}
+ENTRIES: tuple[Entry, ...] = (
+    Solver("ddpm", ddim.ddpm, 0, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
+    Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021, Eq. 12"),
+    Solver("euler", ddim.euler, 1, 1, "Song et al. 2021, Eq. 14"),
+    Solver("dpm1", dpm_solver.dpm1, 1, 1, "Lu et al. 2022a, Eq. 3.7"),
+    Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
+    Solver("dpm3", dpm_solver.dpm3, 3, 3, "Lu et al. 2022a, Alg. 5"),
+    Solver("dpmpp2m", dpm_solver.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2"),
+    BlackBox("euler-lambda", blackbox.Method("euler", 1, 1)),
+    *(BlackBox(method.name, method) for method in blackbox.METHODS),
+)
+SOLVERS = {entry.name: entry for entry in ENTRIES}
 
 
 def find(name: str) -> Entry:
@@ -108,7 +137,9 @@ def find(name: str) -> Entry:
 
 
 def _keywords(build: Callable[..., Plan]) -> tuple[str, ...]:
-    return tuple(name for name, parameter in inspect.signature(build).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY)
+    return tuple(
+        name for name, parameter in inspect.signature(build).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+    )
 
 
 def _refuse_unknown(name: str, known: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -122,7 +153,16 @@ def table() -> str:
     for entry in SOLVERS.values():
         adaptive = isinstance(entry, BlackBox) and entry.method.adaptive
         evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if adaptive else "varies"
-        rows.append((entry.name, str(entry.order or "weak"), evaluations, "yes" if entry.stochastic else "", ", ".join(entry.options), entry.source))
+        rows.append(
+            (
+                entry.name,
+                str(entry.order or "weak"),
+                evaluations,
+                "yes" if entry.stochastic else "",
+                ", ".join(entry.options),
+                entry.source,
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

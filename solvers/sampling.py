@@ -57,11 +57,22 @@ def sample(
     result = solve(model)
     if not _finite(result.x):  # one look at the end costs nothing; only then find out where it began
         solve(model.watched(_refuse_nonfinite))
-        raise InputError(f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid")
+        raise InputError(
+            f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid"
+        )
     return result
 
 
-def choose_grid(entry: Entry, schedule: Schedule, *, nfe: int | None, steps: int | None, grid: str | Sequence[float], denoise: bool, **options: Any) -> Array:
+def choose_grid(
+    entry: Entry,
+    schedule: Schedule,
+    *,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | Sequence[float],
+    denoise: bool,
+    **options: Any,
+) -> Array:
     """The grid on which `entry` spends exactly `nfe` evaluations, or takes `steps`, or about 50 evaluations if neither is given.
 
     InputError names the nearest numbers of evaluations if it cannot spend `nfe`.
@@ -94,7 +105,9 @@ def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:
     if spent(high) == nfe:
         return high
     nearest = sorted((abs(n - nfe), n) for n in (spent(steps) for steps in (low, high) if steps))
-    raise InputError(f"{name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}")
+    raise InputError(
+        f"{name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}"
+    )
 
 
 def _finite(x: Tensor) -> bool:
@@ -103,7 +116,10 @@ def _finite(x: Tensor) -> bool:
 
 def _refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
     if not _finite(m):
-        raise InputError(f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: check the checkpoint, or use a wider --dtype")
+        raise InputError(
+            f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: check the checkpoint, "
+            "or use a wider --dtype"
+        )
 
 
 def _device(model: EpsModel) -> torch.device:

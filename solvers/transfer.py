@@ -32,7 +32,10 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
     p0, p1 = PREDICTIONS[prediction](0.0, 0.0)
     det = alpha_s * p1 - sigma_s * p0
     if det == 0:
-        raise InputError(f"no solver in {prediction} form can leave λ = {lam_s:g}, where α = {alpha_s:g}: use the data form, with a data or velocity network")
+        raise InputError(
+            f"no solver in {prediction} form can leave λ = {lam_s:g}, where α = {alpha_s:g}: use the data form, "
+            "with a data or velocity network"
+        )
     log_q = 0.5 * np.log1p(-min((noise / sigma_t) ** 2, 1 - 1e-16)) if noise else 0.0
     return (alpha_t * p1 - np.exp(log_q) * sigma_t * p0) / det, alpha_t * sigma_s * float(np.expm1(log_q - (lam_t - lam_s))) / det
 
