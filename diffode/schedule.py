@@ -110,12 +110,12 @@ def _outside(values: Array, low: float, high: float) -> float:
     return float(values[~((values >= low) & (values <= high))].flat[0])
 
 
-def vp_lam(log_alpha: Array) -> Array:
+def vp_lam(log_alpha: Any) -> Any:
     """λ of log α on the vp path: log α − ½ log(1 − α²)."""
     return log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
 
 
-def vp_log_alpha(lam: Array) -> Array:
+def vp_log_alpha(lam: Any) -> Any:
     """log α = ½ log sigmoid(2λ), the inverse of vp_lam."""
     return 0.5 * log_expit(2 * lam)
 

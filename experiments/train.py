@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import click
 import filelock
 from tqdm import tqdm
 
@@ -65,12 +66,9 @@ def train(
             save(trainer, out, command)
 
         advance(trainer, images, every, interrupted, on_step, on_save)
-    stopped = "interrupted; --resume goes on" if interrupted() else "done"
-    print(
-        f"{trainer.images} images, L_simple {trainer.log[-1]['l_simple']:.4f}, {stopped}: {out}"
-        if trainer.log
-        else f"nothing to do: {out} has seen {trainer.images} images"
-    )
+    how = "interrupted; --resume goes on" if interrupted() else "done"
+    loss = f", L_simple {trainer.log[-1]['l_simple']:.4f}" if trainer.log else ""
+    click.echo(f"{trainer.images} images seen{loss}, {how}: {out}")
 
 
 def save(trainer: Trainer, out: Path, command: str) -> None:

@@ -13,46 +13,44 @@ flagged. A step to λ = +∞ adds no noise, as in both papers.
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
-from solvers.transfer import stage, start
+from solvers.transfer import closed, stage, start
 
 
 def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
-    """DDIM with its η, 0 (deterministic) to 1 (DDPM); one evaluation a step."""
+    """DDIM with its η, from 0 (deterministic) to 1 (DDPM). One evaluation a step."""
     if not 0 <= eta <= 1:
         raise InputError(f"η of ddim must be between 0 and 1, not {eta:g}")
     stages = [start(grid)]
-    for i, (lam_s, lam_t) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
         noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s)))
         stages.append(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}, noise=noise, draw=i + 1))
     return Plan("ddim", schedule.path, "noise", closed(stages))
 
 
 def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
-    """DDPM's ancestral sampling, on any sub-sequence; variance "small" is σ² = β̃, "large" is σ² = β."""
+    """DDPM's ancestral sampling on any sub-sequence; variance "small" is σ² = β̃, "large" is σ² = β."""
     if variance not in ("small", "large"):
         raise InputError(f"the variance of ddpm is small (σ² = β̃) or large (σ² = β), not {variance!r}")
-    stages = ddim(grid, schedule, eta=1.0).stages
+    stages = list(ddim(grid, schedule, eta=1.0).stages)
     if variance == "large":
-        ratio = np.append(1.0, schedule.sigma(grid[:-1]) / np.maximum(schedule.sigma(grid[1:]), 1e-300))
-        stages = tuple(dataclasses.replace(s, noise=s.noise * r) for s, r in zip(stages, ratio, strict=True))
-    return Plan("ddpm", schedule.path, "noise", stages, exact_marginals=variance == "small")
+        for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
+            ratio = float(schedule.sigma(lam_s) / schedule.sigma(lam_t)) if lam_t < np.inf else 0.0
+            stages[i + 1] = dataclasses.replace(stages[i + 1], noise=stages[i + 1].noise * ratio)
+    return Plan("ddpm", schedule.path, "noise", tuple(stages), exact_marginals=variance == "small")
 
 
 def euler(grid: Array, schedule: Schedule) -> Plan:
-    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021, Eq. 14). The same table as ddim."""
+    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021, Eq. 14): ddim's table again."""
     sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
     stages = [start(grid)]
     for i in range(len(grid) - 1):
-        stages.append(Stage(float(grid[i + 1]), alpha[i + 1] / alpha[i], {i: alpha[i + 1] * (sigma_bar[i + 1] - sigma_bar[i])}))
+        c = alpha[i + 1] * (sigma_bar[i + 1] - sigma_bar[i])
+        stages.append(Stage(float(grid[i + 1]), float(alpha[i + 1] / alpha[i]), {i: c}))
     return Plan("euler", schedule.path, "noise", closed(stages))
-
-
-def closed(stages: list[Stage]) -> tuple[Stage, ...]:
-    """The stages of a plan, the last of them without an evaluation, since nothing follows that could use it."""
-    return (*stages[:-1], dataclasses.replace(stages[-1], evaluate=False))

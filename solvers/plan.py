@@ -125,7 +125,8 @@ class Plan:
 
     def __str__(self) -> str:
         """The table: a stage a line, E where it evaluates, K where it commits."""
-        head = f"{self.solver}: {len(self.grid) - 1} steps, {self.nfe} NFE, prediction {self.prediction}, path {self.path.name}, memory {self.memory}"
+        spent = f"{len(self.grid) - 1} steps, {self.nfe} NFE, memory {self.memory}"
+        head = f"{self.solver}: {spent}, prediction {self.prediction}, path {self.path.name}"
         lines = [head, f"{'':4}{'λ':>10} {'σ/α':>10}  E K {'x':>14} {'noise':>11}  c"]
         for row, stage in enumerate(self.stages):
             flags = ("E" if stage.evaluate else "-") + (" K" if stage.commit else " -")

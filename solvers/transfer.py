@@ -11,6 +11,7 @@ The two equations say that a point mass stays a point mass: at x = α_s x0 + σ_
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,6 +61,11 @@ def stage(
 def start(grid: Array) -> Stage:
     """The first stage of every plan: the given state, evaluated."""
     return Stage(float(grid[0]), 1.0)
+
+
+def closed(stages: list[Stage]) -> tuple[Stage, ...]:
+    """The stages of a plan, the last of them without its evaluation, since nothing follows that could use it."""
+    return (*stages[:-1], dataclasses.replace(stages[-1], evaluate=False))
 
 
 def ramp(grid: Array, order: int) -> list[int]:
