@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests: the shipped mixture, and a toy small enough to be written out densely."""
+
+import pytest
+import torch
+
+from diffode import EpsModel, pretrained, schedules
+from diffode.mixture import Mixture
+
+PATH_SCHEDULES = {"vp": schedules.vp_linear, "ve": schedules.edm, "flow": schedules.flow}
+
+
+@pytest.fixture
+def mixture64():
+    """The shipped mixture (784 pixels, 30 components, 10 classes) as an EpsModel in float64."""
+    return pretrained.load("mixture", torch.float64).model
+
+
+@pytest.fixture
+def mixture32():
+    """The same in float32."""
+    return pretrained.load("mixture").model
+
+
+@pytest.fixture
+def toy_tensors():
+    """A Mixture's tensors in float64: 3 components of rank 2 on 6 pixels, two of class 0 and one of class 1."""
+    generator = torch.Generator().manual_seed(0)
+    mean, basis = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 6), (3, 6, 2)))
+    return {
+        "log_pi": torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log(),
+        "mean": 0.5 * mean,
+        "basis": torch.linalg.qr(basis).Q,
+        "along": torch.tensor([[0.8, 0.3], [0.5, 0.4], [1.0, 0.2]], dtype=torch.float64),
+        "floor": torch.tensor([0.20, 0.15, 0.30], dtype=torch.float64),
+        "label": torch.tensor([0, 1, 0]),
+    }
+
+
+@pytest.fixture
+def toy(toy_tensors):
+    """toy(path, schedule=None, dtype=torch.float64): a fresh EpsModel of toy_tensors as images (1, 2, 3); two classes."""
+
+    def make(path="vp", schedule=None, dtype=torch.float64):
+        network = Mixture(toy_tensors, (1, 2, 3), path, dtype)
+        return EpsModel(network, schedule or PATH_SCHEDULES[path](), "velocity", clock="lam", classes=2)
+
+    return make

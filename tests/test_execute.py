@@ -1,0 +1,159 @@
+"""run and sample: pure, batch-independent, without allocation; noise by seed; hooks."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffode import EpsModel, InputError, pretrained, schedules
+from diffode.noise import SeededNoise
+from solvers import SOLVERS, run, sample
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpm3", "dpmpp2m"])
+def test_seed_7_is_the_same_image_in_any_batch_of_the_mixture(solver, mixture32):
+    kw = {"solver": solver, "nfe": 12}
+    alone = sample(mixture32, shape=(1, *SHAPE), seed=7, **kw).x[0]
+    in_64 = sample(mixture32, shape=(64, *SHAPE), seed=0, **kw).x[7]
+    second_batch = sample(mixture32, shape=(5, *SHAPE), seed=range(5, 10), **kw).x[2]
+    assert torch.equal(alone, in_64)
+    assert torch.equal(alone, second_batch)
+
+
+def test_seed_7_is_the_same_image_in_any_batch_of_the_network():
+    model = pretrained.load("fashion").model
+    kw = {"solver": "dpmpp2m", "nfe": 8}
+    alone = sample(model.labelled([7]), shape=(1, *SHAPE), seed=7, **kw).x[0]
+    in_64 = sample(model.labelled([i % 10 for i in range(64)]), shape=(64, *SHAPE), seed=0, **kw).x[7]
+    assert (alone - in_64).abs().max() < 1e-5  # convolutions of another batch size round differently
+
+
+def test_noise_is_that_of_a_cpu_generator_per_seed():
+    noise = SeededNoise([3, 8])
+    like = torch.empty(2, 4, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(8)
+    draws = [torch.randn(4, generator=generator).double() for _ in range(3)]
+    assert torch.equal(noise(0, like)[1], draws[0])
+    assert torch.equal(noise(2, like)[1], draws[2])  # a draw may be skipped, repeated, and gone back to
+    assert torch.equal(noise(2, like)[1], draws[2])
+    assert torch.equal(noise(1, like)[1], draws[1])
+
+
+def test_running_changes_nothing(mixture32):
+    plan = SOLVERS["dpmpp2m"].plan(np.linspace(-5, 4, 8), mixture32.schedule)
+    x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    before, text = x.clone(), str(plan)
+    state = torch.get_rng_state()
+    first, second = run(plan, mixture32, x), run(plan, mixture32, x)
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(x, before)
+    assert str(plan) == text
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the operators whose result has a storage that none of their inputs had."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in [*args, *(kwargs or {}).values()] if isinstance(t, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given:
+            self.count += 1
+        return result
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm2", "dpm3", "dpmpp2m"])
+def test_the_loop_allocates_nothing_after_its_first_steps(solver):
+    """Twice the steps, not one more tensor: with a network that allocates nothing itself."""
+    model = EpsModel(lambda x, t: x, schedules.ddpm_linear())
+    counts = []
+    for steps in (10, 20):
+        plan = SOLVERS[solver].plan(np.linspace(-5, 4.6, steps + 1), model.schedule)
+        with Allocations() as allocations:
+            run(plan, model, torch.ones(4, *SHAPE))
+        counts.append(allocations.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_on_commit_replaces_the_state_before_it_is_evaluated(mixture32):
+    seen = []
+
+    def project(x, lam):
+        seen.append(lam)
+        return x.clamp(-2, 2)
+
+    result = sample(mixture32, solver="dpm2", steps=5, shape=(2, *SHAPE), on_commit=project, trajectory=True)
+    assert seen == result.plan.grid
+    assert all(state.abs().max() <= 2 for _, state in result.trajectory)
+    assert not torch.equal(result.x, sample(mixture32, solver="dpm2", steps=5, shape=(2, *SHAPE)).x)
+
+
+def test_the_trajectory_is_the_committed_states(mixture32):
+    result = sample(mixture32, solver="dpm3", steps=4, shape=(2, *SHAPE), trajectory=True)
+    assert [lam for lam, _ in result.trajectory] == result.plan.grid
+    assert torch.equal(result.trajectory[-1][1], result.x)
+    assert len({state.data_ptr() for _, state in result.trajectory}) == 5
+
+
+def test_design_md_section_2_works_as_it_stands():
+    network = torch.nn.Conv2d(1, 1, 3, padding=1)
+    model = EpsModel(lambda x, t: network(x), schedule=schedules.ddpm_linear(), predicts="noise")
+    result = sample(model, solver="dpmpp2m", nfe=10, shape=(16, 1, 28, 28), seed=0)
+    assert result.x.shape == (16, 1, 28, 28)
+    assert result.nfe == 10
+    assert result.plan.nfe == 10
+
+
+def test_every_form_of_one_model_gives_the_same_result(mixture64):
+    schedule = mixture64.schedule
+
+    def network(form):
+        def call(x, lam):
+            return mixture64(x, float(lam[0]), form)
+
+        return EpsModel(call, schedule, form, clock="lam")
+
+    for solver in ("ddim", "ddpm", "dpm3", "dpmpp2m"):
+        results = [sample(network(form), solver=solver, nfe=9, shape=(2, *SHAPE), dtype=torch.float64).x for form in ("noise", "data", "velocity", "flow")]
+        for other in results[1:]:
+            torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)  # ε/α at λ = −5 costs two digits
+
+
+def test_an_output_that_is_not_finite_is_named():
+    def network(x, t):
+        return x / (t[0] > 500)
+
+    with pytest.raises(InputError, match=r"not finite at λ = -?\d.*evaluation \d+"), np.errstate(all="ignore"):
+        sample(EpsModel(network, schedules.ddpm_linear()), solver="dpmpp2m", nfe=10, shape=(2, 3))
+
+
+def test_a_stochastic_plan_wants_noise_and_a_plan_its_path(mixture32):
+    x = torch.zeros(1, *SHAPE)
+    with pytest.raises(InputError, match="draws noise"):
+        run(SOLVERS["ddpm"].plan(np.linspace(-5, 4, 4), mixture32.schedule), mixture32, x)
+    with pytest.raises(InputError, match="path"):
+        run(SOLVERS["ddim"].plan(np.linspace(-4, 4, 4), schedules.edm()), mixture32, x)
+
+
+def test_a_custom_grid_decides_the_steps(mixture32):
+    lams = [-5.0, -2.0, 0.5, 3.0]
+    assert sample(mixture32, solver="ddim", grid=lams, shape=(1, *SHAPE)).plan.grid == lams
+    assert sample(mixture32, solver="dpm2", grid=lams, nfe=6, shape=(1, *SHAPE)).nfe == 6
+    with pytest.raises(InputError, match="spends 6"):
+        sample(mixture32, solver="dpm2", grid=lams, nfe=4, shape=(1, *SHAPE))
+    with pytest.raises(InputError, match="either nfe or steps"):
+        sample(mixture32, nfe=4, steps=4, shape=(1, *SHAPE))
+
+
+def test_the_whole_loop_runs_on_the_device_of_its_state():
+    """On "meta" every tensor that were made on the host by mistake would raise at its first meeting with the state."""
+    network = torch.nn.Conv2d(1, 1, 3, padding=1, device="meta")
+    model = EpsModel(lambda x, t: network(x) + t[:, None, None, None], schedules.ddpm_linear())
+    for solver in ("ddim", "dpm3", "dpmpp2m"):
+        assert sample(model, solver=solver, nfe=9, shape=(2, *SHAPE), device="meta").x.is_meta

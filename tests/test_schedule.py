@@ -1,0 +1,215 @@
+"""Schedules: the paths, the clocks and their inverses, against the papers' formulas in 50 digits."""
+
+from itertools import pairwise
+
+import mpmath as mp
+import numpy as np
+import pytest
+
+from diffode import InputError, schedules
+
+mp.mp.dps = 50
+NAMES = list(schedules.SCHEDULES)
+GAPS = np.array([0, 1e-12, 1e-9, 1e-6, 1e-3])
+# The clean end as near to 0 as the next test goes, where 1 − α² would keep no digit; and the noisy one.
+FAR = {
+    "ddpm_linear": {"beta_first": 1e-12, "beta_last": 0.5},
+    "vp_linear": {"beta_max": 40.0, "t_clean": 1e-9},
+    "cosine": {"s": 1e-4, "t_clean": 1e-9, "t_noisy": 1 - 1e-9},
+    "edm": {"sigma_min": 1e-9, "sigma_max": 1e9},
+    "flow": {"t_clean": 1e-9, "t_noisy": 1 - 1e-9},
+}
+CASES = [(name, {}) for name in NAMES] + list(FAR.items())
+
+
+def between(first, last, n=41):
+    """first, last, what is very near to them, and n points between."""
+    sign = np.sign(last - first)
+    scale = min(1, abs(last - first))
+    return np.concatenate([first + sign * scale * GAPS, np.linspace(first, last, n)[1:-1], last - sign * scale * GAPS[::-1]])
+
+
+def clock(schedule, n=41):
+    """t from the noisy end to the clean one."""
+    return between(schedule.t_noisy, schedule.t_clean, n)
+
+
+def logsnrs(schedule, n=41):
+    return between(schedule.lam_min, schedule.lam_max, n)
+
+
+def ddpm_log_alpha(betas, t):
+    """½ Σ log(1 − β) to label t, linear in t between labels."""
+    low = int(mp.floor(t))
+    log_alpha = sum(mp.log(1 - beta) for beta in betas[: low + 1]) / 2
+    return log_alpha + (t - low) * mp.log(1 - betas[low + 1]) / 2 if t > low else log_alpha
+
+
+def exact(name, t, beta_first=1e-4, beta_last=0.02, beta_min=0.1, beta_max=20.0, s=0.008, **ends):
+    """(α, σ) at clock t as the papers define them."""
+    t = mp.mpf(float(t))
+    if name == "edm":
+        return mp.mpf(1), t
+    if name == "flow":
+        return 1 - t, t
+    if name == "ddpm_linear":
+        first, last = mp.mpf(beta_first), mp.mpf(beta_last)
+        alpha = mp.exp(ddpm_log_alpha([first + (last - first) * i / 999 for i in range(1000)], t))
+    elif name == "vp_linear":
+        first, last = mp.mpf(beta_min), mp.mpf(beta_max)
+        alpha = mp.exp(-mp.quad(lambda u: first + u * (last - first), [0, t]) / 2)
+    else:
+        s = mp.mpf(s)
+        f = [mp.cos((u + s) / (1 + s) * mp.pi / 2) ** 2 for u in (t, mp.mpf(0))]
+        alpha = mp.sqrt(f[0] / f[1])
+    return alpha, mp.sqrt(1 - alpha**2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_path_identity(name):
+    schedule = schedules.make(name)
+    lam = logsnrs(schedule)
+    alpha, sigma = schedule.alpha(lam), schedule.sigma(lam)
+    kept = {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}[schedule.path.name]
+    assert abs(kept - 1).max() < 1e-15 * 4
+    assert abs(np.log(alpha / sigma) - lam).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trips(name):
+    schedule = schedules.make(name)
+    lam, t = logsnrs(schedule), clock(schedule)
+    assert abs(schedule.lam(schedule.t(lam)) - lam).max() < 1e-10
+    assert abs(schedule.t(schedule.lam(t)) - t).max() < 1e-10
+    assert float(schedule.t(schedule.lam_min)) == pytest.approx(schedule.t_noisy, abs=1e-10)
+    assert float(schedule.t(schedule.lam_max)) == pytest.approx(schedule.t_clean, abs=1e-10)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_against_50_digits(name, options):
+    schedule = schedules.make(name, **options)
+    for t in clock(schedule, n=9):
+        alpha, sigma = exact(name, t, **options)
+        lam = schedule.lam(t)
+        assert abs(lam - mp.log(alpha / sigma)) < 1e-10  # an error of λ is a relative error of σ/α
+        assert abs(schedule.alpha(lam) / alpha - 1) < 1e-10
+        assert abs(schedule.sigma(lam) / sigma - 1) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_clock_against_50_digits(name, options):
+    schedule = schedules.make(name, **options)
+    for t in clock(schedule, n=9):
+        alpha, sigma = exact(name, t, **options)
+        lam = float(mp.log(alpha / sigma))
+        assert abs(schedule.t(lam) - t) <= 1e-10 * max(abs(t), schedule.t_clean, 1e-3 if name == "ddpm_linear" else 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "noisy", "clean"), [("vp", (0, 1, 1), (1, 0, 0)), ("ve", (1, np.inf, 0), (1, 0, 0)), ("flow", (0, 1, 1), (1, 0, 0))]
+)
+def test_limits(path, noisy, clean):
+    path = schedules.PATHS[path]
+    for lam, limits in ((np.float64(-np.inf), noisy), (np.float64(np.inf), clean)):
+        assert (path.alpha(lam), path.sigma(lam), path.dlog_alpha(lam)) == limits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dlog_alpha(name):
+    schedule, h = schedules.make(name), 1e-5
+    lam = np.linspace(schedule.lam_min, schedule.lam_max, 101)
+    central = (np.log(schedule.alpha(lam + h)) - np.log(schedule.alpha(lam - h))) / (2 * h)
+    # the difference itself is off by h²/6 · |third derivative| and by 1e-15/h in rounding
+    assert abs(schedule.path.dlog_alpha(lam) - central).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_monotone(name):
+    schedule = schedules.make(name)
+    t = np.linspace(schedule.t_noisy, schedule.t_clean, 2001)
+    lam = schedule.lam(t)
+    assert (np.diff(lam) > 0).all()
+    assert (np.diff(schedule.sigma(lam)) < 0).all()
+    assert (np.diff(schedule.alpha(lam)) >= 0).all()
+    back = schedule.t(np.linspace(schedule.lam_min, schedule.lam_max, 2001))
+    assert (np.diff(back) * np.sign(schedule.t_clean - schedule.t_noisy) > 0).all()
+
+
+def test_ddpm_table_is_the_product():
+    betas = np.random.default_rng(0).uniform(1e-4, 0.3, 20)
+    schedule = schedules.ddpm_table(betas)
+    product = mp.mpf(1)
+    for label, beta in enumerate(betas):
+        product *= 1 - mp.mpf(float(beta))
+        lam = schedule.lam(label)
+        assert abs(schedule.alpha(lam) ** 2 / product - 1) < 1e-13
+        assert abs(schedule.sigma(lam) ** 2 / (1 - product) - 1) < 1e-13
+
+
+def test_ddpm_is_log_linear_between_labels():
+    schedule = schedules.ddpm_linear()
+    log_alpha = np.log(schedule.alpha(schedule.lam([500, 500.25, 501])))
+    assert log_alpha[1] == pytest.approx(0.75 * log_alpha[0] + 0.25 * log_alpha[2], abs=1e-13)
+
+
+def test_knots_are_the_labels():
+    schedule = schedules.ddpm_linear()
+    assert (np.diff(schedule.knots) > 0).all()
+    assert abs(schedule.t(schedule.knots) - np.arange(999, -1, -1)).max() < 1e-9
+    assert (schedule.knots[0], schedule.knots[-1]) == (schedule.lam_min, schedule.lam_max)
+    assert all(schedules.make(name).knots is None for name in NAMES if name != "ddpm_linear")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outside_the_clock(name):
+    schedule = schedules.make(name)
+    low, high = sorted((schedule.t_noisy, schedule.t_clean))
+    for t in (low - 1e-6, high + 1e-6, np.nan, np.inf):
+        with pytest.raises(InputError, match=f"outside the clock of {name}"):
+            schedule.lam([high, t])
+    for lam in (schedule.lam_min - 1e-6, schedule.lam_max + 1e-6, np.nan, np.inf, -np.inf):
+        with pytest.raises(InputError, match=f"outside the schedule {name}"):
+            schedule.t([0.0, lam])
+    # rounding is not outside, and never leaves the clock
+    assert schedule.t(schedule.lam_min - 5e-10) == schedule.t_noisy
+    assert schedule.t(schedule.lam_max + 5e-10) == schedule.t_clean
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_shape(name):
+    schedule = schedules.make(name)
+    lam = logsnrs(schedule, 11)[:18].reshape(3, 6)
+    for function in (schedule.alpha, schedule.sigma, schedule.t):
+        whole = function(lam)
+        assert whole.shape == (3, 6)
+        assert whole.dtype == np.float64
+        # numpy's vector loops may differ from its scalar ones in the last bits
+        np.testing.assert_allclose(whole, [[function(value) for value in row] for row in lam], rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "options"), FAR.items())
+def test_options_name_the_schedule(name, options):
+    schedule = schedules.make(name, **options)
+    assert schedule.name == name
+    assert options.items() <= dict(schedule.options).items()
+    again = schedules.make(schedule.name, **dict(schedule.options))
+    ends = [(s.lam_min, float(s.lam((s.t_noisy + s.t_clean) / 2)), s.lam_max) for s in (schedule, again, schedules.make(name))]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_unknown_schedule_lists_the_known():
+    with pytest.raises(InputError, match=", ".join(NAMES)):
+        schedules.make("linear")
+
+
+@pytest.mark.parametrize("betas", [[], [0.1], [[0.1, 0.2]], [0.1, 0.0], [0.1, 1.0], [0.1, -0.2], [0.1, np.nan]])
+def test_bad_betas(betas):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        schedules.ddpm_table(betas)
+
+
+def test_sigma_bar_of_edm_is_the_clock():
+    schedule = schedules.edm()
+    t = clock(schedule)
+    assert all(a > b for a, b in pairwise(np.linspace(80, 0.002, 5)))
+    np.testing.assert_allclose(np.exp(-schedule.lam(t)), t, rtol=1e-13)
