@@ -27,7 +27,9 @@ def time(schedule: Schedule, steps: int) -> Array:
 
 def quadratic(schedule: Schedule, steps: int) -> Array:
     """Equal steps in √t: the quadratic τ of the DDIM paper (appendix D.2)."""
-    return schedule.lam(np.linspace(np.sqrt(schedule.t_noisy), np.sqrt(schedule.t_clean), steps + 1).clip(0) ** 2)
+    t = np.linspace(np.sqrt(schedule.t_noisy), np.sqrt(schedule.t_clean), steps + 1) ** 2
+    t[0], t[-1] = schedule.t_noisy, schedule.t_clean
+    return schedule.lam(t)
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Array:
@@ -63,12 +65,9 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
     if not denoise:
         values = GRIDS[grid](schedule, steps)
-    elif steps == 1:
-        values = np.array([schedule.lam_min])
     else:
-        values = GRIDS[grid](schedule, steps - 1)
-    values = values.clip(schedule.lam_min, schedule.lam_max)  # the ends exactly, whatever the map's rounding
-    values[0] = schedule.lam_min
+        values = GRIDS[grid](schedule, steps - 1) if steps > 1 else np.array([schedule.lam_min])
+    values[0], values[1:] = schedule.lam_min, values[1:].clip(max=schedule.lam_max)  # exactly, whatever the map's rounding
     return check([*values, np.inf] if denoise else values)
 
 

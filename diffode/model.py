@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,7 +138,7 @@ class EpsModel:
 
         def call(x: Tensor, i: int, condition: dict[str, Any]) -> Tensor:
             self.calls += 1
-            with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
                 m = self.network(x, clocks[i], **condition)
             if m.shape != x.shape:
                 raise InputError(

@@ -19,7 +19,7 @@ from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.ode import drift
 from diffode.schedule import Array
-from solvers.execute import Result
+from solvers.execute import Result, refuse_nonfinite
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def integrate(
                 f"{method.name} spent {max_nfe} evaluations by λ = {reached:.6g} of {grid[-1]:.6g}: loosen rtol "
                 "and atol, or raise max_nfe"
             )
-        return f(reached, x)
+        dx = f(reached, x)
+        refuse_nonfinite(model.nfe - nfe, reached, dx)  # an adaptive method looks at the host each step anyway
+        return dx
 
     t = torch.from_numpy(grid)
     if method.adaptive:
@@ -86,6 +88,10 @@ def integrate(
     else:
         points, t = t, t[[0, -1]]
         options = {"grid_constructor": lambda func, y0, t: points}
+        if method.name.endswith("adams"):
+            options["max_order"] = method.order + 1  # torchdiffeq's count; at its own default, 12, it diverges here
+            if not np.allclose(np.diff(grid), np.diff(grid)[0], rtol=1e-6):
+                raise InputError(f"the coefficients of {method.name} are those of equal steps in λ: use --grid logsnr")
     try:
         states = odeint(func, x, t, rtol=rtol, atol=atol, method=method.name, options=options)
     except AssertionError as error:

@@ -31,6 +31,15 @@ class Result:
     trajectory: tuple[tuple[float, Tensor], ...] = ()
 
 
+def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
+    """InputError, with the λ and the number of the evaluation, if `m` is not finite; to be given to EpsModel.watched."""
+    if not torch.isfinite(m).all():
+        raise InputError(
+            f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: "
+            "check the checkpoint, or use a wider --dtype"
+        )
+
+
 @torch.no_grad()
 def run(
     plan: Plan,

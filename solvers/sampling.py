@@ -15,7 +15,7 @@ from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.noise import SeededNoise, seeds_of
 from diffode.schedule import Array, Schedule
-from solvers.execute import OnCommit, Result
+from solvers.execute import OnCommit, Result, refuse_nonfinite
 from solvers.registry import Entry, find
 
 DEFAULT_NFE = 50
@@ -55,8 +55,8 @@ def sample(
         return entry.solve(model, x, lams, noise=noise, on_commit=on_commit, trajectory=trajectory, **options)
 
     result = solve(model)
-    if not _finite(result.x):  # one look at the end costs nothing; only then find out where it began
-        solve(model.watched(_refuse_nonfinite))
+    if not result.x.is_meta and not torch.isfinite(result.x).all():  # one look at the end; only then find where it began
+        solve(model.watched(refuse_nonfinite))
         raise InputError(
             f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid"
         )
@@ -108,18 +108,6 @@ def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:
     raise InputError(
         f"{name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}"
     )
-
-
-def _finite(x: Tensor) -> bool:
-    return x.is_meta or bool(torch.isfinite(x).all())
-
-
-def _refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
-    if not _finite(m):
-        raise InputError(
-            f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: check the checkpoint, "
-            "or use a wider --dtype"
-        )
 
 
 def _device(model: EpsModel) -> torch.device:

@@ -9,13 +9,13 @@ from diffode.mixture import Mixture
 PATH_SCHEDULES = {"vp": schedules.vp_linear, "ve": schedules.edm, "flow": schedules.flow}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mixture64():
     """The shipped mixture (784 pixels, 30 components, 10 classes) as an EpsModel in float64."""
     return pretrained.load("mixture", torch.float64).model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mixture32():
     """The same in float32."""
     return pretrained.load("mixture").model

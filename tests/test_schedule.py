@@ -1,7 +1,5 @@
 """Schedules: the paths, the clocks and their inverses, against the papers' formulas in 50 digits."""
 
-from itertools import pairwise
-
 import mpmath as mp
 import numpy as np
 import pytest
@@ -68,10 +66,10 @@ def exact(name, t, beta_first=1e-4, beta_last=0.02, beta_min=0.1, beta_max=20.0,
 @pytest.mark.parametrize("name", NAMES)
 def test_path_identity(name):
     schedule = schedules.make(name)
-    lam = logsnrs(schedule)
+    lam = np.concatenate([logsnrs(schedule), [-12, 12]])
     alpha, sigma = schedule.alpha(lam), schedule.sigma(lam)
     kept = {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}[schedule.path.name]
-    assert abs(kept - 1).max() < 1e-15 * 4
+    assert abs(kept - 1).max() < 4e-15
     assert abs(np.log(alpha / sigma) - lam).max() < 1e-12
 
 
@@ -206,10 +204,3 @@ def test_unknown_schedule_lists_the_known():
 def test_bad_betas(betas):
     with pytest.raises(InputError, match="between 0 and 1"):
         schedules.ddpm_table(betas)
-
-
-def test_sigma_bar_of_edm_is_the_clock():
-    schedule = schedules.edm()
-    t = clock(schedule)
-    assert all(a > b for a, b in pairwise(np.linspace(80, 0.002, 5)))
-    np.testing.assert_allclose(np.exp(-schedule.lam(t)), t, rtol=1e-13)
