@@ -1,0 +1,189 @@
+"""Grids: what each name means, exact ends, and snapping to the labels a network was trained on."""
+
+import numpy as np
+import pytest
+
+from diffode import InputError, grid, schedules
+
+NAMES = list(grid.GRIDS)
+STEPS = (1, 2, 7, 50)
+SCHEDULES = list(schedules.SCHEDULES)
+every_grid = pytest.mark.parametrize("name", NAMES)
+every_schedule = pytest.mark.parametrize("schedule", [schedules.make(name) for name in SCHEDULES], ids=SCHEDULES)
+
+
+def odd_schedules():
+    """Schedules whose ends are no round numbers, so that (√t)² and log(e^λ) miss them by a rounding."""
+    rng = np.random.default_rng(0)
+    for clean, noisy in zip(rng.uniform(1e-4, 1e-2, 30), rng.uniform(0.9, 0.9999, 30), strict=True):
+        yield schedules.flow(clean, noisy)
+        yield schedules.cosine(t_clean=clean, t_noisy=noisy)
+        yield schedules.edm(clean, 100 * noisy)
+        yield schedules.vp_linear(t_clean=clean)
+
+
+@every_grid
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_increasing_between_the_exact_ends(name, schedule, n):
+    values = grid.make(name, schedule, n)
+    assert values.dtype == np.float64
+    assert values.shape == (n + 1,)
+    assert (np.diff(values) > 0).all()
+    assert (values[0], values[-1]) == (schedule.lam_min, schedule.lam_max)
+
+
+@every_grid
+def test_exact_ends_of_any_schedule(name):
+    for schedule in odd_schedules():
+        values = grid.make(name, schedule, 7)
+        assert (values[0], values[-1]) == (schedule.lam_min, schedule.lam_max)
+
+
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_logsnr_is_uniform_in_lam(schedule, n):
+    steps = np.diff(grid.make("logsnr", schedule, n))
+    assert abs(steps - (schedule.lam_max - schedule.lam_min) / n).max() < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_time_is_uniform_in_t(schedule, n):
+    t = schedule.t(grid.make("time", schedule, n))
+    assert abs(np.diff(t) - (schedule.t_clean - schedule.t_noisy) / n).max() < 1e-9
+
+
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_quadratic_is_uniform_in_root_t(schedule, n):
+    root = schedule.t_noisy**0.5 + (schedule.t_clean**0.5 - schedule.t_noisy**0.5) * np.arange(n + 1) / n
+    # in t, not √t: at t = 0 the root of a rounding error is large
+    assert abs(schedule.t(grid.make("quadratic", schedule, n)) - root**2).max() < 1e-9
+
+
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_karras_is_uniform_in_the_seventh_root_of_sigma_bar(schedule, n):
+    values = grid.make("karras", schedule, n)
+    first, last = ((schedule.sigma(lam) / schedule.alpha(lam)) ** (1 / 7) for lam in (schedule.lam_min, schedule.lam_max))
+    sigma_bar = (first + np.arange(n + 1) / n * (last - first)) ** 7  # Karras et al. (2022), Eq. 5
+    np.testing.assert_allclose(schedule.sigma(values) / schedule.alpha(values), sigma_bar, rtol=1e-11)
+
+
+def test_karras_of_edm_is_the_published_one():
+    sigma = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(schedules.edm().t(grid.make("karras", schedules.edm(), 17)), sigma, rtol=1e-11)
+
+
+@every_grid
+@every_schedule
+@pytest.mark.parametrize("n", STEPS)
+def test_denoise_is_one_of_the_steps(name, schedule, n):
+    values = grid.make(name, schedule, n, denoise=True)
+    assert len(values) == n + 1
+    assert values[-1] == np.inf
+    without = grid.make(name, schedule, n - 1) if n > 1 else [schedule.lam_min]
+    np.testing.assert_array_equal(values[:-1], without)
+
+
+@pytest.mark.parametrize("given", [[-3.0, 0.5, 2.0], (-3, 0.5, 2), np.array([-3, 0.5, 2])])
+def test_explicit_list(given):
+    schedule = schedules.flow()
+    np.testing.assert_array_equal(grid.make(given, schedule, 2), [-3, 0.5, 2])
+    np.testing.assert_array_equal(grid.make(given, schedule, 3, denoise=True), [-3, 0.5, 2, np.inf])
+    np.testing.assert_array_equal(grid.make([*given, np.inf], schedule, 3, denoise=True), [-3, 0.5, 2, np.inf])
+    np.testing.assert_array_equal(grid.make([*given, np.inf], schedule, 3), [-3, 0.5, 2, np.inf])
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_explicit_list_of_another_length(denoise):
+    with pytest.raises(InputError, match="5 were asked for"):
+        grid.make([-3.0, 0.5, 2.0], schedules.flow(), 5, denoise=denoise)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        [0.0],
+        [1.0, 0.0],
+        [0.0, 1.0, 1.0],
+        [0.0, np.nan, 1.0],
+        [[0.0, 1.0], [2.0, 3.0]],
+        [np.inf],
+        [np.inf, 1.0],
+        [0.0, np.inf, np.inf],
+        [-np.inf, -np.inf, 0.0],
+    ],
+    ids=str,
+)
+def test_not_a_grid(given):
+    with pytest.raises(InputError, match="strictly increasing"):
+        grid.check(given)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_empty_list(denoise):
+    with pytest.raises(InputError):
+        grid.make([], schedules.flow(), 1, denoise=denoise)
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_steps(n):
+    with pytest.raises(InputError, match="at least 1 step"):
+        grid.make("logsnr", schedules.flow(), n)
+
+
+def test_unknown_grid_lists_the_known():
+    with pytest.raises(InputError, match=", ".join(NAMES)):
+        grid.make("uniform", schedules.flow(), 5)
+
+
+@every_grid
+@pytest.mark.parametrize("n", [1, 2, 10, 20])
+def test_snap_moves_to_the_nearest_label(name, n):
+    schedule = schedules.ddpm_linear()
+    values = grid.make(name, schedule, n)
+    snapped = grid.snap(values, schedule)
+    assert set(snapped) <= set(schedule.knots)  # λ and label are one pair, exactly
+    moved = abs(schedule.t(snapped) - schedule.t(values))
+    assert moved.max() <= 0.5 + 1e-9
+    assert (np.diff(snapped) > 0).all()
+    np.testing.assert_array_equal(grid.snap(snapped, schedule), snapped)
+
+
+def test_snap_keeps_the_step_to_infinity():
+    schedule = schedules.ddpm_linear()
+    values = grid.make("time", schedule, 10, denoise=True)
+    snapped = grid.snap(values, schedule)
+    assert snapped[-1] == np.inf
+    np.testing.assert_array_equal(snapped[:-1], grid.snap(values[:-1], schedule))
+
+
+def test_all_labels_are_a_grid_of_their_own():
+    schedule = schedules.ddpm_linear()
+    np.testing.assert_array_equal(grid.snap(schedule.knots, schedule), schedule.knots)
+    np.testing.assert_array_equal(grid.snap(grid.make("time", schedule, 999), schedule), schedule.knots)
+
+
+def test_snap_refuses_two_on_one_label():
+    schedule = schedules.ddpm_linear()
+    with pytest.raises(InputError, match="label 500 twice"):
+        grid.snap(schedule.lam([700, 500.3, 499.8, 3]), schedule)
+    with pytest.raises(InputError, match="use fewer steps"):
+        grid.snap(grid.make("time", schedule, 1000), schedule)
+
+
+def test_snap_refuses_what_no_label_reaches():
+    schedule = schedules.ddpm_linear()
+    for values in ([-8.0, 0.0, 4.0], [-np.inf, 0.0, 4.0], [-np.inf, np.inf]):
+        with pytest.raises(InputError):
+            grid.snap(np.array(values), schedule)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "ddpm_linear"])
+def test_snap_refuses_a_continuous_schedule(name):
+    schedule = schedules.make(name)
+    with pytest.raises(InputError, match="continuous"):
+        grid.snap(grid.make("logsnr", schedule, 5), schedule)

@@ -1,0 +1,88 @@
+"""Predictions: any native output of a network, with x, gives any other exactly."""
+
+import numpy as np
+import pytest
+
+from diffode import InputError, prediction, schedules
+
+NAMES = ("noise", "data", "velocity", "flow", "score")
+ENDS = [(np.sin(0.3), np.cos(0.3)), (1.0, 0.7), (1.0, 80.0), (1.0, 0.002), (0.02, 0.98), (0.0, 1.0), (1.0, 0.0)]
+every_pair = [(native, wanted) for native in NAMES for wanted in NAMES]
+
+
+def predicted(name, x0, eps, alpha, sigma):
+    """What a perfect network of that kind returns at α x0 + σ ε."""
+    if name == "velocity":
+        return alpha * eps - sigma * x0
+    return {"noise": eps, "data": x0, "flow": eps - x0, "score": -eps / sigma if sigma else np.inf * eps}[name]
+
+
+def assert_converts(native, wanted, alpha, sigma):
+    x0, eps = np.random.default_rng(0).standard_normal((2, 1000))
+    a, b = prediction.convert(native, wanted, alpha, sigma)
+    assert np.isfinite([a, b]).all()
+    found = a * (alpha * x0 + sigma * eps) + b * predicted(native, x0, eps, alpha, sigma)
+    exact = predicted(wanted, x0, eps, alpha, sigma)
+    # roundings of 1e-16, enlarged by dividing by the smallest α or σ here (0.002), score by its square
+    assert abs(found - exact).max() < 1e-10
+
+
+def test_all_predictions_are_here():
+    assert set(prediction.PREDICTIONS) == set(NAMES)
+
+
+@pytest.mark.parametrize(("native", "wanted"), every_pair)
+@pytest.mark.parametrize(("alpha", "sigma"), [end for end in ENDS if all(end)])
+def test_every_pair(native, wanted, alpha, sigma):
+    assert_converts(native, wanted, alpha, sigma)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize(("native", "wanted"), every_pair)
+def test_every_pair_at_the_ends_of_every_schedule(native, wanted, name):
+    schedule = schedules.make(name)
+    for lam in (schedule.lam_min, schedule.lam_max):
+        assert_converts(native, wanted, float(schedule.alpha(lam)), float(schedule.sigma(lam)))
+
+
+@pytest.mark.parametrize("native", ["noise", "velocity", "flow"])
+@pytest.mark.parametrize("wanted", ["noise", "data", "velocity", "flow"])
+def test_pure_data(native, wanted):
+    assert_converts(native, wanted, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("native", ["data", "velocity", "flow"])
+@pytest.mark.parametrize("wanted", NAMES)
+def test_pure_noise(native, wanted):
+    assert_converts(native, wanted, 0.0, 1.0)
+
+
+def test_state_alone_tells_the_visible_half():
+    assert prediction.convert("data", "noise", 0.0, 2.0) == (0.5, 0.0)
+    assert prediction.convert("noise", "data", 2.0, 0.0) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("native", "wanted", "alpha", "sigma"),
+    [
+        *[("noise", wanted, 0.0, 1.0) for wanted in ("data", "velocity", "flow")],
+        *[("score", wanted, 0.0, 1.0) for wanted in ("data", "velocity", "flow")],
+        *[("data", wanted, 1.0, 0.0) for wanted in ("noise", "velocity", "flow", "score")],
+        *[(native, "score", 1.0, 0.0) for native in ("noise", "velocity", "flow")],  # −ε/0
+    ],
+)
+def test_left_open(native, wanted, alpha, sigma):
+    with pytest.raises(InputError, match=f"predicts {native} does not determine {wanted}"):
+        prediction.convert(native, wanted, alpha, sigma)
+
+
+@pytest.mark.parametrize("native", NAMES)
+def test_itself_is_itself(native):
+    for alpha, sigma in ENDS:
+        assert prediction.convert(native, native, alpha, sigma) == (0.0, 1.0)
+
+
+def test_check():
+    assert [prediction.check(name) for name in NAMES] == list(NAMES)
+    with pytest.raises(InputError, match="noise, data, velocity, flow, score"):
+        prediction.check("epsilon")

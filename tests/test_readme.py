@@ -1,0 +1,76 @@
+"""What documents show is what the code does: snippets run, and generated parts are up to date."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffode import schedules
+from solvers import SOLVERS, run, sample
+from solvers.registry import table
+
+ROOT = Path(__file__).parents[1]
+
+
+def snippets(name):
+    return re.findall(r"<!-- snippet: tests run this -->\n```python\n(.*?)```", (ROOT / name).read_text(), re.S)
+
+
+def part(text, name):
+    return re.search(rf"<!-- {name}.*?-->\n(.*?)<!-- /{name} -->", text, re.S)[1].strip()
+
+
+def test_readme_snippets_run(capsys):
+    scope = {"network": lambda x, t, y=None: 0.1 * x}
+    found = snippets("README.md")
+    assert len(found) == 2
+    for code in found:
+        exec(code, scope)  # noqa: S102
+    assert scope["result"].nfe == 20
+    assert capsys.readouterr().out.startswith("20 40\nddim: 20 steps")
+
+
+def test_the_solver_of_contributing_is_dpm2(mixture64):
+    scope = {}
+    (code,) = snippets("CONTRIBUTING.md")
+    exec(code, scope)  # noqa: S102
+    assert len(code.split("def ")[1].splitlines()) <= 10
+    schedule = schedules.ddpm_linear()
+    lams = [-4.0, -1.0, 0.5, 3.0]
+    x = torch.randn(2, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = run(SOLVERS["dpm2"].plan(lams, schedule), mixture64, x).x
+    torch.testing.assert_close(run(scope["midpoint"](lams, schedule), mixture64, x).x, other, rtol=0, atol=1e-11)
+
+
+def test_the_solver_table_is_generated():
+    assert part((ROOT / "README.md").read_text(), "solvers") == table()
+
+
+def test_the_plan_shown_is_the_plan():
+    schedule = schedules.ddpm_linear()
+    result = sample_plan = SOLVERS["dpm2"].plan([schedule.lam_min, (schedule.lam_min + schedule.lam_max) / 2, schedule.lam_max], schedule)
+    assert str(sample_plan) in (ROOT / "README.md").read_text()
+    assert result.nfe == 4
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_option_that_readme_types_exists():
+    import click
+
+    import cli
+
+    commands = [line for line in re.findall(r"`(python cli\.py [^`]*)`", (ROOT / "README.md").read_text())]
+    assert len(commands) > 8
+    for line in commands:
+        _, _, command, *words = line.split()
+        known = {option for parameter in cli.main.commands[command].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
+    assert isinstance(cli.main, click.Group)
+    assert sample
