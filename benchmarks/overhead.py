@@ -129,7 +129,12 @@ def main(out: Path | None, device: str, repeats: int) -> None:
     text = markdown(speeds) + "\n" + markdown(memories)
     click.echo(text)
     if out is not None:
-        machine = {"device": device, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+        machine = {
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+        }
         command = f"python -m benchmarks.overhead --repeats {repeats}"
         write_json(out.with_suffix(".json"), {"command": command, **machine, "speed": speeds, "memory": memories})
         with atomic(out.with_suffix(".md")) as part:

@@ -37,10 +37,9 @@ class Evaluate(Protocol):
 
 
 class EpsModel:
-    """One interface for every network; see the module docstring.
+    """One interface for every network; see the module docstring. A torch module is put into eval mode.
 
     classes: how many labels the network knows, 0 if it takes none; labels are checked against it.
-    autocast: a half-precision dtype for the network alone; state and coefficients keep theirs.
     nfe, calls: evaluations of ε(x, λ), and network calls they took (guidance takes two an evaluation).
     """
 
@@ -52,7 +51,6 @@ class EpsModel:
         *,
         clock: str = "t",
         classes: int = 0,
-        autocast: torch.dtype | None = None,
     ) -> None:
         if clock not in ("t", "label", "lam"):
             raise InputError(f"unknown clock {clock!r}: expected t, label or lam")
@@ -61,7 +59,7 @@ class EpsModel:
         self.predicts = prediction.check(predicts)
         self.clock = clock
         self.classes = classes
-        self.autocast = autocast
+        self.autocast: torch.dtype | None = None
         self.condition: dict[str, Any] = {}
         self.guidance: tuple[float, dict[str, Any]] | None = None
         self.hooks: tuple[Hook, ...] = ()
@@ -106,6 +104,10 @@ class EpsModel:
             return x0.clamp(-s, s) * (bound / s)
 
         return self._with(hooks=(*self.hooks, threshold))
+
+    def autocasted(self, dtype: torch.dtype) -> EpsModel:
+        """This model with its network, and nothing else, autocast to bfloat16 or float16."""
+        return self._with(autocast=dtype)
 
     def watched(self, watch: Watch) -> EpsModel:
         """This model, calling watch(evaluation, λ, prediction) after every evaluation: progress, checks, recordings."""
@@ -166,7 +168,8 @@ class EpsModel:
     def _clocks(self, lams: Sequence[float], like: Tensor) -> Tensor:
         """The network's second argument for each evaluation, (evaluations, batch)."""
         t = self.schedule.t(lams)  # InputError outside the schedule, whatever the clock
-        clocks = torch.as_tensor(np.asarray(lams, np.float64) if self.clock == "lam" else t, dtype=like.dtype)
+        exact = np.asarray(lams, np.float64) if self.clock == "lam" else t
+        clocks = torch.as_tensor(exact, dtype=torch.promote_types(like.dtype, torch.float32))
         if self.clock == "label":
             if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
                 raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class SeededNoise:
             raise ValueError(f"{len(self.seeds)} seeds for a batch of {len(like)}")
         if draw < self._drawn or self._drawn < 0:
             self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-            self._buffer = torch.empty(like.shape)
+            self._buffer = torch.empty(like.shape, dtype=torch.float32)
             self._drawn = -1
         for _ in range(draw - self._drawn):
             for row, generator in zip(self._buffer, self._generators, strict=True):
@@ -41,9 +41,9 @@ class SeededNoise:
         return self._buffer.to(like)
 
 
-def seeds_of(seed: int | Sequence[int], n: int) -> list[int]:
+def seeds_of(seed: int | Iterable[int], n: int) -> list[int]:
     """n seeds: seed, seed + 1, ...; or the n that are given."""
-    seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
+    seeds = [int(s) for s in seed] if isinstance(seed, Iterable) else list(range(int(seed), int(seed) + n))
     if len(seeds) != n:
         raise InputError(f"{len(seeds)} seeds were given for {n} images")
     return seeds

@@ -106,16 +106,8 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
 
 def prepare(loaded: pretrained.Pretrained, job: Job) -> EpsModel:
     """The model of a job, moved to its device, with guidance and what acts on x̂0."""
-    half = DTYPES[job.dtype] if job.dtype in ("bfloat16", "float16") else None
-    model = EpsModel(
-        loaded.model.network,
-        loaded.model.schedule,
-        loaded.model.predicts,
-        clock=loaded.model.clock,
-        classes=len(loaded.classes),
-        autocast=half,
-    ).to(job.device)
-    model = model.guided(job.guidance)
+    model = loaded.model.to(job.device).guided(job.guidance)
+    model = model.autocasted(DTYPES[job.dtype]) if job.dtype in ("bfloat16", "float16") else model
     model = model.clipped() if job.clip else model
     return model.thresholded(job.threshold) if job.threshold is not None else model
 

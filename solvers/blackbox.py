@@ -65,6 +65,8 @@ def integrate(
     """
     if not np.isfinite(grid).all():
         raise InputError(f"{method.name} integrates over finite λ only: leave the step to λ = +∞ out (--no-denoise)")
+    if x.device.type == "mps":
+        raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or --device cpu")
     if not (rtol > 0 and atol > 0):
         raise InputError(f"rtol and atol must be positive, not {rtol:g} and {atol:g}")
     f, nfe, calls, reached = drift(model), model.nfe, model.calls, float(grid[0])
@@ -81,7 +83,7 @@ def integrate(
         refuse_nonfinite(model.nfe - nfe, reached, dx)  # an adaptive method looks at the host each step anyway
         return dx
 
-    t = torch.from_numpy(grid)
+    t = torch.from_numpy(grid).to(x.device)
     if method.adaptive:
         t = t[[0, -1]]
         options: dict[str, Any] = {"step_t": t[1:], "first_step": (t[1] - t[0]) / 100}

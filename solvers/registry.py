@@ -21,8 +21,11 @@ from solvers.plan import Plan
 
 @dataclass(frozen=True)
 class Solver:
-    """A planned solver. build(grid, schedule, **options) -> Plan; evaluations: a step; order: of the global error, for
-    h → 0, 0 if it is stochastic and converges in distribution only."""
+    """A planned solver.
+
+    build(grid, schedule, **options) -> Plan. evaluations: a step. order: of the global error for h → 0; 0 for a solver that
+    is stochastic by default and converges in distribution only. source: paper and equation.
+    """
 
     name: str
     build: Callable[..., Plan]
@@ -50,19 +53,13 @@ class Solver:
         x: Tensor,
         grid: Array,
         *,
-        noise: Noise | None,
-        on_commit: OnCommit | None,
-        trajectory: bool,
+        noise: Noise | None = None,
+        on_commit: OnCommit | None = None,
+        trajectory: bool = False,
         **options: Any,
     ) -> Result:
-        return run(
-            self.plan(grid, model.schedule, **options),
-            model,
-            x,
-            noise=noise,
-            on_commit=on_commit,
-            trajectory=trajectory,
-        )
+        plan = self.plan(grid, model.schedule, **options)
+        return run(plan, model, x, noise=noise, on_commit=on_commit, trajectory=trajectory)
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,10 @@ class BlackBox:
     def evaluations(self) -> int:
         return self.method.evaluations
 
+    def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
+        """InputError: a black box has no table."""
+        raise InputError(f"{self.name} is driven by torchdiffeq and has no plan")
+
     def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
         """What it spends on this grid; InputError for methods whose evaluations are not known beforehand."""
         if self.method.adaptive:
@@ -101,9 +102,9 @@ class BlackBox:
         x: Tensor,
         grid: Array,
         *,
-        noise: Noise | None,
-        on_commit: OnCommit | None,
-        trajectory: bool,
+        noise: Noise | None = None,
+        on_commit: OnCommit | None = None,
+        trajectory: bool = False,
         **options: Any,
     ) -> Result:
         _refuse_unknown(self.name, self.options, options)
@@ -153,16 +154,8 @@ def table() -> str:
     for entry in SOLVERS.values():
         adaptive = isinstance(entry, BlackBox) and entry.method.adaptive
         evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if adaptive else "varies"
-        rows.append(
-            (
-                entry.name,
-                str(entry.order or "weak"),
-                evaluations,
-                "yes" if entry.stochastic else "",
-                ", ".join(entry.options),
-                entry.source,
-            )
-        )
+        weak = "yes" if entry.stochastic else ""
+        rows.append((entry.name, str(entry.order or "weak"), evaluations, weak, ", ".join(entry.options), entry.source))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

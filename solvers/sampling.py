@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffode import grid as grids
 from diffode.errors import InputError
@@ -45,6 +44,8 @@ def sample(
 
     Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
     """
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"the state is float32 or float64, not {dtype}: for a network in half precision use model.autocasted")
     entry = find(solver)
     lams = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
     noise = SeededNoise(seeds_of(seed, shape[0]))

@@ -63,7 +63,7 @@ def test_fixed_methods_are_of_their_order(method, mixture64):
     exact = ode.accurate(mixture64, x, -1.0, 1.0)
     for steps in (40, 80):
         lams = np.linspace(-1, 1, steps + 1)
-        result = SOLVERS[method].solve(mixture64, x, lams, noise=None, on_commit=None, trajectory=False)
+        result = SOLVERS[method].solve(mixture64, x, lams)
         errors.append(float((result.x - exact).square().mean().sqrt()))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(SOLVERS[method].order, abs=0.15)
 

@@ -120,7 +120,10 @@ def test_every_form_of_one_model_gives_the_same_result(mixture64):
         return EpsModel(call, schedule, form, clock="lam")
 
     for solver in ("ddim", "ddpm", "dpm3", "dpmpp2m"):
-        results = [sample(network(form), solver=solver, nfe=9, shape=(2, *SHAPE), dtype=torch.float64).x for form in ("noise", "data", "velocity", "flow")]
+        results = [
+            sample(network(form), solver=solver, nfe=9, shape=(2, *SHAPE), dtype=torch.float64).x
+            for form in ("noise", "data", "velocity", "flow")
+        ]
         for other in results[1:]:
             torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)  # ε/α at λ = −5 costs two digits
 

@@ -26,7 +26,7 @@ def test_readme_snippets_run(capsys):
     found = snippets("README.md")
     assert len(found) == 2
     for code in found:
-        exec(code, scope)  # noqa: S102
+        exec(code, scope)
     assert scope["result"].nfe == 20
     assert capsys.readouterr().out.startswith("20 40\nddim: 20 steps")
 
@@ -34,7 +34,7 @@ def test_readme_snippets_run(capsys):
 def test_the_solver_of_contributing_is_dpm2(mixture64):
     scope = {}
     (code,) = snippets("CONTRIBUTING.md")
-    exec(code, scope)  # noqa: S102
+    exec(code, scope)
     assert len(code.split("def ")[1].splitlines()) <= 10
     schedule = schedules.ddpm_linear()
     lams = [-4.0, -1.0, 0.5, 3.0]
@@ -49,12 +49,16 @@ def test_the_solver_table_is_generated():
 
 def test_the_plan_shown_is_the_plan():
     schedule = schedules.ddpm_linear()
-    result = sample_plan = SOLVERS["dpm2"].plan([schedule.lam_min, (schedule.lam_min + schedule.lam_max) / 2, schedule.lam_max], schedule)
+    result = sample_plan = SOLVERS["dpm2"].plan(
+        [schedule.lam_min, (schedule.lam_min + schedule.lam_max) / 2, schedule.lam_max], schedule
+    )
     assert str(sample_plan) in (ROOT / "README.md").read_text()
     assert result.nfe == 4
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
@@ -70,7 +74,9 @@ def test_every_option_that_readme_types_exists():
     assert len(commands) > 8
     for line in commands:
         _, _, command, *words = line.split()
-        known = {option for parameter in cli.main.commands[command].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        known = {
+            option for parameter in cli.main.commands[command].params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
     assert isinstance(cli.main, click.Group)
     assert sample

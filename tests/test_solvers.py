@@ -1,5 +1,7 @@
 """Planned solvers: measured order, equal tables, exact marginals, parity with the papers, ends, evaluations."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_algorithm_5_is_of_order_2_away_from_its_r2(trajectories):
     errors = []
     for steps in (50, 100):
         state = x
-        for lam_s, lam_t in zip(between("logsnr", steps)[:-1], between("logsnr", steps)[1:], strict=True):
+        for lam_s, lam_t in pairwise(between("logsnr", steps)):
             state = reference.dpm_solver_3(lam_s, lam_t, state, model, r1=0.25, r2=0.5)
         errors.append(float((state - truth).square().mean().sqrt()))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15)
@@ -136,7 +138,7 @@ def test_dpm_solvers_are_their_algorithms(trajectories):
         ("dpm3", lambda s, t, x: reference.dpm_solver_3(s, t, x, model)),
     ):
         state = x
-        for lam_s, lam_t in zip(lams[:-1], lams[1:], strict=True):
+        for lam_s, lam_t in pairwise(lams):
             state = step(lam_s, lam_t, state)
         torch.testing.assert_close(run(SOLVERS[name].plan(lams, model.schedule), model, x).x, state, rtol=0, atol=1e-12)
     state = reference.dpm_solver_pp_2m(lams, x, lambda x, lam: model(x, lam, "data"))
@@ -201,7 +203,9 @@ def test_transfer_of_a_short_step_does_not_cancel():
     """C = −σ_t (e^h − 1) to 1e-12 of itself, where σ_t − σ_s α_t/α_s would keep four digits."""
     h, path = 1e-12, schedules.vp_linear().path
     lam_t = 1.0 + h
-    assert transfer(path, "noise", 1.0, lam_t)[1] == pytest.approx(-path.sigma(np.float64(lam_t)) * np.expm1(lam_t - 1.0), rel=1e-12)
+    assert transfer(path, "noise", 1.0, lam_t)[1] == pytest.approx(
+        -path.sigma(np.float64(lam_t)) * np.expm1(lam_t - 1.0), rel=1e-12
+    )
 
 
 def test_ramp_begins_anew_after_a_step_of_no_finite_length():
@@ -243,18 +247,27 @@ def test_zero_terminal_snr_needs_another_form_than_noise():
         SOLVERS["ddim"].plan(lams, schedule)
 
 
-@pytest.mark.parametrize(
-    ("solver", "options"),
-    [("ddim", {"eta": 1.5}), ("ddim", {"eta": -0.1}), ("ddpm", {"variance": "both"}), ("dpm2", {"r1": 0}), ("dpm3", {"r1": 0.5, "r2": 0.5}),
-     ("dpm3", {"r1": 2 / 3, "r2": 0.9}), ("dpm1", {"eta": 0.5})],
-)  # fmt: skip
+WRONG = [
+    ("ddim", {"eta": 1.5}),
+    ("ddim", {"eta": -0.1}),
+    ("ddpm", {"variance": "both"}),
+    ("dpm1", {"eta": 0.5}),
+    ("dpm2", {"r1": 0}),
+    ("dpm3", {"r1": 0.5, "r2": 0.5}),
+    ("dpm3", {"r1": 2 / 3, "r2": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("solver", "options"), WRONG)
 def test_wrong_options_are_refused(solver, options):
     schedule = schedules.ddpm_linear()
     with pytest.raises(InputError):
         SOLVERS[solver].plan(grid.make("logsnr", schedule, 3), schedule, **options)
 
 
-@pytest.mark.parametrize(("solver", "nfe", "nearest"), [("dpm2", 7, "6 or 8"), ("dpm3", 10, "9 or 12"), ("ddim", 0, "1"), ("dpm3", 1, "3")])
+@pytest.mark.parametrize(
+    ("solver", "nfe", "nearest"), [("dpm2", 7, "6 or 8"), ("dpm3", 10, "9 or 12"), ("ddim", 0, "1"), ("dpm3", 1, "3")]
+)
 def test_evaluations_that_cannot_be_spent(solver, nfe, nearest, mixture32):
     with pytest.raises(InputError, match=f"nearest it can is {nearest}$"):
         sample(mixture32, solver=solver, nfe=nfe, shape=(1, 1, 28, 28))

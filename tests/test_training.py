@@ -43,7 +43,12 @@ def test_l_simple_is_the_squared_error_of_epsilon(schedule, predicts):
     x = alpha * x0 + sigma * eps
     wrong_x0 = x0 + delta
     wrong_eps = (x - alpha * wrong_x0) / sigma
-    output = {"noise": wrong_eps, "data": wrong_x0, "velocity": alpha * wrong_eps - sigma * wrong_x0, "flow": wrong_eps - wrong_x0}[predicts]
+    output = {
+        "noise": wrong_eps,
+        "data": wrong_x0,
+        "velocity": alpha * wrong_eps - sigma * wrong_x0,
+        "flow": wrong_eps - wrong_x0,
+    }[predicts]
     truth = {"noise": eps, "data": x0, "velocity": alpha * eps - sigma * x0, "flow": eps - x0}[predicts]
     simple, native = losses(lambda *_: output, Batch(x0, eps, lam, torch.zeros(5, dtype=torch.int64)), schedule, predicts)
     torch.testing.assert_close(simple, (wrong_eps - eps).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
