@@ -51,30 +51,28 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise
 
     denoise: end with the step to λ = +∞. InputError for an unknown name, a wrong number of steps or values out of order.
     """
-    if steps < 1:
-        raise InputError(f"a grid needs at least 1 step, not {steps}")
+    if steps < 1 or steps != int(steps):
+        raise InputError(f"a grid needs at least 1 step, a whole number of them, not {steps}")
     if not isinstance(grid, str):
-        values = check([*grid, np.inf] if denoise and grid[-1] != np.inf else grid)
+        values = check([*grid, np.inf] if denoise and np.inf not in grid else grid)
         if len(values) != steps + 1:
             raise InputError(
-                f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe "
-                f"out, or give {steps + 1} values of λ"
+                f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe out, "
+                f"or give {steps + 1} values of λ"
             )
         return values
     if grid not in GRIDS:
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
-    if not denoise:
-        values = GRIDS[grid](schedule, steps)
-    else:
-        values = GRIDS[grid](schedule, steps - 1) if steps > 1 else np.array([schedule.lam_min])
-    values[0], values[1:] = schedule.lam_min, values[1:].clip(max=schedule.lam_max)  # exactly, whatever the map's rounding
+    finite = steps - denoise
+    values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
+    values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding
     return check([*values, np.inf] if denoise else values)
 
 
 def check(values: Sequence[float] | Array) -> Array:
     """The values as a grid; InputError unless there are two or more, strictly increasing (λ = +∞ only as the last)."""
     array = np.asarray(values, np.float64)
-    if array.ndim != 1 or len(array) < 2 or np.isnan(array).any() or not np.all(np.diff(array) > 0) or array[0] == np.inf:
+    if array.ndim != 1 or len(array) < 2 or not np.all(array[1:] > array[:-1]):
         raise InputError(
             "a grid is two or more strictly increasing values of λ, noisy to clean, not "
             f"{np.array2string(array, precision=4, threshold=8)}"
@@ -83,18 +81,18 @@ def check(values: Sequence[float] | Array) -> Array:
 
 
 def snap(grid: Array, schedule: Schedule) -> Array:
-    """Each finite λ moved to the nearest one that the network was trained on; InputError where two meet.
+    """Each finite λ moved to the nearest label that the network was trained on; InputError where two meet.
 
     For networks that take whole labels. Plan after this, so that label and coefficients stay together.
     """
     if schedule.knots is None:
         raise InputError(f"the schedule {schedule.name} is continuous: there is nothing to snap to")
-    finite = np.isfinite(grid)
-    t = np.round(schedule.t(grid[finite]))
-    labels, counts = np.unique(t, return_counts=True)
-    if counts.max() > 1:
+    finite = np.asarray(grid) < np.inf
+    labels = np.round(schedule.t(grid[finite]))
+    unique, counts = np.unique(labels, return_counts=True)
+    if len(unique) < len(labels):
         raise InputError(
-            f"{finite.sum()} grid values fall on {len(labels)} labels (label {labels[counts.argmax()]:g} twice): "
+            f"{len(labels)} grid values fall on {len(unique)} labels (label {unique[counts.argmax()]:g} twice): "
             "use fewer steps, or another grid"
         )
-    return np.concatenate([schedule.lam(t), grid[~finite]])
+    return np.concatenate([schedule.lam(labels), grid[~finite]])

@@ -73,12 +73,13 @@ class Mixture(nn.Module):
         return self._by_rows(self._velocity, x, lam, y).view_as(x)
 
     def log_density(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p_λ(x), natural logarithm, (batch,), for x (batch, *image) and lam (batch,)."""
+        """log p_λ(x), or log p_λ(x | y), natural logarithm, (batch,), for x (batch, *image) and lam (batch,)."""
 
         def density(x: Tensor, lam: Tensor, mask: Tensor) -> Tensor:
             alpha = ALPHA[self.path](lam)
             log_weight = self._components(x / alpha[:, None], lam, mask).log_weight
-            return torch.logsumexp(log_weight, 1, keepdim=True) - x.shape[1] * alpha.log()[:, None]
+            joint = torch.logsumexp(log_weight, 1, keepdim=True) - x.shape[1] * alpha.log()[:, None]
+            return joint - torch.logsumexp(mask + self.log_pi, 1, keepdim=True)
 
         return self._by_rows(density, x, lam, y).squeeze(1)
 
@@ -86,6 +87,8 @@ class Mixture(nn.Module):
         """n exact samples of the data distribution, or of class y, (n, *image)."""
         generator = torch.Generator().manual_seed(seed)
         pi = self.log_pi.exp().cpu() * (torch.ones(()) if y is None else self.label.cpu() == y)
+        if not pi.any():
+            raise InputError(f"label {y} is out of range: this mixture knows 0 to {int(self.label.max())}")
         k = torch.multinomial(pi, n, replacement=True, generator=generator).to(self.mean.device)
 
         def normal(*shape: int) -> Tensor:
@@ -141,6 +144,11 @@ def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10
     k-means starts it. Returns the float32 tensors of a Mixture. Data without labels is one class.
     """
     images = to_tensor(data.pixels).flatten(1).double().numpy()
+    if per_class < 1 or iterations < 1 or not 0 < rank < images.shape[1]:
+        raise InputError(
+            f"a fit needs at least 1 component a class, 1 iteration and 0 < rank < {images.shape[1]} pixels, "
+            f"not {per_class}, {iterations} and {rank}"
+        )
     labels = data.labels if data.labels is not None else np.zeros(len(images), np.int64)
     parts = []
     for label in np.unique(labels):

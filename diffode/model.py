@@ -54,6 +54,8 @@ class EpsModel:
     ) -> None:
         if clock not in ("t", "label", "lam"):
             raise InputError(f"unknown clock {clock!r}: expected t, label or lam")
+        if clock == "label" and schedule.knots is None:
+            raise InputError(f"the clock of {schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
         self.network = network.eval() if isinstance(network, torch.nn.Module) else network
         self.schedule = schedule
         self.predicts = prediction.check(predicts)
@@ -72,8 +74,11 @@ class EpsModel:
         return self._with(condition={**self.condition, **condition})
 
     def labelled(self, y: Tensor | Sequence[int]) -> EpsModel:
-        """This model conditioned on class labels y, int64 (batch,); InputError for a label out of range."""
-        y = torch.as_tensor(y, dtype=torch.int64)
+        """This model conditioned on class labels y, integers (batch,); InputError for a label out of range."""
+        y = torch.as_tensor(y)
+        if y.is_floating_point() or y.ndim != 1:
+            raise InputError(f"labels are whole numbers, one a sample, not {y.dtype} {tuple(y.shape)}")
+        y = y.long()
         if self.classes and not bool(((y >= 0) & (y < self.classes)).all()):
             wrong = int(y[(y < 0) | (y >= self.classes)][0])
             raise InputError(f"label {wrong} is out of range: this model knows 0 to {self.classes - 1}")
@@ -90,13 +95,15 @@ class EpsModel:
 
     def clipped(self, bound: float = 1.0) -> EpsModel:
         """This model with x̂0 clipped to [−bound, bound]."""
+        if not bound > 0:
+            raise InputError(f"x̂0 can be clipped to a positive bound only, not {bound}")
         return self._with(hooks=(*self.hooks, lambda x0: x0.clamp(-bound, bound)))
 
     def thresholded(self, quantile: float = 0.995, bound: float = 1.0) -> EpsModel:
         """This model with dynamic thresholding (Saharia et al., 2022): with s the quantile of |x̂0| of a sample, at least
         `bound`, x̂0 is clipped to [−s, s] and scaled by bound/s."""
-        if not 0 < quantile <= 1:
-            raise InputError(f"the quantile of dynamic thresholding must be above 0 and at most 1, not {quantile:g}")
+        if not (0 < quantile <= 1 and bound > 0):
+            raise InputError(f"dynamic thresholding takes 0 < quantile ≤ 1 and bound > 0, not {quantile} and {bound}")
 
         def threshold(x0: Tensor) -> Tensor:
             s = torch.quantile(x0.flatten(1).abs(), quantile, dim=1).clamp(min=bound)
@@ -107,6 +114,8 @@ class EpsModel:
 
     def autocasted(self, dtype: torch.dtype) -> EpsModel:
         """This model with its network, and nothing else, autocast to bfloat16 or float16."""
+        if dtype not in (torch.bfloat16, torch.float16):
+            raise InputError(f"a network is autocast to bfloat16 or float16, not to {dtype}")
         return self._with(autocast=dtype)
 
     def watched(self, watch: Watch) -> EpsModel:
@@ -114,7 +123,7 @@ class EpsModel:
         return self._with(watches=(*self.watches, watch))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> EpsModel:
-        """Move the network, if it is a module, to a device (and floating dtype)."""
+        """Move the network itself, if it is a module, to a device (and floating dtype); returns this model."""
         if isinstance(self.network, torch.nn.Module):
             self.network.to(device=device, dtype=dtype)
         return self
@@ -130,7 +139,7 @@ class EpsModel:
         """
         schedule, batch = self.schedule, len(like)
         clocks = self._clocks(lams, like)
-        target = "data" if self.hooks else predicts
+        target = "data" if self.hooks else prediction.check(predicts)
         ends = [(float(schedule.alpha(lam)), float(schedule.sigma(lam))) for lam in lams]
         direct = [prediction.convert(self.predicts, target, *end) for end in ends]
         after = [prediction.convert(target, predicts, *end) for end in ends]
@@ -142,6 +151,8 @@ class EpsModel:
             self.calls += 1
             with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
                 m = self.network(x, clocks[i], **condition)
+            if not isinstance(m, Tensor):
+                raise InputError(f"the network returned a {type(m).__name__}: wrap it, as in lambda x, t: unet(x, t).sample")
             if m.shape != x.shape:
                 raise InputError(
                     f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
@@ -154,11 +165,18 @@ class EpsModel:
             m = (torch.empty_like(x) if out is None else out).copy_(call(x, i, condition))
             if weight != 1:
                 m.mul_(weight).add_(call(x, i, null), alpha=1 - weight)
-            _combine(m, x, direct[i])
+            a, b = direct[i]
+            if b != 1:
+                m.mul_(b)
+            if a != 0:
+                m.add_(x, alpha=a)
             if self.hooks:
-                for hook in self.hooks:
-                    m.copy_(hook(m))
-                _combine(m, x, after[i])
+                x0 = m
+                for hook in self.hooks:  # not in place: a gradient may need what a hook was given
+                    x0 = hook(x0)
+                a, b = after[i]
+                x0 = x0 * b + x * a
+                m = x0 if out is None else out.copy_(x0)
             for watch in self.watches:
                 watch(self.nfe, lams[i], m)
             return m
@@ -183,15 +201,6 @@ class EpsModel:
         other = copy.copy(self)
         other.__dict__.update(changes, nfe=0, calls=0)
         return other
-
-
-def _combine(m: Tensor, x: Tensor, pair: tuple[float, float]) -> None:
-    """m <- a x + b m, in place."""
-    a, b = pair
-    if b != 1:
-        m.mul_(b)
-    if a != 0:
-        m.add_(x, alpha=a)
 
 
 def _on(device: torch.device, condition: dict[str, Any], batch: int) -> dict[str, Any]:

@@ -39,6 +39,10 @@ def convert(native: str, wanted: str, alpha: float, sigma: float) -> tuple[float
         return 0.0, 1.0
     p0, p1 = PREDICTIONS[native](alpha, sigma)
     q0, q1 = PREDICTIONS[wanted](alpha, sigma)
+    if p0 * q1 == p1 * q0:  # one is a multiple of the other, as are noise and score
+        scale = q1 / p1 if p1 else q0 / p0
+        if np.isfinite(scale):
+            return 0.0, scale
     det = alpha * p1 - sigma * p0
     if det == 0 or not np.isfinite([det, q0, q1]).all():
         raise InputError(

@@ -15,6 +15,7 @@ The *clock* maps λ to the t that a network is called with, and back. All of it 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,13 @@ class Schedule:
     knots: Array | None = None
     options: tuple[tuple[str, object], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.lam_min < self.lam_max:
+            raise InputError(
+                f"{self.name}: λ must grow from the noisy end of the clock, {self.t_noisy:g}, to the clean one, {self.t_clean:g}, "
+                f"where it is {self.lam_min:g} and {self.lam_max:g}"
+            )
+
     @property
     def lam_min(self) -> float:
         return float(self.lam(self.t_noisy))
@@ -88,9 +96,11 @@ class Schedule:
         low, high = sorted((self.t_noisy, self.t_clean))
         if not np.all((t >= low) & (t <= high)):
             raise InputError(
-                f"t = {_outside(t, low, high):.6g} is outside the clock of {self.name}, which runs from {low:g} to {high:g}"
+                f"t = {_outside(t, low, high):.15g} is outside the clock of {self.name}, "
+                f"which runs from {low:.15g} to {high:.15g}"
             )
-        return self.to_lam(t)
+        with np.errstate(divide="ignore"):  # α = 0 or σ = 0 at an end is λ = ∓∞
+            return np.asarray(self.to_lam(t))
 
     def t(self, lam: ArrayLike) -> Array:
         """t(λ), the clock of the network; InputError outside [lam_min, lam_max] beyond rounding (1e-9)."""
@@ -233,7 +243,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def make(name: str, **options: float) -> Schedule:
-    """The schedule of that name; InputError that lists the known ones."""
+    """The schedule of that name; InputError for an unknown name or option, with the known ones."""
     if name not in SCHEDULES:
         raise InputError(f"unknown schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
+    known = inspect.signature(SCHEDULES[name]).parameters
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(f"the schedule {name} has no option {unknown[0]!r}: it has {', '.join(known)}")
     return SCHEDULES[name](**options)

@@ -81,7 +81,7 @@ def choose_grid(
     if nfe is not None and steps is not None:
         raise InputError("give either nfe or steps, not both")
     if not isinstance(grid, str):
-        steps = len(grid) - 1 + (denoise and grid[-1] != np.inf) if steps is None else steps
+        steps = len(grid) - 1 + (denoise and np.inf not in grid) if steps is None else steps
         lams = grids.make(grid, schedule, steps, denoise=denoise)
         if nfe is not None and (spent := entry.nfe(lams, schedule, **options)) != nfe:
             raise InputError(f"{entry.name} spends {spent} evaluations on the grid given, not {nfe}: leave --nfe out")

@@ -101,7 +101,7 @@ def test_eps_is_the_score(toy, path):
 
 def test_eps_of_the_shipped_mixture_is_the_score(mixture64):
     for lam in (-4.0, 0.0, 2.0, 4.0):
-        alpha, sigma = coefficients("vp", lam)
+        sigma = coefficients("vp", lam)[1]
         x = diffused(mixture64.network, "vp", lam, 4).requires_grad_()
         (score,) = torch.autograd.grad(mixture64.network.log_density(x, at(lam, x)).sum(), x)
         with torch.no_grad():
@@ -292,6 +292,21 @@ def test_fit_keeps_the_moments_of_the_data(small):
         assert abs(pi @ tensors["mean"] / share - mine.mean(0)).max() < 1e-5
         traces = tensors["along"].sum(1) + 196 * tensors["floor"] + tensors["mean"].square().sum(1)
         assert abs(pi @ traces / share - mine.square().sum(1).mean()) < 1e-3  # of about 100
+
+
+def test_fit_finds_what_is_far_apart():
+    rng = np.random.default_rng(0)
+    pixels = np.concatenate([rng.integers(low, low + 30, (n, 6, 6, 1)) for low, n in ((20, 90), (200, 60))]).astype(np.uint8)
+    tensors = fit(data.ImageSet("two", pixels), per_class=2, rank=2, iterations=3)
+    x = data.to_tensor(pixels).flatten(1).double()
+    for k, group in zip(tensors["mean"].mean(1).argsort(), (x[:90], x[90:]), strict=True):
+        assert abs(tensors["mean"][k] - group.mean(0)).max() < 1e-6  # float32; no image is in doubt
+        assert abs(tensors["log_pi"][k].exp() - len(group) / 150) < 1e-6
+        spectrum = torch.linalg.eigvalsh(torch.cov(group.T, correction=0)).flip(0)
+        expected = torch.cat([spectrum[:2], spectrum[2:].mean()[None]])  # Tipping and Bishop (1999), Eqs. 7 and 8
+        floor = tensors["floor"][k]
+        found = torch.cat([tensors["along"][k].sort(descending=True).values + floor, floor[None]])
+        assert abs(found - expected).max() < 1e-6
 
 
 def test_fit_without_labels(small):

@@ -241,8 +241,10 @@ def test_wrong_output_shape(result):
 # Clocks
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_t_clock_is_fractional(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+)
+def test_the_t_clock_is_fractional(dtype, expected):
     seen, schedule = [], schedules.ddpm_linear()
     model = EpsModel(recorder(seen), schedule)
     lams = schedule.lam([999.0, 700.25, 0.5, 0.0])
@@ -252,8 +254,8 @@ def test_the_t_clock_is_fractional(dtype):
         evaluate(x, i)
     for (_, clock, _), t in zip(seen, (999.0, 700.25, 0.5, 0.0), strict=True):
         assert clock.shape == (3,)
-        assert clock.dtype == dtype
-        assert abs(clock - t).max() < (1e-4 if dtype == torch.float32 else 1e-9)  # 999 has an ulp of 6e-5 in float32
+        assert clock.dtype == expected  # never coarser than float32, in which labels up to 2^24 are whole
+        assert abs(clock - t).max() < (1e-4 if expected == torch.float32 else 1e-9)  # 999 has an ulp of 6e-5 in float32
 
 
 def test_the_label_clock_is_whole():
@@ -320,7 +322,7 @@ def test_autocast_is_for_the_network_alone():
     x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     exact = EpsModel(network, schedules.flow())(x, 0.0)
     assert network.made.dtype == torch.float32
-    half = EpsModel(network, schedules.flow(), autocast=torch.bfloat16)(x, 0.0)
+    half = EpsModel(network, schedules.flow()).autocasted(torch.bfloat16)(x, 0.0)
     assert network.made.dtype == torch.bfloat16
     assert network.seen[0].dtype == network.seen[1].dtype == half.dtype == torch.float32
     assert 0 < abs(half - exact).max() < 0.05  # bfloat16 keeps 8 bits
@@ -383,13 +385,14 @@ def derivations(model):
         "conditioned": model.conditioned(y=torch.tensor([0, 1])),
         "labelled": model.labelled([0, 1]),
         "guided": model.guided(2.0),
+        "autocasted": model.autocasted(torch.bfloat16),
         "clipped": model.clipped(),
         "thresholded": model.thresholded(),
         "watched": model.watched(lambda *_: None),
     }
 
 
-@pytest.mark.parametrize("name", ["conditioned", "labelled", "guided", "clipped", "thresholded", "watched"])
+@pytest.mark.parametrize("name", ["conditioned", "labelled", "guided", "autocasted", "clipped", "thresholded", "watched"])
 def test_counters_are_not_shared(toy, name):
     model = toy()
     x = state(model, 0.0, batch=2)
