@@ -3,11 +3,16 @@ so that --help does not wait for torch."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+__version__ = "0.1.0"
+MOST_IMAGES = 10_000_000
 
 
 class Commands(click.Group):
@@ -16,6 +21,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: the same command goes on where it was.", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise click.UsageError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}") from error
         except ValueError as error:
@@ -32,15 +42,16 @@ class Numbers(click.ParamType):
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            numbers: list[int] = []
-            for part in str(value).split(","):
-                first, _, last = part.partition("-")
-                numbers += range(int(first), int(last or first) + 1)
-        except ValueError:
-            numbers = []
-        if not numbers or len(set(numbers)) < len(numbers):
-            self.fail(f"{value!r} is not a list of different whole numbers and ranges, as 7 or 1,2,5 or 0-49999", param, ctx)
+        match = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in str(value).split(",")]
+        ranges = [range(int(m[1]), int(m[2] or m[1]) + 1) for m in match if m]
+        count = sum(len(part) if part else 1 for part in ranges)
+        if len(ranges) < len(match) or not all(ranges):
+            self.fail(f"{value!r} is not a list of whole numbers and ranges, as 7 or 1,2,5 or 0-49999", param, ctx)
+        if count > MOST_IMAGES:
+            self.fail(f"{value!r} is {count} numbers, more than the {MOST_IMAGES} that one command takes", param, ctx)
+        numbers = [number for part in ranges for number in part]
+        if len(set(numbers)) < count:
+            self.fail(f"{value!r} is not a list of different whole numbers: it names one twice", param, ctx)
         return numbers
 
 
@@ -78,13 +89,18 @@ def budget(command: Any) -> Any:
     return command
 
 
+def typed() -> str:
+    """The command as it can be typed again."""
+    return shlex.join(["python", "cli.py", *(word for word in sys.argv[1:] if word != "--resume")])
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The solver options that were typed."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="diffode")
+@click.version_option(__version__, prog_name="diffode")
 def main() -> None:
     """Sample diffusion models by integrating their probability-flow ODE in log-SNR time."""
 
@@ -122,6 +138,8 @@ def sample(**o: Any) -> None:
     from diffode import pretrained
     from experiments import generate
 
+    if (o["n"] or 0) > MOST_IMAGES:
+        raise click.UsageError(f"--n {o['n']} is more than the {MOST_IMAGES} images that one command takes")
     if o["n"] and o["seeds"] and o["n"] != len(o["seeds"]):
         raise click.UsageError(f"--n {o['n']} and --seeds ({len(o['seeds'])} of them) disagree: leave one out")
     seeds = o["seeds"] or list(range(o["n"] or 64))
@@ -147,9 +165,7 @@ def sample(**o: Any) -> None:
             bar.set_postfix_str(f"λ = {lam:+.2f}", refresh=False)
             bar.update(done - bar.n)
 
-        report = generate.generate(
-            job, loaded, out, overwrite=o["overwrite"], command=" ".join(["python cli.py", *sys.argv[1:]]), watch=watch
-        )
+        report = generate.generate(job, loaded, out, overwrite=o["overwrite"], command=typed(), watch=watch)
     calls = f" ({report.calls:g} network calls)" if report.calls != report.nfe else ""
     click.echo(f"{o['solver']}: {len(seeds)} images, {report.nfe:g} NFE{calls} an image, {report.seconds:.1f} s, {out}")
 
@@ -220,8 +236,7 @@ def train(**o: Any) -> None:
     """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
     from experiments import train as run
 
-    command = " ".join(["python cli.py", *(arg for arg in sys.argv[1:] if arg != "--resume")])
-    run.train(command=command, **o)
+    run.train(command=typed(), **o)
 
 
 if __name__ == "__main__":

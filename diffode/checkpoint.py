@@ -23,12 +23,12 @@ Card = dict[str, Any]
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     """Write tensors and card as one safetensors file, atomically."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as part:
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            part,
-            {"diffode": json.dumps(card, ensure_ascii=False)},
-        )
+        try:
+            save_file(whole, part, {"diffode": json.dumps(card, ensure_ascii=False)})
+        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            raise OSError(None, str(error), str(path)) from error
 
 
 def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
@@ -36,6 +36,8 @@ def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
+    with open(path, "rb"):  # a file that may not be read says so itself
+        pass
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {}).get("diffode", "null"))
@@ -44,7 +46,7 @@ def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
         raise InputError(
             f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles"
         ) from error
-    if not isinstance(card, dict) or "kind" not in card:
+    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
         raise InputError(
             f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what "
             "their tensors mean"

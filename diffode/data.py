@@ -7,16 +7,19 @@ Images are uint8, (n, height, width, channels), as the field's evaluators read t
 from __future__ import annotations
 
 import gzip
+import hashlib
+import math
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from diffode.errors import InputError
@@ -25,6 +28,8 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's pack
 FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 PACKAGED = Path(__file__).with_name("subset") / "fashion_mnist_test_1000.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
+MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+MOST_CLASSES = 100_000  # more is a mistake in the labels
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,29 @@ class ImageSet:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] not in (1, 3) or not len(self.pixels):
+        n, what = len(self.pixels), f"{self.pixels.dtype} {self.pixels.shape}"
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or 0 in self.pixels.shape or self.pixels.shape[3] not in (1, 3):
+            raise InputError(f"{self.name}: expected uint8 images, (n, height, width, 1 or 3), at least one, not {what}")
+        if self.labels is None:
+            return
+        if self.labels.shape != (n,) or self.labels.dtype.kind not in "iu":
             raise InputError(
-                f"{self.name}: expected at least one uint8 image, (n, height, width, 1 or 3), not "
-                f"{self.pixels.dtype} {self.pixels.shape}"
+                f"{self.name}: expected {n} labels, whole numbers, one an image, not {self.labels.dtype} {self.labels.shape}"
             )
-        if self.labels is not None and (self.labels.shape != (len(self.pixels),) or self.labels.min() < 0):
-            raise InputError(f"{self.name}: expected {len(self.pixels)} labels, 0 or larger, one for each image")
+        if self.labels.min() < 0 or self.labels.max() >= (len(self.classes) or MOST_CLASSES):
+            most = len(self.classes) or MOST_CLASSES
+            raise InputError(f"{self.name}: expected labels 0 to {most - 1}, not {self.labels.min()} to {self.labels.max()}")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """A name for each label that is known of: the classes, or else the numbers; () without labels."""
+        return self.classes or tuple(map(str, range(int(self.labels.max()) + 1 if self.labels is not None else 0)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data: name, number of images, and a digest of pixels and labels."""
+        digest = hashlib.sha256(self.pixels.tobytes() + (b"" if self.labels is None else self.labels.astype(np.int64).tobytes()))
+        return {"name": self.name, "images": len(self.pixels), "sha256": digest.hexdigest()}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,6 +112,8 @@ def packaged() -> ImageSet:
 
 
 def _load_idx(folder: Path, split: str) -> ImageSet:
+    if split not in ("train", "test"):
+        raise InputError(f"Fashion-MNIST has a train and a test split, not {split!r}")
     prefix = {"train": "train", "test": "t10k"}[split]
     pixels, labels = (_read_idx(folder, f"{prefix}-{what}-ubyte") for what in ("images-idx3", "labels-idx1"))
     if pixels.ndim != 3 or labels.ndim != 1:
@@ -107,19 +130,19 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.exists()), None)
     if path is None:
         raise InputError(
-            f"{folder} has no {name}.gz (nor {name}): the four idx files of Fashion-MNIST belong together; "
-            "`apt-get install dataset-fashion-mnist` brings them"
+            f"{folder} has no {name}.gz (nor {name}): `apt-get install dataset-fashion-mnist` brings all four idx files, "
+            "and --data-dir names another folder that holds them"
         )
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
         zero, kind, axes = struct.unpack(">HBB", raw[:4])
         sizes = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-        if zero or kind != 8 or len(raw) != 4 + 4 * axes + int(np.prod(sizes)):
-            raise ValueError(f"{len(raw)} bytes do not make {sizes}")
+        if zero or kind != 8 or len(raw) != 4 + 4 * axes + math.prod(sizes):
+            raise ValueError(f"{len(raw)} bytes do not make {axes} axes of {sizes}")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes).copy()
     except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
         raise InputError(f"{path} is truncated or not an idx file ({error}): fetch it again") from error
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes).copy()
 
 
 def _load_images(folder: Path, files: list[Path]) -> ImageSet:
@@ -127,8 +150,10 @@ def _load_images(folder: Path, files: list[Path]) -> ImageSet:
     for file in files:
         try:
             with Image.open(file) as image:
-                array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-        except (OSError, SyntaxError, UnidentifiedImageError) as error:
+                if image.mode not in MODES:
+                    raise OSError(f"its mode is {image.mode}, which is not 8 bits a channel")
+                array = np.asarray(image.convert(MODES[image.mode]))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"{file} is truncated or not an image ({error}): mend or remove it") from error
         pixels.append(array.reshape(*array.shape[:2], -1))
         if pixels[-1].shape != pixels[0].shape:
@@ -146,7 +171,7 @@ def _load_npz(path: Path) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pixels = arrays["arr_0"]
-            labels = arrays["arr_1"].astype(np.int64) if "arr_1" in arrays else None
+            labels = arrays.get("arr_1")
             classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
     except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
         raise InputError(f"{path} is not an .npz with uint8 images in arr_0 (and labels in arr_1): {error}") from error

@@ -1,13 +1,17 @@
-"""Files that are whole or absent: written under a temporary name beside their place and moved there when complete."""
+"""Files that are whole or absent, written by one run at a time: under a temporary name beside their place, then moved there."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import filelock
+
+from diffode.errors import InputError
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to read it is to set it
@@ -25,11 +29,45 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(part, 0o666 & ~UMASK)  # some writers make private files
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically."""
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as UTF-8 JSON, atomically: a key a line, and each value on its key's line however long it is."""
+    lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
     with atomic(path) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+@contextmanager
+def folder_for(out: Path) -> Iterator[None]:
+    """Make the folder that `out` is to stand in; take it away again if it was made here and is empty in the end."""
+    made = not out.parent.exists()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{out} cannot be: there is a file where a folder is needed; give --out another name") from error
+    try:
+        yield
+    finally:
+        if made and not any(out.parent.iterdir()):
+            out.parent.rmdir()
+
+
+@contextmanager
+def alone(lock: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file against a second run; InputError if another holds it."""
+    file = filelock.FileLock(lock)
+    try:
+        file.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"another run is {doing}: wait for it, or give --out another name") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.release()

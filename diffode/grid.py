@@ -14,6 +14,8 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 
+MOST_STEPS = 100_000
+
 
 def logsnr(schedule: Schedule, steps: int) -> Array:
     """Equal steps in λ (DPM-Solver; Lu et al., 2022)."""
@@ -46,21 +48,23 @@ GRIDS: dict[str, Callable[[Schedule, int], Array]] = {
 }
 
 
-def make(grid: str | Sequence[float], schedule: Schedule, steps: int, *, denoise: bool = False) -> Array:
-    """The grid of `steps` steps by name, or the given λ themselves (then `steps` must be their number less one).
+def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = None, *, denoise: bool = False) -> Array:
+    """The grid of `steps` steps by name; or the given λ themselves, whose number less one `steps` must be if it is given.
 
-    denoise: end with the step to λ = +∞. InputError for an unknown name, a wrong number of steps or values out of order.
+    denoise: end with the step to λ = +∞. InputError for an unknown name, a wrong number of steps, or values out of order or
+    outside the schedule.
     """
-    if steps < 1 or steps != int(steps):
-        raise InputError(f"a grid needs at least 1 step, a whole number of them, not {steps}")
     if not isinstance(grid, str):
         values = check([*grid, np.inf] if denoise and np.inf not in grid else grid)
-        if len(values) != steps + 1:
+        schedule.t(values[values < np.inf])
+        if steps is not None and len(values) != steps + 1:
             raise InputError(
                 f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe out, "
                 f"or give {steps + 1} values of λ"
             )
         return values
+    if steps is None or not 1 <= steps <= MOST_STEPS or steps != int(steps):
+        raise InputError(f"a grid needs at least 1 step and at most {MOST_STEPS}, a whole number of them, not {steps}")
     if grid not in GRIDS:
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
     finite = steps - denoise

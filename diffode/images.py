@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 
 def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
-    """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to at most `width`."""
+    """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to about `width`."""
     n, _, w, c = pixels.shape
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
@@ -52,12 +52,10 @@ def save_npz(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[n
 
 def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
     """A folder of PNGs named by seed, with six digits or more. It replaces a folder that holds such images and nothing else."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists() and not all(file.suffix == ".png" and file.stem.isdigit() for file in path.iterdir()):
-        raise InputError(
-            f"{path} holds other files than images named by seed: diffode replaces no such folder; give --out another name"
-        )
+    path = Path(os.path.realpath(path))
+    check_place(path)
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         for seed, image in zip(seeds, pixels, strict=True):
@@ -80,8 +78,19 @@ WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, 
 
 def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int64] | None], None]:
     """The function that writes what the suffix of `path` asks for; InputError for a suffix that means nothing here."""
-    if path.suffix not in WRITERS:
-        raise InputError(
-            f"{path} ends in {path.suffix!r}: expected .png (a grid), .npz, or a folder, without a suffix (a PNG an image)"
-        )
-    return WRITERS[path.suffix]
+    if not path.name or path.suffix.lower() not in WRITERS:
+        raise InputError(f"{str(path)!r} is no output: give --out a .png (a grid), an .npz, or a folder (a PNG a seed)")
+    return WRITERS[path.suffix.lower()]
+
+
+def check_place(path: Path) -> None:
+    """InputError if what stands at `path` could not be replaced: a folder for a file, or what is no folder of such PNGs."""
+    if path.suffix and path.is_dir():
+        raise InputError(f"{path} is a folder: give --out another name")
+    if not path.suffix and path.exists() and not _replaceable(path):
+        raise InputError(f"{path} holds other files than images named by seed, and is not replaced: give --out another name")
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether it is a folder of nothing but PNGs named by seed."""
+    return folder.is_dir() and all(f.is_file() and f.suffix == ".png" and f.stem.isdigit() for f in folder.iterdir())

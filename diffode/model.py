@@ -89,8 +89,8 @@ class EpsModel:
 
         The unconditional call leaves the condition out, or passes `null` instead. Weight 1 is the conditional model itself.
         """
-        if not np.isfinite(weight):
-            raise InputError(f"the guidance weight must be a finite number, not {weight}")
+        if not abs(weight) <= 1e6:
+            raise InputError(f"the guidance weight must be a finite number of moderate size, such as 2, not {weight}")
         return self._with(guidance=None if weight == 1 else (float(weight), null))
 
     def clipped(self, bound: float = 1.0) -> EpsModel:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffode import checkpoint
+from diffode import checkpoint, schedule
 from diffode.errors import InputError
 from diffode.mixture import Mixture
 from diffode.model import EpsModel
-from diffode.schedule import SCHEDULES
+from diffode.schedule import Schedule
 from diffode.unet import UNet, UNetConfig
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -51,26 +51,28 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     if card["kind"] not in NETWORKS:
         raise InputError(f"{path} holds a {card['kind']!r}, which cannot be sampled from; expected {' or '.join(NETWORKS)}")
     try:
-        network = NETWORKS[card["kind"]](tensors, card, dtype)
-        schedule = SCHEDULES[card["schedule"]["name"]](**card["schedule"]["options"])
-        classes = tuple(card["classes"])
-        model = EpsModel(network, schedule, card["predicts"], clock=card["clock"], classes=len(classes))
-        image = tuple(card["image"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} does not hold what its card says ({type(error).__name__}: {error}): it is incomplete, or of another version"
-        ) from error
+        noise_schedule = schedule.make(card["schedule"]["name"], **card["schedule"]["options"])
+        network = NETWORKS[card["kind"]](tensors, card, noise_schedule, dtype)
+        classes, image = tuple(card["classes"]), tuple(card["image"])
+        if len(image) != 3 or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"image {image}, classes {classes}")
+        model = EpsModel(network, noise_schedule, card["predicts"], clock=card["clock"], classes=len(classes))
+        whole = model.labelled([len(classes) - 1]) if classes else model
+        whole(torch.zeros(1, *image, dtype=dtype), noise_schedule.lam_max)  # that the shapes and the labels fit
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        raise InputError(f"{path} does not hold what its card says ({why}): it is incomplete, or of another version") from error
     return Pretrained(model, image, classes, card, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _unet(tensors: dict[str, Tensor], card: checkpoint.Card, dtype: torch.dtype) -> nn.Module:
+def _unet(tensors: dict[str, Tensor], card: checkpoint.Card, noise_schedule: Schedule, dtype: torch.dtype) -> nn.Module:
     network = UNet(UNetConfig(**card["config"]))
     network.load_state_dict(tensors)
     return network.to(dtype).requires_grad_(False)
 
 
-def _mixture(tensors: dict[str, Tensor], card: checkpoint.Card, dtype: torch.dtype) -> nn.Module:
-    return Mixture(tensors, card["image"], dtype=dtype)
+def _mixture(tensors: dict[str, Tensor], card: checkpoint.Card, noise_schedule: Schedule, dtype: torch.dtype) -> nn.Module:
+    return Mixture(tensors, card["image"], noise_schedule.path.name, dtype)
 
 
 NETWORKS = {"unet": _unet, "mixture": _mixture}

@@ -70,8 +70,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.lam_min < self.lam_max:
             raise InputError(
-                f"{self.name}: λ must grow from the noisy end of the clock, {self.t_noisy:g}, to the clean one, {self.t_clean:g}, "
-                f"where it is {self.lam_min:g} and {self.lam_max:g}"
+                f"{self.name}: λ must grow from the noisy end of its clock, t = {self.t_noisy:g}, to the clean one, "
+                f"t = {self.t_clean:g}, where it is {self.lam_min:g} and {self.lam_max:g}"
             )
 
     @property

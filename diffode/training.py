@@ -76,9 +76,8 @@ class Stream:
     def __init__(self, data: ImageSet, config: TrainConfig, schedule: Schedule) -> None:
         self.config, self.schedule = config, schedule
         self.images = to_tensor(data.pixels)
-        self.labels = (
-            torch.from_numpy(data.labels) if data.labels is not None else torch.full((len(self.images),), config.unet.classes)
-        )
+        labels = np.full(len(self.images), config.unet.classes) if data.labels is None else data.labels
+        self.labels = torch.from_numpy(labels.astype(np.int64))
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __call__(self, step: int) -> Batch:
@@ -207,12 +206,12 @@ class Trainer:
             "kind": "unet",
             "config": config.pop("unet"),
             "image": list(self.config.unet.image),
-            "classes": list(self.data.classes) or [str(label) for label in range(self.config.unet.classes)],
+            "classes": list(self.data.label_names),
             "schedule": {"name": self.schedule.name, "options": dict(self.schedule.options)},
             "predicts": self.config.predicts,
             "clock": "lam",
             "training": {key: value for key, value in config.items() if key not in ("schedule", "predicts")},
-            "data": {"name": self.data.name, "images": len(self.data.pixels)},
+            "data": self.data.identity,
             "images_seen": self.images,
             **more,
         }
@@ -226,7 +225,7 @@ class Trainer:
         card = {
             "kind": "training",
             "config": asdict(self.config),
-            "data": self.data.name,
+            "data": self.data.identity,
             "step": self.step,
             "log": self.log,
         }
@@ -237,7 +236,7 @@ class Trainer:
         tensors, card = checkpoint.read(path, "training")
         mine = checkpoint.as_json(asdict(self.config))
         differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (
-            card["data"] != self.data.name
+            card["data"] != self.data.identity
         )
         if differing:
             raise InputError(

@@ -38,14 +38,20 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for name in ("image", "multipliers", "attention"):  # a JSON card hands lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if (
+            min((self.patch, self.blocks, *self.multipliers, *self.image), default=0) < 1
+            or not self.multipliers
+            or self.classes < 0
+        ):
+            raise InputError(f"a U-Net needs patch, blocks, multipliers and image sides of at least 1, not {self}")
         step = self.patch * 2 ** (len(self.multipliers) - 1)
         if any(side % step for side in self.image[1:]):
             raise InputError(
                 f"a U-Net of patch {self.patch} and {len(self.multipliers)} levels needs image sides divisible by "
                 f"{step}, not {self.image[1:]}"
             )
-        if self.width % 16:
-            raise InputError(f"the width of a U-Net must be a multiple of 16 (its groups and heads), not {self.width}")
+        if self.width < 16 or self.width % 16:
+            raise InputError(f"the width of a U-Net must be a positive multiple of 16 (its groups and heads), not {self.width}")
 
 
 class Embedding(nn.Module):

@@ -28,11 +28,11 @@ def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations:
     card = {
         "kind": "mixture",
         "image": list(images.shape),
-        "classes": list(images.classes) or [str(label) for label in range(int(tensors["label"].max()) + 1)],
+        "classes": list(images.label_names),
         "schedule": {"name": "ddpm_linear", "options": {}},
         "predicts": "velocity",
         "clock": "lam",
-        "data": {"name": images.name, "images": len(images.pixels)},
+        "data": images.identity,
         "command": f"python -m experiments.fit_mixture --per-class {per_class} --rank {rank} --iterations "
         f"{iterations} --seed {seed}",
         "date": date.today().isoformat(),

@@ -19,14 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 
 from diffode import images, pretrained
 from diffode.data import to_pixels
 from diffode.errors import InputError
-from diffode.files import atomic, write_json
+from diffode.files import alone, atomic, folder_for, write_json
 from diffode.model import EpsModel
 from solvers import sample
 from solvers.registry import find
@@ -65,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """nfe and calls are those of one image; seconds are of sampling alone, of this run."""
+    """nfe and calls are those of one image; seconds are of sampling, in this run and those it went on from."""
 
     nfe: float
     calls: float
@@ -78,7 +77,11 @@ def choose_device(name: str) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, there in available.items() if there)
-    if not available.get(name.split(":")[0], False):
+    try:
+        known = available.get(torch.device(name).type, False)
+    except RuntimeError:
+        known = False
+    if not known:
         raise InputError(
             f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
         )
@@ -94,7 +97,7 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
         return None
     known = {name.lower(): label for label, name in enumerate(classes)} | {str(label): label for label in range(len(classes))}
     labels = []
-    for name in (wanted or ",".join(classes)).split(","):
+    for name in (",".join(classes) if wanted is None else wanted).split(","):
         if name.strip().lower() not in known:
             raise InputError(
                 f"label {name.strip()!r} is not known to this model: its labels are "
@@ -129,23 +132,24 @@ def generate(
     write = images.writer(out)
     card = out.with_name(out.name + ".json")
     _refuse_existing(out, card, overwrite)
+    images.check_place(out)
     starts = range(0, len(job.seeds), job.batch)
     with _workplace(out, job) as work:
         files = [work / f"{start}.npz" for start in starts]
         resumed = sum(file.exists() for file in files)
         model = prepare(loaded, job)
-        began = time.perf_counter()
         for start, file in zip(starts, files, strict=True):
             if not file.exists():
                 _one_batch(job, model, loaded.image, start, file, watch)
-        seconds = time.perf_counter() - began
         batches = [dict(np.load(file)) for file in files]
         pixels = np.concatenate([batch["pixels"] for batch in batches])
         nfe, calls = (float(np.mean([batch[name] for batch in batches])) for name in ("nfe", "calls"))
+        seconds = float(sum(batch["seconds"] for batch in batches))
         _refuse_existing(out, card, overwrite)
         labels = np.array(job.labels, np.int64) if job.labels is not None else None
-        write(out, pixels, job.seeds, labels)
-        write_json(card, _card(job, nfe, calls, seconds, command))
+        with atomic(card) as part:  # both are written before the first is moved
+            write_json(part, _card(job, nfe, calls, seconds, command))
+            write(out, pixels, job.seeds, labels)
     return Report(nfe, calls, seconds, resumed)
 
 
@@ -163,6 +167,7 @@ def _one_batch(
     if watch is not None:
         model = model.watched(lambda evaluation, lam, m: watch(start, lam))
     dtype = torch.float64 if job.dtype == "float64" else torch.float32
+    began = time.perf_counter()
     result = sample(
         model,
         shape=(stop - start, *image),
@@ -175,7 +180,8 @@ def _one_batch(
         **job.options,
     )
     with atomic(file) as part, open(part, "wb") as stream:
-        np.savez(stream, pixels=to_pixels(result.x), nfe=result.nfe, calls=result.calls)
+        seconds = time.perf_counter() - began
+        np.savez(stream, pixels=to_pixels(result.x), nfe=result.nfe, calls=result.calls, seconds=seconds)
 
 
 def _card(job: Job, nfe: float, calls: float, seconds: float, command: str) -> dict[str, Any]:
@@ -199,29 +205,22 @@ def _card(job: Job, nfe: float, calls: float, seconds: float, command: str) -> d
 
 def _refuse_existing(out: Path, card: Path, overwrite: bool) -> None:
     for path in (out, card):
-        if path.exists() and not overwrite:
+        if (path.exists() or path.is_symlink()) and not overwrite:
             raise InputError(f"{path} exists: give --out another name, or --overwrite")
 
 
 @contextmanager
 def _workplace(out: Path, job: Job) -> Iterator[Path]:
     """The hidden folder of a job's finished batches, locked against a second run; removed on success, or if it is empty."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.{job.digest}")
-    lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(f"another run is writing {out}: wait for it, or give --out another name") from None
-    try:
+    with folder_for(out), alone(out.with_name(f".{out.name}.lock"), f"writing {out}"):
+        work = out.with_name(f".{out.name}.{job.digest}")
         work.mkdir(exist_ok=True)
-        yield work
-        shutil.rmtree(work)
-    finally:
-        if work.exists() and not any(work.glob("*.npz")):
+        try:
+            yield work
             shutil.rmtree(work)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        finally:
+            if work.exists() and not any(work.glob("*.npz")):
+                shutil.rmtree(work)
 
 
 def make_job(
@@ -237,9 +236,11 @@ def make_job(
     **rest: Any,
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
+    if rest.get("guidance", 1) != 1 and rest["labels"] is None:
+        raise InputError(f"guidance of {rest['guidance']:g} needs labels to guide to: give --label, or a model that has them")
     entry, schedule = find(solver), loaded.model.schedule
     lams = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
-    finite = [float(lam) for lam in lams if np.isfinite(lam)]
+    finite = [float(lam) for lam in lams if lam < np.inf]
     return Job(
         model=model,
         sha256=loaded.sha256,

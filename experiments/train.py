@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import filelock
 from tqdm import tqdm
 
 from diffode import checkpoint, data, images
 from diffode.data import to_pixels
 from diffode.errors import InputError
-from diffode.files import atomic, write_json
+from diffode.files import alone, atomic, folder_for, write_json
 from diffode.model import EpsModel
 from diffode.training import TrainConfig, Trainer
 from diffode.training import train as advance
@@ -43,7 +42,7 @@ def train(
 ) -> None:
     """Train until `images` are seen, saving every `every` images; Ctrl-C saves and stops. Options are those of cli.py train."""
     trained_on = data.load(data_dir)
-    classes = int(trained_on.labels.max()) + 1 if trained_on.labels is not None else 0
+    classes = len(trained_on.label_names)
     shape = {name: options.pop(name) for name in ("width", "blocks", "patch")}
     unet = UNetConfig(trained_on.shape, classes, multipliers=_numbers(multipliers), attention=_numbers(attention), **shape)
     trainer = Trainer(TrainConfig(unet, **options), trained_on, choose_device(device))
@@ -53,7 +52,8 @@ def train(
     if resume:
         trainer.load(state)
     with (
-        _alone(out),
+        folder_for(out / "state"),
+        alone(out / ".lock", f"training in {out}"),
         _interrupts() as interrupted,
         tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar,
     ):
@@ -93,17 +93,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError:
         raise InputError(f"{text!r} is not a comma-separated list of whole numbers") from None
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the run's folder against a second run."""
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(out / ".lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise InputError(f"another run is training in {out}: wait for it, or give --out another name") from None
 
 
 @contextmanager

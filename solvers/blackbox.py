@@ -67,8 +67,8 @@ def integrate(
         raise InputError(f"{method.name} integrates over finite λ only: leave the step to λ = +∞ out (--no-denoise)")
     if x.device.type == "mps":
         raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or --device cpu")
-    if not (rtol > 0 and atol > 0):
-        raise InputError(f"rtol and atol must be positive, not {rtol:g} and {atol:g}")
+    if not (0 < rtol < np.inf and 0 < atol < np.inf):
+        raise InputError(f"rtol and atol must be positive and finite, not {rtol:g} and {atol:g}")
     f, nfe, calls, reached = drift(model), model.nfe, model.calls, float(grid[0])
 
     def func(lam: Tensor, x: Tensor) -> Tensor:

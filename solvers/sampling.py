@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffode import grid as grids
@@ -79,22 +78,23 @@ def choose_grid(
     InputError names the nearest numbers of evaluations if it cannot spend `nfe`.
     """
     if nfe is not None and steps is not None:
-        raise InputError("give either nfe or steps, not both")
+        raise InputError("give either nfe (--nfe) or steps (--steps), not both")
+    if nfe is not None and nfe > grids.MOST_STEPS:
+        raise InputError(f"{nfe} evaluations are more than the {grids.MOST_STEPS} that can be planned")
     if not isinstance(grid, str):
-        steps = len(grid) - 1 + (denoise and np.inf not in grid) if steps is None else steps
         lams = grids.make(grid, schedule, steps, denoise=denoise)
-        if nfe is not None and (spent := entry.nfe(lams, schedule, **options)) != nfe:
-            raise InputError(f"{entry.name} spends {spent} evaluations on the grid given, not {nfe}: leave --nfe out")
+        if nfe is not None and (exact := entry.nfe(lams, schedule, **options)) != nfe:
+            raise InputError(f"{entry.name} spends {exact} evaluations on the grid given, not {nfe}: leave --nfe out")
         return lams
 
-    def make(steps: int) -> Array:
-        return grids.make(grid, schedule, steps, denoise=denoise)
+    def spent(steps: int) -> int:
+        return entry.nfe(grids.make(grid, schedule, steps, denoise=denoise), schedule, **options)
 
     if steps is None and nfe is None:
         steps = math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
     elif nfe is not None:
-        steps = _steps_that_spend(nfe, entry.name, lambda steps: entry.nfe(make(steps), schedule, **options))
-    return make(steps or 0)
+        steps = _steps_that_spend(nfe, entry.name, spent)
+    return grids.make(grid, schedule, steps, denoise=denoise)
 
 
 def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:

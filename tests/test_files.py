@@ -83,7 +83,7 @@ def test_private_writers_make_files_of_ordinary_permissions(tmp_path):
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
 def test_permissions_follow_the_umask(tmp_path, mask):
-    code = f"import runpy; runpy.run_path({files.__file__!r})['write_json']({str(tmp_path / 'a.json')!r}, 1)"
+    code = f"import runpy; runpy.run_path({files.__file__!r})['write_json']({str(tmp_path / 'a.json')!r}, {{}})"
     subprocess.run([sys.executable, "-c", code], check=True, umask=mask)
     assert mode(tmp_path / "a.json") == 0o666 & ~mask
 

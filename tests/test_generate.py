@@ -25,7 +25,7 @@ def make(mixture):
     """make(**changes): a job of the mixture."""
 
     def job(solver="ddim", nfe=NFE, grid="logsnr", denoise=False, options=None, **rest):
-        rest = {"seeds": list(range(10)), "batch": 4, **rest}
+        rest = {"seeds": list(range(10)), "batch": 4, "guidance": 1.0, **rest}
         rest.setdefault("labels", choose_labels(None, mixture.classes, rest["seeds"]))
         budget = {"nfe": nfe, "steps": None, "grid": grid, "denoise": denoise}
         return generate.make_job(mixture, "mixture", solver, **budget, options=options or {}, **rest)
