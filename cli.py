@@ -13,6 +13,7 @@ import click
 
 __version__ = "0.1.0"
 MOST_IMAGES = 10_000_000
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}"
 
 
 class Commands(click.Group):
@@ -159,11 +160,12 @@ def sample(**o: Any) -> None:
     )
     name = f"{Path(o['model']).stem}-{o['solver']}" + (f"-{o['nfe'] or o['steps']}" if o["nfe"] or o["steps"] else "")
     out = o["out"] or Path("samples") / f"{name}.png"
-    with tqdm(total=len(seeds), unit="img", desc=o["solver"], disable=None, delay=1, leave=False) as bar:
+    with tqdm(total=1.0, desc=o["solver"], bar_format=BAR, miniters=0, delay=1, disable=None, leave=False) as bar:
 
         def watch(done: int, lam: float) -> None:
-            bar.set_postfix_str(f"λ = {lam:+.2f}", refresh=False)
-            bar.update(done - bar.n)
+            within = (lam - job.grid[0]) / (job.grid[-1] - job.grid[0] or 1)
+            bar.set_postfix_str(f"{done} images done, λ = {lam:+.2f}", refresh=False)
+            bar.update(max(0.0, (done + min(job.batch, len(seeds) - done) * within) / len(seeds) - bar.n))
 
         report = generate.generate(job, loaded, out, overwrite=o["overwrite"], command=typed(), watch=watch)
     calls = f" ({report.calls:g} network calls)" if report.calls != report.nfe else ""
