@@ -6,10 +6,9 @@
 error reaches ε̂ with the factor b of `prediction.convert` (for velocity, b = α), so γ = 1 hardly trains it where α is small;
 `gamma="native"` is γ = 1/b², the plain squared error of what the network predicts.
 
-A step is a pure function of the weights, the seed and its number: which images, t, noise and dropped labels it sees comes
-from generators made for that step. So a run that was killed goes on from its checkpoint with the same random stream, and
-ends with the same bits. The learning rate and the EMA need no horizon (lr ~ 1/√images, Karras et al., 2024; half-life 5 %
-of the images seen, Karras et al., 2022), so a finished run may be given more images and resumed, too.
+A step is a pure function of the weights, the seed and its number (stream.py), so a run that was killed goes on from its
+checkpoint and ends with the same bits. The learning rate and the EMA need no horizon (lr ~ 1/√images, Karras et al., 2024;
+half-life 5 % of the images seen, Karras et al., 2022), so a finished run may be given more images and resumed, too.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ import torch
 from torch import Tensor
 
 from diffode import checkpoint, prediction
-from diffode.data import ImageSet, to_tensor
+from diffode.data import ImageSet
 from diffode.errors import InputError
 from diffode.schedule import SCHEDULES, Schedule
+from diffode.stream import Batch, Stream
 from diffode.unet import UNet, UNetConfig
 
 GAMMAS = ("simple", "native")
@@ -60,61 +60,6 @@ class TrainConfig:
             )
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's x0 (batch, c, h, w), ε of the same shape, λ (batch,) in float64, and labels (batch,)."""
-
-    x0: Tensor
-    eps: Tensor
-    lam: np.ndarray
-    y: Tensor
-
-
-class Stream:
-    """The training examples of every step, each step from generators of its own: `stream(step)` is a pure function."""
-
-    def __init__(self, data: ImageSet, config: TrainConfig, schedule: Schedule) -> None:
-        self.config, self.schedule = config, schedule
-        self.images = to_tensor(data.pixels)
-        labels = np.full(len(self.images), config.unet.classes) if data.labels is None else data.labels
-        self.labels = torch.from_numpy(labels.astype(np.int64))
-        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))
-
-    def __call__(self, step: int) -> Batch:
-        config, n = self.config, len(self.images)
-        rng = np.random.default_rng([config.seed, step])
-        index = torch.from_numpy(
-            np.concatenate([self._permutation(e)[a:b] for e, a, b in _spans(step * config.batch, config.batch, n)])
-        )
-        # Stratified over the clock: each t uniform, the batch evenly spread (Kingma et al., 2021, section 7.4 of the appendix).
-        u = (rng.random() + rng.permutation(config.batch) / config.batch) % 1
-        if self.schedule.knots is not None:
-            lam = self.schedule.knots[(u * len(self.schedule.knots)).astype(int)]
-        else:
-            lam = self.schedule.lam(self.schedule.t_clean + u * (self.schedule.t_noisy - self.schedule.t_clean))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
-        x0 = self.images[index]
-        dropped = torch.from_numpy(rng.random(config.batch) < config.drop_label)
-        y = torch.where(dropped, config.unet.classes, self.labels[index])
-        return Batch(x0, torch.randn(x0.shape, generator=generator), lam, y)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, np.random.default_rng([self.config.seed, epoch, 1]).permutation(len(self.images))
-        return self._epoch[1]
-
-
-def _spans(start: int, count: int, n: int) -> list[tuple[int, int, int]]:
-    """(epoch, from, to) of `count` consecutive examples of an endless stream of epochs of n."""
-    spans = []
-    while count:
-        epoch, at = divmod(start, n)
-        take = min(count, n - at)
-        spans.append((epoch, at, at + take))
-        start, count = start + take, count - take
-    return spans
-
-
 def losses(network: torch.nn.Module, batch: Batch, schedule: Schedule, predicts: str) -> tuple[Tensor, Tensor]:
     """(‖ε_θ − ε‖², ‖m_θ − m‖²) a sample, means over its pixels, each (batch,); m is what the network predicts."""
     alpha, sigma = schedule.alpha(batch.lam), schedule.sigma(batch.lam)
@@ -145,7 +90,7 @@ class Trainer:
             )
         self.config, self.data, self.device = config, data, device
         self.schedule = SCHEDULES[config.schedule]()
-        self.stream = Stream(data, config, self.schedule)
+        self.stream = Stream(data, self.schedule, config.batch, config.seed, config.drop_label, no_label=config.unet.classes)
         torch.manual_seed(config.seed)  # the initial weights: torch's initialisers know no other generator
         self.network = UNet(config.unet).to(device)
         self.ema = UNet(config.unet).to(device).requires_grad_(False)
@@ -162,8 +107,7 @@ class Trainer:
     def advance(self) -> float:
         """One step of AdamW on the next batch, then of the EMA; the batch's L_simple."""
         config = self.config
-        batch = self.stream(self.step)
-        batch = Batch(batch.x0.to(self.device), batch.eps.to(self.device), batch.lam, batch.y.to(self.device))
+        batch = self.stream(self.step).to(self.device)
         seen = self.images + config.batch
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * min(1.0, seen / config.warmup) / max(1.0, seen / config.lr_images) ** 0.5
@@ -187,12 +131,9 @@ class Trainer:
     def validate(self, data: ImageSet) -> dict[str, float]:
         """L_simple and the native loss of the EMA weights on `data`, one fixed noise and t an image, in float32."""
         config = self.config
-        fixed = TrainConfig(
-            config.unet, config.schedule, config.predicts, batch=min(250, len(data.pixels)), drop_label=0.0, seed=2**31
-        )
-        stream = Stream(data, fixed, self.schedule)
-        batches = [stream(i) for i in range(len(data.pixels) // fixed.batch)]
-        batches = [Batch(b.x0.to(self.device), b.eps.to(self.device), b.lam, b.y.to(self.device)) for b in batches]
+        size = min(250, len(data.pixels))
+        stream = Stream(data, self.schedule, size, seed=2**31, drop_label=0.0, no_label=config.unet.classes)
+        batches = [stream(i).to(self.device) for i in range(len(data.pixels) // size)]
         pairs = [losses(self.ema, batch, self.schedule, config.predicts) for batch in batches]
         return {
             name: float(torch.cat(values).mean())

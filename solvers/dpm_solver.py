@@ -2,12 +2,10 @@
 
 In noise form the equation is d(x/α)/dλ = −e^(−λ) ε, in data form d(x/σ)/dλ = e^λ x̂0. Over a step of length h the exact
 weights of ε (or x̂0) are moments of e^(±τ), so a stage at λ_s + r h is a transfer whose weights are ratios of φ_k(±r h); see
-phi.py. A step of no finite length, from λ = −∞ or to λ = +∞, is of order 1.
+phi.py. Weights below are by evaluation within the step, 0 being the one at λ_s.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 
@@ -15,15 +13,12 @@ from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.phi import phi
 from solvers.plan import Plan
-from solvers.transfer import closed, ramp, stage, start
+from solvers.transfer import Rows, closed, ramp, single_steps, stage, start
 
 
 def dpm1(grid: Array, schedule: Schedule) -> Plan:
     """DPM-Solver-1 (Lu et al., 2022a, Eq. 3.7), which is DDIM. One evaluation a step."""
-    stages = [start(grid)]
-    for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
-        stages.append(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}))
-    return Plan("dpm1", schedule.path, "noise", closed(stages))
+    return single_steps("dpm1", grid, schedule, "noise", lambda h: [(1.0, {0: 1.0})])
 
 
 def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5) -> Plan:
@@ -33,17 +28,8 @@ def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5) -> Plan:
     """
     if not 0 < r1 <= 1:
         raise InputError(f"r1 of dpm2 must be above 0 and at most 1, not {r1:g}")
-    path, stages, e = schedule.path, [start(grid)], 0
-    for lam_s, lam_t in pairwise(grid):
-        h = lam_t - lam_s
-        if np.isinf(h):
-            stages.append(stage(path, "noise", lam_s, lam_t, {e: 1.0}))
-            e += 1
-            continue
-        stages.append(stage(path, "noise", lam_s, lam_s + r1 * h, {e: 1.0}, commit=False))
-        stages.append(stage(path, "noise", lam_s, lam_t, {e: 1 - 1 / (2 * r1), e + 1: 1 / (2 * r1)}))
-        e += 2
-    return Plan("dpm2", path, "noise", closed(stages))
+    b = 1 / (2 * r1)
+    return single_steps("dpm2", grid, schedule, "noise", lambda h: [(r1, {0: 1.0}), (1.0, {0: 1 - b, 1: b})])
 
 
 def dpm3(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3) -> Plan:
@@ -58,20 +44,13 @@ def dpm3(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 
     gamma = 0.0 if abs(r2 - 2 / 3) < 1e-6 else r2 * (2 - 3 * r2) / (r1 * (3 * r1 - 2)) if abs(r1 - 2 / 3) > 1e-3 else np.inf
     if np.isinf(gamma) or gamma * r1 + r2 == 0:
         raise InputError(f"dpm3 has no third-order formula for r1 = {r1:g} with r2 = {r2:g}: move r1, or take r2 = 2/3")
-    path, stages, e = schedule.path, [start(grid)], 0
-    for lam_s, lam_t in pairwise(grid):
-        h = lam_t - lam_s
-        if np.isinf(h):
-            stages.append(stage(path, "noise", lam_s, lam_t, {e: 1.0}))
-            e += 1
-            continue
+
+    def rows(h: float) -> Rows:
         a = (gamma * r1 * phi(2, r1 * h) + r2**2 / r1 * phi(2, r2 * h)) / (r2 * phi(1, r2 * h))
         b = phi(2, h) / phi(1, h) / (gamma * r1 + r2)
-        stages.append(stage(path, "noise", lam_s, lam_s + r1 * h, {e: 1.0}, commit=False))
-        stages.append(stage(path, "noise", lam_s, lam_s + r2 * h, {e: 1 - a, e + 1: a}, commit=False))
-        stages.append(stage(path, "noise", lam_s, lam_t, {e: 1 - (1 + gamma) * b, e + 1: gamma * b, e + 2: b}))
-        e += 3
-    return Plan("dpm3", path, "noise", closed(stages))
+        return [(r1, {0: 1.0}), (r2, {0: 1 - a, 1: a}), (1.0, {0: 1 - (1 + gamma) * b, 1: gamma * b, 2: b})]
+
+    return single_steps("dpm3", grid, schedule, "noise", rows)
 
 
 def dpmpp2m(grid: Array, schedule: Schedule) -> Plan:

@@ -1,4 +1,4 @@
-"""The transfer law, and the ramp: the only two policies that solvers share.
+"""The transfer law, single steps, and the ramp: what solvers share.
 
 A stage from s to t, for a prediction m = p0 x0 + p1 ε whose pair (p0, p1) does not depend on λ, is
 
@@ -12,14 +12,17 @@ The two equations say that a point mass stays a point mass: at x = α_s x0 + σ_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
 from diffode.errors import InputError
 from diffode.prediction import PREDICTIONS
-from diffode.schedule import Array, Path
-from solvers.plan import Stage
+from diffode.schedule import Array, Path, Schedule
+from solvers.plan import Plan, Stage
+
+Rows = list[tuple[float, dict[int, float]]]  # a stage at λ_s + r h: (r, evaluation of this step -> weight)
 
 
 def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: float = 0.0) -> tuple[float, float]:
@@ -61,6 +64,23 @@ def stage(
 def start(grid: Array) -> Stage:
     """The first stage of every plan: the given state, evaluated."""
     return Stage(float(grid[0]), 1.0)
+
+
+def single_steps(solver: str, grid: Array, schedule: Schedule, prediction: str, rows: Callable[[float], Rows]) -> Plan:
+    """The plan of a method that forgets: rows(h) gives the stages of a step of length h, the last of which commits.
+
+    A step from λ = −∞ or to λ = +∞ has no finite length, and is of order 1 whatever the method.
+    """
+    stages, made = [start(grid)], 0
+    for lam_s, lam_t in pairwise(grid):
+        h = lam_t - lam_s
+        table = rows(h) if np.isfinite(h) else [(1.0, {0: 1.0})]
+        for i, (r, weights) in enumerate(table, 1):
+            lam = lam_t if r == 1 else lam_s + r * h
+            absolute = {made + j: w for j, w in weights.items()}
+            stages.append(stage(schedule.path, prediction, lam_s, lam, absolute, commit=i == len(table)))
+        made += len(table)
+    return Plan(solver, schedule.path, prediction, closed(stages))
 
 
 def closed(stages: list[Stage]) -> tuple[Stage, ...]:

@@ -35,7 +35,7 @@ def test_the_solver_of_contributing_is_dpm2(mixture64):
     scope = {}
     (code,) = snippets("CONTRIBUTING.md")
     exec(code, scope)
-    assert len(code.split("def ")[1].splitlines()) <= 10
+    assert len(code.splitlines()) <= 10
     schedule = schedules.ddpm_linear()
     lams = [-4.0, -1.0, 0.5, 3.0]
     x = torch.randn(2, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,8 @@ import torch
 from diffode import InputError, checkpoint, data
 from diffode.data import ImageSet
 from diffode.schedule import SCHEDULES
-from diffode.training import Batch, Stream, TrainConfig, Trainer, losses, train
+from diffode.stream import Batch, Stream
+from diffode.training import TrainConfig, Trainer, losses, train
 from diffode.unet import UNetConfig
 
 TINY = UNetConfig((1, 28, 28), 10, width=16, attention=())
@@ -20,6 +21,10 @@ def few(n=96):
 
 def config(**changes):
     return TrainConfig(TINY, **{"batch": 16, "lr": 1e-3, "warmup": 64, "lr_images": 64, **changes})
+
+
+def stream(subset, batch=16, drop_label=0.1):
+    return Stream(subset, SCHEDULES["ddpm_linear"](), batch, seed=0, drop_label=drop_label, no_label=10)
 
 
 def same(a, b):
@@ -56,7 +61,7 @@ def test_l_simple_is_the_squared_error_of_epsilon(schedule, predicts):
 
 
 def test_a_batch_is_a_pure_function_of_its_step():
-    make = Stream(few(), config(), SCHEDULES["ddpm_linear"]())
+    make = stream(few())
     first, again = make(3), (make(0), make(7), make(3))[2]
     assert torch.equal(first.x0, again.x0)
     assert torch.equal(first.eps, again.eps)
@@ -67,7 +72,7 @@ def test_a_batch_is_a_pure_function_of_its_step():
 
 def test_an_epoch_sees_every_image_once():
     subset = few(96)
-    make = Stream(subset, config(drop_label=0.0), SCHEDULES["ddpm_linear"]())
+    make = stream(subset, drop_label=0.0)
     seen = torch.cat([make(step).x0 for step in range(6)]).flatten(1)
     expected = data.to_tensor(subset.pixels).flatten(1)
     assert sorted(map(bytes, seen.numpy())) == sorted(map(bytes, expected.numpy()))
@@ -75,7 +80,7 @@ def test_an_epoch_sees_every_image_once():
 
 def test_times_are_uniform_on_the_clock_and_labels_dropped_at_their_rate():
     schedule = SCHEDULES["ddpm_linear"]()
-    make = Stream(few(), config(batch=64, drop_label=0.25), schedule)
+    make = stream(few(), batch=64, drop_label=0.25)
     batches = [make(step) for step in range(200)]
     t = schedule.t(np.concatenate([batch.lam for batch in batches]))
     assert np.allclose(t, np.round(t), atol=1e-6)
