@@ -95,6 +95,21 @@ def typed() -> str:
     return shlex.join(["python", "cli.py", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
+def default_name(ctx: click.Context) -> str:
+    """MODEL-SOLVER, and all else that was typed, so that two commands do not meet in one file."""
+    silent = ("model", "solver", "out", "overwrite", "batch", "device")
+    words = [Path(ctx.params["model"]).stem, ctx.params["solver"]]
+    for parameter in ctx.command.params:
+        value = ctx.params[parameter.name or ""]
+        if (
+            parameter.name not in silent
+            and ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        ):
+            value = f"{value[0]}..{value[-1]}-{len(value)}" if isinstance(value, list) else value
+            words += [parameter.name or ""] + ([] if value is True else [str(value)])
+    return re.sub(r"[^\w.,+-]", "_", "-".join(words))[:120]
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The solver options that were typed."""
     return {name: value for name, value in options.items() if value is not None}
@@ -111,8 +126,11 @@ def main() -> None:
 @budget
 @click.option("--rtol", type=float, help="Adaptive solvers: relative tolerance. [default: 1e-5]")
 @click.option("--atol", type=float, help="Adaptive solvers: absolute tolerance, in units of x. [default: 1e-5]")
+@click.option("--max-nfe", type=click.IntRange(1), help="Adaptive solvers: stop with an error after so many. [default: 100000]")
 @click.option("--n", type=click.IntRange(1), help="How many images, seeds 0 to N − 1. [default: 64]")
-@click.option("--seeds", type=Numbers(), help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed alone.")
+@click.option(
+    "--seeds", type=Numbers(), help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed, not on its batch."
+)
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
 @click.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
 @click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
@@ -124,12 +142,13 @@ def main() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/MODEL-SOLVER-NFE.png]",
+    help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/ and what was typed]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
-def sample(**o: Any) -> None:
+@click.pass_context
+def sample(ctx: click.Context, **o: Any) -> None:
     """Draw images.
 
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
@@ -146,7 +165,7 @@ def sample(**o: Any) -> None:
     seeds = o["seeds"] or list(range(o["n"] or 64))
     loaded = pretrained.load(o["model"], generate.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
     rest = {name: o[name] for name in ("guidance", "clip", "threshold", "dtype", "batch")}
-    options = given(**{name: o[name] for name in ("eta", "r1", "r2", "variance", "rtol", "atol")})
+    options = given(**{name: o[name] for name in ("eta", "r1", "r2", "variance", "rtol", "atol", "max_nfe")})
     job = generate.make_job(
         loaded,
         o["model"],
@@ -158,8 +177,7 @@ def sample(**o: Any) -> None:
         device=generate.choose_device(o["device"]),
         **rest,
     )
-    name = f"{Path(o['model']).stem}-{o['solver']}" + (f"-{o['nfe'] or o['steps']}" if o["nfe"] or o["steps"] else "")
-    out = o["out"] or Path("samples") / f"{name}.png"
+    out = o["out"] or Path("samples") / f"{default_name(ctx)}.png"
     with tqdm(total=1.0, desc=o["solver"], bar_format=BAR, miniters=0, delay=1, disable=None, leave=False) as bar:
 
         def watch(done: int, lam: float) -> None:

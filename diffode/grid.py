@@ -23,7 +23,7 @@ def logsnr(schedule: Schedule, steps: int) -> Array:
 
 
 def time(schedule: Schedule, steps: int) -> Array:
-    """Equal steps in the network's clock t: the linear τ of the DDIM paper (Song et al., 2021, appendix D.2)."""
+    """Equal steps in the network's clock t: the linear τ of the DDIM paper (Song et al., 2021a, appendix D.2)."""
     return schedule.lam(np.linspace(schedule.t_noisy, schedule.t_clean, steps + 1))
 
 
@@ -67,6 +67,8 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
         raise InputError(f"a grid needs at least 1 step and at most {MOST_STEPS}, a whole number of them, not {steps}")
     if grid not in GRIDS:
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
+    if grid in ("logsnr", "karras") and not np.isfinite([schedule.lam_min, schedule.lam_max]).all():
+        raise InputError(f"the grid {grid} needs finite ends, and {schedule.name} has λ = ±∞ at one: use --grid time")
     finite = steps - denoise
     values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
     values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding

@@ -41,7 +41,7 @@ RowFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Components:
     """What diffusion at one λ makes of the components, for a chunk: all (rows, components, ...)."""
 
-    distance: Tensor  # p = Uᵀ (y − μ), without forming y − μ, (rows, components, rank)
+    p: Tensor  # Uᵀ (y − μ), without forming y − μ, (rows, components, rank)
     log_weight: Tensor  # log π_k N(y; μ_k, Σ_k + σ̄² I), (rows, components)
     spread: Tensor  # v + σ̄², (rows, components)
     spread_along: Tensor  # s + v + σ̄², (rows, components, rank)
@@ -132,7 +132,7 @@ class Mixture(nn.Module):
         y = x / alpha
         c = self._components(y, lam, allowed)
         r = torch.softmax(c.log_weight, 1)
-        along = r[:, :, None] * self.along * (1 + variance[:, :, None]) / (c.spread[:, :, None] * c.spread_along) * c.distance
+        along = r[:, :, None] * self.along * (1 + variance[:, :, None]) / (c.spread[:, :, None] * c.spread_along) * c.p
         outside = r * (1 - self.floor) / c.spread
         difference = outside.sum(1, keepdim=True) * y - (outside + r) @ self.mean - along.flatten(1) @ self.basis.T
         return alpha * variance.sqrt() * difference

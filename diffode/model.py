@@ -37,7 +37,7 @@ class Evaluate(Protocol):
 
 
 class EpsModel:
-    """One interface for every network; see the module docstring. A torch module is put into eval mode.
+    """One interface for every network; see the module docstring.
 
     classes: how many labels the network knows, 0 if it takes none; labels are checked against it.
     nfe, calls: evaluations of ε(x, λ), and network calls they took (guidance takes two an evaluation).
@@ -54,9 +54,13 @@ class EpsModel:
     ) -> None:
         if clock not in ("t", "label", "lam"):
             raise InputError(f"unknown clock {clock!r}: expected t, label or lam")
+        if predicts == "velocity" and schedule.path.name != "vp":
+            raise InputError(
+                f"velocity is α ε − σ x0 on the vp path; on the {schedule.path.name} path it is called flow (ε − x0) or tangent"
+            )
         if clock == "label" and schedule.knots is None:
             raise InputError(f"the clock of {schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
-        self.network = network.eval() if isinstance(network, torch.nn.Module) else network
+        self.network = network
         self.schedule = schedule
         self.predicts = prediction.check(predicts)
         self.clock = clock
@@ -87,7 +91,8 @@ class EpsModel:
     def guided(self, weight: float, **null: Any) -> EpsModel:
         """Classifier-free guidance (Ho and Salimans, 2022): unconditional + weight (conditional − unconditional).
 
-        The unconditional call leaves the condition out, or passes `null` instead. Weight 1 is the conditional model itself.
+        `null` replaces what it names of the condition in the unconditional call; without it the labels are left out there.
+        Weight 1 is the conditional model itself.
         """
         if not abs(weight) <= 1e6:
             raise InputError(f"the guidance weight must be a finite number of moderate size, such as 2, not {weight}")
@@ -119,7 +124,10 @@ class EpsModel:
         return self._with(autocast=dtype)
 
     def watched(self, watch: Watch) -> EpsModel:
-        """This model, calling watch(evaluation, λ, prediction) after every evaluation: progress, checks, recordings."""
+        """This model, calling watch(evaluation, λ, prediction) after every evaluation, for progress and checks.
+
+        The prediction is in the form that was asked for, and valid during the call: clone it to keep it.
+        """
         return self._with(watches=(*self.watches, watch))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> EpsModel:
@@ -145,14 +153,16 @@ class EpsModel:
         after = [prediction.convert(target, predicts, *end) for end in ends]
         condition = _on(like.device, self.condition, batch)
         weight, null = self.guidance or (1.0, {})
-        null = _on(like.device, null, batch)
+        null = _on(like.device, self._unconditional(null), batch)
+        dtype = self._dtype() or like.dtype
 
         def call(x: Tensor, i: int, condition: dict[str, Any]) -> Tensor:
             self.calls += 1
             with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
-                m = self.network(x, clocks[i], **condition)
+                m = self.network(x.to(dtype), clocks[i], **condition)
+            m = getattr(m, "sample", m)  # what the networks of diffusers return
             if not isinstance(m, Tensor):
-                raise InputError(f"the network returned a {type(m).__name__}: wrap it, as in lambda x, t: unet(x, t).sample")
+                raise InputError(f"the network returned a {type(m).__name__}: wrap it, so that it returns a tensor")
             if m.shape != x.shape:
                 raise InputError(
                     f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
@@ -165,23 +175,27 @@ class EpsModel:
             m = (torch.empty_like(x) if out is None else out).copy_(call(x, i, condition))
             if weight != 1:
                 m.mul_(weight).add_(call(x, i, null), alpha=1 - weight)
-            a, b = direct[i]
-            if b != 1:
-                m.mul_(b)
-            if a != 0:
-                m.add_(x, alpha=a)
+            _combine(m, x, direct[i])
             if self.hooks:
                 x0 = m
-                for hook in self.hooks:  # not in place: a gradient may need what a hook was given
+                for hook in self.hooks:
                     x0 = hook(x0)
-                a, b = after[i]
-                x0 = x0 * b + x * a
+                x0 = _combine(x0.clone(), x, after[i])  # not in place: a gradient may need what a hook was given or gave
                 m = x0 if out is None else out.copy_(x0)
             for watch in self.watches:
                 watch(self.nfe, lams[i], m)
             return m
 
         return evaluate
+
+    def _unconditional(self, null: dict[str, Any]) -> dict[str, Any]:
+        """The condition of the unconditional call."""
+        return {**self.condition, **null} if null else {name: value for name, value in self.condition.items() if name != "y"}
+
+    def _dtype(self) -> torch.dtype | None:
+        """What the network's weights are in, if it is a module: x is cast to it at the call, and the output back."""
+        tensors = (*self.network.parameters(), *self.network.buffers()) if isinstance(self.network, torch.nn.Module) else ()
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
     def _clocks(self, lams: Sequence[float], like: Tensor) -> Tensor:
         """The network's second argument for each evaluation, (evaluations, batch)."""
@@ -192,7 +206,7 @@ class EpsModel:
             if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
                 raise InputError(
                     f"the grid asks for label {t[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
-                    "whole labels: snap the grid (grid.snap)"
+                    "whole labels: snap the grid (grid.snap), and take a solver whose stages are all on it, or clock='t'"
                 )
             clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
         return clocks.to(like.device)[:, None].repeat(1, len(like))
@@ -201,6 +215,16 @@ class EpsModel:
         other = copy.copy(self)
         other.__dict__.update(changes, nfe=0, calls=0)
         return other
+
+
+def _combine(m: Tensor, x: Tensor, pair: tuple[float, float]) -> Tensor:
+    """m <- a x + b m, in place; terms that are not there are not touched, since 0 · NaN is NaN."""
+    a, b = pair
+    if b != 1:
+        m.mul_(b)
+    if a != 0:
+        m.add_(x, alpha=a)
+    return m
 
 
 def _on(device: torch.device, condition: dict[str, Any], batch: int) -> dict[str, Any]:

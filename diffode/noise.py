@@ -30,7 +30,7 @@ class SeededNoise:
     def __call__(self, draw: int, like: Tensor) -> Tensor:
         if len(like) != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds for a batch of {len(like)}")
-        if draw < self._drawn or self._drawn < 0:
+        if draw < self._drawn or self._drawn < 0 or self._buffer.shape != like.shape:
             self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
             self._buffer = torch.empty(like.shape, dtype=torch.float32)
             self._drawn = -1
@@ -38,7 +38,7 @@ class SeededNoise:
             for row, generator in zip(self._buffer, self._generators, strict=True):
                 torch.randn(row.shape, generator=generator, out=row)
         self._drawn = draw
-        return self._buffer.to(like)
+        return self._buffer.to(like, copy=True)
 
 
 def seeds_of(seed: int | Iterable[int], n: int) -> list[int]:

@@ -16,9 +16,10 @@ from diffode.errors import InputError
 PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "noise": lambda alpha, sigma: (0.0, 1.0),
     "data": lambda alpha, sigma: (1.0, 0.0),
-    "velocity": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho (2022)
+    "velocity": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho (2022), on the vp path
+    "tangent": lambda alpha, sigma: (-sigma, alpha),  # the same on any path: (α, σ) turned by 90°, so never degenerate
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. (2023), x1 − x0 with x1 the noise
-    "score": lambda alpha, sigma: (0.0, -1 / sigma if sigma else -np.inf),  # ∇ log p(x), Song et al. (2021)
+    "score": lambda alpha, sigma: (0.0, -1 / sigma if sigma else -np.inf),  # ∇ log p(x), Song et al. (2021b)
 }
 
 

@@ -134,7 +134,7 @@ def ddpm_table(betas: ArrayLike, name: str = "ddpm_table") -> Schedule:
     """The discrete schedule of DDPM (Ho et al., 2020) from its β_1 ... β_T, shape (T,): α(t) = sqrt(Π_{s ≤ t} (1 − β_s)).
 
     t is the label that such networks are called with, 0 for β_1 to T − 1 for β_T. Between labels log α is linear in t, as
-    in DPM-Solver (Lu et al., 2022, appendix D.4), so fractional labels and λ follow one map.
+    in DPM-Solver (Lu et al., 2022a), so fractional labels and λ follow one map.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) < 2 or not np.all((betas > 0) & (betas < 1)):
@@ -164,7 +164,7 @@ def ddpm_linear(beta_first: float = 1e-4, beta_last: float = 0.02, steps: int = 
 
 
 def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, t_clean: float = 1e-3) -> Schedule:
-    """The continuous VP schedule of Song et al. (2021), t from 1 (noisy) to `t_clean`:
+    """The continuous VP schedule of Song et al. (2021b), t from 1 (noisy) to `t_clean`:
 
     log α = −t² (β_max − β_min)/4 − t β_min/2.
     """

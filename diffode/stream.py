@@ -30,7 +30,7 @@ class Batch:
 
 
 class Stream:
-    """stream(step) is the Batch of that step. Labels become `no_label` with probability `drop_label`, and where there are none."""
+    """stream(step) is the Batch of that step. Labels become `no_label` with probability `drop_label`, or where there are none."""
 
     def __init__(self, data: ImageSet, schedule: Schedule, batch: int, seed: int, drop_label: float, no_label: int) -> None:
         self.schedule, self.batch, self.seed, self.drop_label, self.no_label = schedule, batch, seed, drop_label, no_label

@@ -1,9 +1,9 @@
-"""Training: L_γ of the DDIM paper (Song et al., 2021, Eq. 5), the EMA of the weights, and exact resume.
+"""Training: L_γ of the DDIM paper (Song et al., 2021a, Eq. 5), the EMA of the weights, and exact resume.
 
     L_γ = E γ_t ‖ε_θ(α_t x0 + σ_t ε, t) − ε‖²,    t uniform on the clock, ε ~ N(0, I)
 
 `gamma="simple"` is γ = 1, the L_simple of DDPM (Ho et al., 2020, Eq. 14). Where the network predicts something else, its
-error reaches ε̂ with the factor b of `prediction.convert` (for velocity, b = α), so γ = 1 hardly trains it where α is small;
+error reaches ε̂ with the factor b of `prediction.convert` (for velocity on vp, b = α), so γ = 1 hardly trains it where α is small;
 `gamma="native"` is γ = 1/b², the plain squared error of what the network predicts.
 
 A step is a pure function of the weights, the seed and its number (stream.py), so a run that was killed goes on from its
@@ -54,6 +54,11 @@ class TrainConfig:
             raise InputError(f"unknown gamma {self.gamma!r}: expected one of {', '.join(GAMMAS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        if SCHEDULES[self.schedule]().path.name == "ve":
+            raise InputError(
+                f"the U-Net is fed x itself, which on {self.schedule} grows to "
+                f"{SCHEDULES[self.schedule]().t_noisy:g}: train on another schedule"
+            )
         if self.batch < 1 or not 0 < self.lr < 1 or not 0 <= self.drop_label <= 1:
             raise InputError(
                 f"expected batch ≥ 1, 0 < lr < 1 and 0 ≤ drop-label ≤ 1, not {self.batch}, {self.lr:g} and {self.drop_label:g}"
@@ -91,8 +96,9 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         self.schedule = SCHEDULES[config.schedule]()
         self.stream = Stream(data, self.schedule, config.batch, config.seed, config.drop_label, no_label=config.unet.classes)
-        torch.manual_seed(config.seed)  # the initial weights: torch's initialisers know no other generator
-        self.network = UNet(config.unet).to(device)
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator but the global one
+            torch.manual_seed(config.seed)
+            self.network = UNet(config.unet).to(device)
         self.ema = UNet(config.unet).to(device).requires_grad_(False)
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(self.network.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.0)

@@ -59,16 +59,16 @@ class Embedding(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        frequencies = 2 * math.pi / torch.logspace(math.log10(0.8), math.log10(80), 32, dtype=torch.float64)
-        self.frequencies = nn.Buffer(frequencies.float(), persistent=False)
         self.lam = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width)
 
     def forward(self, lam: Tensor, y: Tensor | None) -> Tensor:
-        angles = (lam[:, None] * self.frequencies).to(self.frequencies.dtype)
+        lam = lam.to(torch.promote_types(lam.dtype, torch.float32))  # whatever the weights are in
+        periods = torch.logspace(math.log10(0.8), math.log10(80), 32, dtype=lam.dtype, device=lam.device)
+        angles = 2 * math.pi * lam[:, None] / periods
         none = self.label.num_embeddings - 1
         label = self.label(torch.full_like(lam, none, dtype=torch.long) if y is None else y)
-        return F.silu(self.lam(torch.cat([angles.sin(), angles.cos()], 1)) + label)
+        return F.silu(self.lam(torch.cat([angles.sin(), angles.cos()], 1).to(label.dtype)) + label)
 
 
 class Block(nn.Module):

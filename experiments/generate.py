@@ -78,7 +78,8 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return next(device for device, there in available.items() if there)
     try:
-        known = available.get(torch.device(name).type, False)
+        device = torch.device(name)
+        known = available.get(device.type, False) and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
     except RuntimeError:
         known = False
     if not known:
@@ -236,6 +237,8 @@ def make_job(
     **rest: Any,
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
+    if rest.get("dtype") == "float64" and str(rest.get("device", "cpu")).startswith("mps"):
+        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
     if rest.get("guidance", 1) != 1 and rest["labels"] is None:
         raise InputError(f"guidance of {rest['guidance']:g} needs labels to guide to: give --label, or a model that has them")
     entry, schedule = find(solver), loaded.model.schedule

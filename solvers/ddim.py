@@ -1,6 +1,6 @@
 """DDIM and DDPM: first-order steps that differ in the noise alone.
 
-With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021), Eq. 12, and of Ho et al. (2020), Algorithm 2, are
+With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021a), Eq. 12, and of Ho et al. (2020), Algorithm 2, are
 
     ddim   n = η σ_t sqrt(1 − e^(−2h))        Eq. 16; η = 0 is the ODE, η = 1 is DDPM with σ² = β̃
     ddpm   n = σ_t sqrt(1 − e^(−2h))          σ² = β̃_t, "small"
@@ -47,7 +47,7 @@ def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
 
 
 def euler(grid: Array, schedule: Schedule) -> Plan:
-    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021, Eq. 14): ddim's table again."""
+    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021a, Eq. 14): ddim's table again."""
     sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
     stages = [start(grid)]
     for i in range(len(grid) - 1):

@@ -36,14 +36,15 @@ def dpm3(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 
     """Third-order single steps with stages at λ_s + r1 h and λ_s + r2 h. Three evaluations a step.
 
     With r2 = 2/3 this is DPM-Solver-3 (Lu et al., 2022a, Algorithm 5). That algorithm is of order 3 for no other r2; here
-    any pair is, by the family it belongs to (Hochbruck and Ostermann, 2005, Eq. 5.8): the weight of ε_1 in the last row is
+    any pair is, by the third-order family it belongs to (Hochbruck and Ostermann, 2005): the weight of ε_1 in the last row is
     γ times that of ε_2, with 2 (γ r1 + r2) = 3 (γ r1² + r2²). InputError where this has no solution (r1 = 2/3 ≠ r2).
     """
-    if not (0 < r1 < 1 and 0 < r2 <= 1 and r1 != r2):
+    if not (0 < r1 < 1 and 0 < r2 <= 1 and abs(r1 - r2) > 1e-3):
         raise InputError(f"dpm3 needs 0 < r1 < 1 and 0 < r2 ≤ 1, different from each other, not {r1:g} and {r2:g}")
-    gamma = 0.0 if abs(r2 - 2 / 3) < 1e-6 else r2 * (2 - 3 * r2) / (r1 * (3 * r1 - 2)) if abs(r1 - 2 / 3) > 1e-3 else np.inf
-    if np.isinf(gamma) or gamma * r1 + r2 == 0:
+    published = abs(r2 - 2 / 3) < 1e-6
+    if not published and abs(r1 - 2 / 3) < 1e-3:
         raise InputError(f"dpm3 has no third-order formula for r1 = {r1:g} with r2 = {r2:g}: move r1, or take r2 = 2/3")
+    gamma = 0.0 if published else r2 * (2 - 3 * r2) / (r1 * (3 * r1 - 2))
 
     def rows(h: float) -> Rows:
         a = (gamma * r1 * phi(2, r1 * h) + r2**2 / r1 * phi(2, r2 * h)) / (r2 * phi(1, r2 * h))

@@ -8,8 +8,8 @@ Then, if it evaluates, the model's prediction at (u, λ_t) is appended to the m_
 first stage is the start itself (x = 1, no c). Indices j count evaluations from 0, so a plan is a strictly causal banded
 matrix, and its band is the memory that running it takes.
 
-Being made, a plan proves the transfer law (see transfer.py): a point mass stays a point mass. A wrong sign, a swapped index
-or a lost factor in a solver's row is an error there and then.
+Being made, a plan proves the transfer law (see transfer.py): a point mass stays a point mass, so x, noise and the sum of the c
+of each row are right to 1e-10. Errors whose sum is zero are left to the tests of moments and order.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ class Stage:
     commit: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("lam", "x", "noise"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "c", {j: float(c) for j, c in self.c.items() if c != 0})  # 0 · NaN is NaN: live entries only
-        if (self.noise != 0) != (self.draw is not None):
-            raise InputError(f"the stage at λ = {self.lam:g} has noise {self.noise:g} and draw {self.draw}: give both or neither")
+        if (self.noise != 0) != (self.draw is not None) or (self.draw or 1) < 1:
+            raise InputError(
+                f"the stage at λ = {self.lam:g} has noise {self.noise:g} and draw {self.draw}: give both or neither, "
+                "and draws from 1 on, 0 being the initial state"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ class Solver:
     evaluations: int
     source: str
     stochastic: bool = False
+    adaptive: ClassVar[bool] = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -70,7 +71,15 @@ class BlackBox:
     method: blackbox.Method
     source: str = "torchdiffeq, on dx/dλ"
     stochastic: bool = False
-    options: tuple[str, ...] = field(default=("rtol", "atol", "max_nfe"))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those that the method heeds."""
+        return ("rtol", "atol", "max_nfe") if self.adaptive or self.method.name == "implicit_adams" else ()
+
+    @property
+    def adaptive(self) -> bool:
+        return self.method.adaptive
 
     @property
     def order(self) -> int:
@@ -117,8 +126,8 @@ Entry = Solver | BlackBox
 
 ENTRIES: tuple[Entry, ...] = (
     Solver("ddpm", ddim.ddpm, 0, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
-    Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021, Eq. 12"),
-    Solver("euler", ddim.euler, 1, 1, "Song et al. 2021, Eq. 14"),
+    Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021a, Eq. 12"),
+    Solver("euler", ddim.euler, 1, 1, "Song et al. 2021a, Eq. 14"),
     Solver("dpm1", dpm_solver.dpm1, 1, 1, "Lu et al. 2022a, Eq. 3.7"),
     Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
     Solver("dpm3", dpm_solver.dpm3, 3, 3, "Lu et al. 2022a, Alg. 5"),
@@ -127,6 +136,7 @@ ENTRIES: tuple[Entry, ...] = (
     *(BlackBox(method.name, method) for method in blackbox.METHODS),
 )
 SOLVERS = {entry.name: entry for entry in ENTRIES}
+assert len(SOLVERS) == len(ENTRIES), "two solvers share a name"
 
 
 def find(name: str) -> Entry:
@@ -152,8 +162,7 @@ def table() -> str:
     """The solvers as a Markdown table: what `cli.py solvers` and the README show."""
     rows = [("name", "order", "NFE a step", "stochastic", "options", "source")]
     for entry in SOLVERS.values():
-        adaptive = isinstance(entry, BlackBox) and entry.method.adaptive
-        evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if adaptive else "varies"
+        evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if entry.adaptive else "varies"
         weak = "yes" if entry.stochastic else ""
         rows.append((entry.name, str(entry.order or "weak"), evaluations, weak, ", ".join(entry.options), entry.source))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

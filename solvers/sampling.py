@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,11 +36,12 @@ def sample(
     trajectory: bool = False,
     **options: Any,
 ) -> Result:
-    """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch.
+    """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch; with
+    the adaptive methods of torchdiffeq, whose error is a norm over the batch, within their tolerance.
 
     solver: a name in SOLVERS; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of ε(x, λ), about
     50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise: the last step
-    ends at λ = +∞. dtype: of the state. device: that of the network unless told otherwise.
+    ends at λ = +∞. A module is in eval mode meanwhile. dtype: of the state. device: that of the network unless told otherwise.
 
     Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
     """
@@ -47,12 +49,15 @@ def sample(
         raise InputError(f"the state is float32 or float64, not {dtype}: for a network in half precision use model.autocasted")
     entry = find(solver)
     lams = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
+    if model.clock == "label":
+        lams = grids.snap(lams, model.schedule)
     noise = SeededNoise(seeds_of(seed, shape[0]))
     device = torch.device(device) if device is not None else _device(model)
     x = noise(0, torch.empty(shape, dtype=dtype, device=device)) * float(model.schedule.sigma(lams[0]))
 
     def solve(model: EpsModel) -> Result:
-        return entry.solve(model, x, lams, noise=noise, on_commit=on_commit, trajectory=trajectory, **options)
+        with _evaluating(model.network):
+            return entry.solve(model, x, lams, noise=noise, on_commit=on_commit, trajectory=trajectory, **options)
 
     result = solve(model)
     if not result.x.is_meta and not torch.isfinite(result.x).all():  # one look at the end; only then find where it began
@@ -81,6 +86,10 @@ def choose_grid(
         raise InputError("give either nfe (--nfe) or steps (--steps), not both")
     if nfe is not None and nfe > grids.MOST_STEPS:
         raise InputError(f"{nfe} evaluations are more than the {grids.MOST_STEPS} that can be planned")
+    if entry.adaptive and (steps is not None or (not isinstance(grid, str) and len(grid) > 2)):
+        raise InputError(
+            f"{entry.name} chooses its own steps: leave --steps and inner values of --grid out, and give --rtol and --atol"
+        )
     if not isinstance(grid, str):
         lams = grids.make(grid, schedule, steps, denoise=denoise)
         if nfe is not None and (exact := entry.nfe(lams, schedule, **options)) != nfe:
@@ -91,7 +100,7 @@ def choose_grid(
         return entry.nfe(grids.make(grid, schedule, steps, denoise=denoise), schedule, **options)
 
     if steps is None and nfe is None:
-        steps = math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
+        steps = 1 if entry.adaptive else math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
     elif nfe is not None:
         steps = _steps_that_spend(nfe, entry.name, spent)
     return grids.make(grid, schedule, steps, denoise=denoise)
@@ -109,6 +118,19 @@ def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:
     raise InputError(
         f"{name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}"
     )
+
+
+@contextmanager
+def _evaluating(network: Any) -> Iterator[None]:
+    """Put a module into eval mode, and back into the mode it was in."""
+    training = isinstance(network, torch.nn.Module) and network.training
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        if training:
+            network.train()
 
 
 def _device(model: EpsModel) -> torch.device:

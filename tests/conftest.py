@@ -42,6 +42,7 @@ def toy(toy_tensors):
 
     def make(path="vp", schedule=None, dtype=torch.float64):
         network = Mixture(toy_tensors, (1, 2, 3), path, dtype)
-        return EpsModel(network, schedule or PATH_SCHEDULES[path](), "velocity", clock="lam", classes=2)
+        predicts = "velocity" if path == "vp" else "tangent"
+        return EpsModel(network, schedule or PATH_SCHEDULES[path](), predicts, clock="lam", classes=2)
 
     return make

@@ -196,7 +196,7 @@ def test_a_network_knows_no_more_labels_than_its_table_holds(tmp_path):
 
 def test_a_mixture_is_diffused_on_the_path_of_its_schedule(toy_file, toy):
     """The card names the schedule; a mixture on the flow path has another velocity than on the vp path."""
-    loaded = pretrained.load(toy_file(schedule={"name": "flow", "options": {}}), torch.float64)
+    loaded = pretrained.load(toy_file(schedule={"name": "flow", "options": {}}, predicts="tangent"), torch.float64)
     x = torch.linspace(-1, 1, 6, dtype=torch.float64).view(1, 1, 2, 3)
     torch.testing.assert_close(loaded.model(x, 0.3), toy("flow")(x, 0.3), rtol=0, atol=1e-12)
 

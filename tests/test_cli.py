@@ -112,12 +112,23 @@ def test_sample_counts_an_adaptive_solver():
     result = run("sample", "--model", "mixture", "--solver", "dopri5", "--rtol", "1e-2", "--atol", "1e-2", "--n", 2)
     nfe = int(re.search(r"(\d+) NFE", result.stdout).group(1))
     assert nfe > 6
-    assert json.loads(Path("samples/mixture-dopri5.png.json").read_text())["nfe"] == nfe
+    (card,) = Path("samples").glob("mixture-dopri5-rtol-0.01-*.png.json")
+    assert json.loads(card.read_text())["nfe"] == nfe
+
+
+@pytest.mark.parametrize("rtol", ["-1", "0", "inf", "nan"])
+def test_a_tolerance_that_is_none(rtol):
+    refused(run("sample", "--model", "mixture", "--solver", "dopri5", "--rtol", rtol), "rtol", "positive", rtol)
 
 
 def test_sample_has_a_default_name_and_labels_in_turn():
-    assert sample().exit_code == 0
-    assert json.loads(Path("samples/mixture-ddim-2.png.json").read_text())["labels"] == [0, 1, 2]
+    """What was typed is in the name, so commands that differ do not meet."""
+    for more in ((), ("--eta", 1), ("--label", "bag", "--guidance", 2), ("--grid", "quadratic"), ("--denoise",)):
+        assert sample(*more).exit_code == 0
+    names = {path.name for path in Path("samples").glob("*.png")}
+    assert {"mixture-ddim-nfe-2-n-3.png", "mixture-ddim-nfe-2-eta-1.0-n-3.png"} <= names
+    assert len(names) == 5
+    assert json.loads(Path("samples/mixture-ddim-nfe-2-n-3.png.json").read_text())["labels"] == [0, 1, 2]
 
 
 def test_the_recorded_command_can_be_typed_again(monkeypatch):
@@ -172,8 +183,6 @@ BAD = {
     "eta nan": (["--eta", "nan"], ["η", "nan"]),
     "r1": (["--solver", "dpm2", "--r1", "0"], ["r1", "dpm2", "0"]),
     "variance": (["--solver", "ddpm", "--variance", "huge"], ["huge", "small", "large"]),
-    "rtol": (["--solver", "midpoint", "--rtol", "-1"], ["rtol", "positive", "-1"]),
-    "rtol inf": (["--solver", "midpoint", "--rtol", "inf"], ["rtol", "inf"]),
     "denoise with torchdiffeq": (["--solver", "midpoint", "--denoise"], ["midpoint", "finite", "--no-denoise"]),
     "label out of range": (["--label", "10"], ["'10'", "0 T-shirt", "9 ankle-boot"]),
     "label negative": (["--label", "-1"], ["'-1'", "9 ankle-boot"]),

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffode import EpsModel, InputError, pretrained, schedules
 from diffode.noise import SeededNoise
 from solvers import SOLVERS, run, sample
+from tests import reference
 
 SHAPE = (1, 28, 28)
 
@@ -39,6 +40,30 @@ def test_noise_is_that_of_a_cpu_generator_per_seed():
     assert torch.equal(noise(2, like)[1], draws[2])  # a draw may be skipped, repeated, and gone back to
     assert torch.equal(noise(2, like)[1], draws[2])
     assert torch.equal(noise(1, like)[1], draws[1])
+
+
+def test_noise_belongs_to_the_caller():
+    """A draw that is kept is not overwritten by the next, also in the dtype and on the device it is made in."""
+    noise, like = SeededNoise([3, 8]), torch.empty(2, 4)
+    first = noise(0, like)
+    before = first.clone()
+    noise(1, like)
+    assert torch.equal(first, before)
+    assert noise(1, torch.empty(2, 5)).shape == (2, 5)
+
+
+def test_each_step_of_ddpm_draws_its_own_noise(mixture64):
+    """The run equals the paper's loop with draws 1, 2, ... of the seeds; reusing one draw, or x_T, would not."""
+    schedule, seeds = mixture64.schedule, [4, 5]
+    lams = np.linspace(-5, 4, 7)
+    noise, x = SeededNoise(seeds), None
+    x = noise(0, torch.empty(2, *SHAPE, dtype=torch.float64)) * float(schedule.sigma(-5))
+    start = x.clone()
+    for i in range(6):
+        abar_s, abar_t = (float(schedule.alpha(lam)) ** 2 for lam in lams[i : i + 2])
+        x = reference.ddpm_algorithm_2(abar_s, abar_t, "small", x, mixture64(x, lams[i]), noise(i + 1, x))
+    result = run(SOLVERS["ddpm"].plan(lams, schedule), mixture64, start, noise=SeededNoise(seeds))
+    torch.testing.assert_close(result.x, x, rtol=0, atol=1e-10)
 
 
 def test_running_changes_nothing(mixture32):
@@ -126,6 +151,65 @@ def test_every_form_of_one_model_gives_the_same_result(mixture64):
         ]
         for other in results[1:]:
             torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)  # ε/α at λ = −5 costs two digits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision_runs(dtype):
+    """x is cast at the call and back; a half-precision network sees float32 clocks, and its images stay close."""
+    kw = {"solver": "dpmpp2m", "nfe": 8, "shape": (4, *SHAPE)}
+    exact = sample(pretrained.load("fashion").model.labelled([0, 1, 2, 3]), **kw).x
+    model = pretrained.load("fashion").model.to("cpu", dtype)
+    seen = []
+    forward = model.network.forward
+    model.network.forward = lambda x, lam, y: (seen.append((x.dtype, lam.dtype)), forward(x, lam, y))[1]
+    result = sample(model.labelled([0, 1, 2, 3]), **kw)
+    assert result.x.dtype == torch.float32
+    assert set(seen) == {(dtype, torch.float32)}
+    assert (result.x - exact).square().mean().sqrt() < (0.15 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_sampling_leaves_a_network_in_the_mode_it_was_in():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Dropout())
+    modes = []
+    network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, t):
+            return self.inner(x)
+
+    net = Net()
+    sample(EpsModel(net, schedules.ddpm_linear()), nfe=3, shape=(1, *SHAPE))
+    assert set(modes) == {False}
+    assert net.training
+
+
+def test_the_output_of_a_diffusers_network_is_taken_as_it_is():
+    class Output:
+        def __init__(self, sample):
+            self.sample = sample
+
+    bare, wrapped = (EpsModel(network, schedules.ddpm_linear()) for network in (lambda x, t: x, lambda x, t: Output(x)))
+    kw = {"nfe": 4, "shape": (2, *SHAPE)}
+    assert torch.equal(sample(bare, **kw).x, sample(wrapped, **kw).x)
+
+
+def test_whole_labels_are_snapped_to():
+    seen = []
+
+    def network(x, t):
+        seen.append(t)
+        return 0.1 * x
+
+    model = EpsModel(network, schedules.ddpm_linear(), clock="label")
+    result = sample(model, solver="dpmpp2m", nfe=10, shape=(2, *SHAPE))
+    assert all(t.dtype == torch.int64 for t in seen)
+    np.testing.assert_allclose(model.schedule.lam([float(t[0]) for t in seen]), result.plan.grid[:-1], rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match="whose stages are all on it"):
+        sample(model, solver="dpm2", nfe=10, shape=(2, *SHAPE))
 
 
 def test_an_output_that_is_not_finite_is_named():

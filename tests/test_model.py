@@ -6,7 +6,7 @@ import torch
 
 from diffode import EpsModel, InputError, grid, schedules
 
-PREDICTIONS = ("noise", "data", "velocity", "flow", "score")
+PREDICTIONS = ("noise", "data", "tangent", "flow", "score")
 PATHS = ("vp", "ve", "flow")
 every_path = pytest.mark.parametrize("path", PATHS)
 every_prediction = pytest.mark.parametrize("predicts", PREDICTIONS)
@@ -40,7 +40,7 @@ def speaking(model, predicts):
         alpha, sigma = (torch.as_tensor(f(lam.numpy()))[:, None, None, None] for f in (path.alpha, path.sigma))
         velocity = model.network(x, lam, y)
         eps, x0 = split(x, velocity, alpha, sigma)
-        return {"noise": eps, "data": x0, "velocity": velocity, "flow": eps - x0, "score": -eps / sigma}[predicts]
+        return {"noise": eps, "data": x0, "tangent": velocity, "flow": eps - x0, "score": -eps / sigma}[predicts]
 
     return EpsModel(network, model.schedule, predicts, clock="lam", classes=2)
 
@@ -351,10 +351,23 @@ def test_to_moves_the_network():
     assert plain.to("meta") is plain  # nothing to move
 
 
-def test_network_is_put_in_evaluation_mode():
-    network = torch.nn.Sequential(torch.nn.Dropout(0.5)).train()
-    EpsModel(network, schedules.flow())
-    assert not any(module.training for module in network.modules())
+@pytest.mark.parametrize("path", ["ve", "flow"])
+def test_velocity_off_the_vp_path_is_refused(path):
+    """What others call velocity there is ε − x0, another number."""
+    with pytest.raises(InputError, match=f"on the {path} path it is called flow"):
+        EpsModel(recorder([]), {"ve": schedules.edm, "flow": schedules.flow}[path](), "velocity")
+
+
+def test_what_null_does_not_name_stays_in_the_unconditional_call(toy):
+    seen = []
+
+    def network(x, t, **condition):
+        seen.append(condition)
+        return x
+
+    model = EpsModel(network, schedules.flow()).conditioned(text=1, size=2)
+    model.guided(3.0, text=0)(torch.zeros(1, 2), 0.0)
+    assert seen == [{"text": 1, "size": 2}, {"text": 0, "size": 2}]
 
 
 VARIANTS = {

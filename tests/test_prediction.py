@@ -5,14 +5,14 @@ import pytest
 
 from diffode import InputError, prediction, schedules
 
-NAMES = ("noise", "data", "velocity", "flow", "score")
+NAMES = ("noise", "data", "velocity", "tangent", "flow", "score")
 ENDS = [(np.sin(0.3), np.cos(0.3)), (1.0, 0.7), (1.0, 80.0), (1.0, 0.002), (0.02, 0.98), (0.0, 1.0), (1.0, 0.0)]
 every_pair = [(native, wanted) for native in NAMES for wanted in NAMES]
 
 
 def predicted(name, x0, eps, alpha, sigma):
     """What a perfect network of that kind returns at α x0 + σ ε."""
-    if name == "velocity":
+    if name in ("velocity", "tangent"):
         return alpha * eps - sigma * x0
     return {"noise": eps, "data": x0, "flow": eps - x0, "score": -eps / sigma if sigma else np.inf * eps}[name]
 
@@ -84,5 +84,5 @@ def test_itself_is_itself(native):
 
 def test_check():
     assert [prediction.check(name) for name in NAMES] == list(NAMES)
-    with pytest.raises(InputError, match="noise, data, velocity, flow, score"):
+    with pytest.raises(InputError, match="noise, data, velocity, tangent, flow, score"):
         prediction.check("epsilon")

@@ -1,5 +1,7 @@
 """Planned solvers: measured order, equal tables, exact marginals, parity with the papers, ends, evaluations."""
 
+import dataclasses
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +30,7 @@ def trajectories():
     made = {}
     for path, schedule in (("vp", schedules.ddpm_linear()), ("flow", schedules.flow())):
         mixture = Mixture(tensors, card["image"], path, torch.float64)
-        model = EpsModel(mixture, schedule, "velocity", clock="lam")
+        model = EpsModel(mixture, schedule, "tangent", clock="lam")
         x0 = mixture.sample(8, seed=1)
         z = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         x = float(schedule.alpha(LAM_S)) * x0 + float(schedule.sigma(LAM_S)) * z
@@ -152,14 +154,14 @@ def test_lemma_1_marginals_do_not_depend_on_eta(schedule, eta):
     schedule = SCHEDULES[schedule]()
     plan = SOLVERS["ddim"].plan(grid.make("logsnr", schedule, 7), schedule, eta=eta)
     x0, first = 0.7, plan.stages[0].lam
-    # The state as an affine map of (x0, z_0, z_1, ...): its coefficients; ε of a state is (x − α x0)/σ of the same map.
+    # The state as an affine map of (x0, z_0, z_1, ...), z_k being draw k; ε of a state is (x − α x0)/σ of the same map.
     coefficients = np.zeros((len(plan.stages), 1 + len(plan.stages)))
     coefficients[0, :2] = schedule.alpha(first), schedule.sigma(first)
     eps = np.zeros_like(coefficients)
     for i, stage in enumerate(plan.stages):
         if i:
             coefficients[i] = stage.x * coefficients[i - 1] + sum(c * eps[j] for j, c in stage.c.items())
-            coefficients[i, 1 + i] += stage.noise
+            coefficients[i, 1 + (stage.draw or 0)] += stage.noise
         eps[i] = coefficients[i]
         eps[i, 0] -= schedule.alpha(stage.lam)
         eps[i] /= schedule.sigma(stage.lam)
@@ -253,7 +255,7 @@ WRONG = [
     ("ddpm", {"variance": "both"}),
     ("dpm1", {"eta": 0.5}),
     ("dpm2", {"r1": 0}),
-    ("dpm3", {"r1": 0.5, "r2": 0.5}),
+    ("dpm3", {"r1": 0.5, "r2": 0.5001}),
     ("dpm3", {"r1": 2 / 3, "r2": 0.9}),
 ]
 
@@ -277,14 +279,37 @@ def plan_of(*stages, prediction="noise"):
     return Plan("test", schedules.ddpm_linear().path, prediction, stages)
 
 
-def test_a_plan_checks_its_own_mathematics():
-    good = SOLVERS["dpmpp2m"].plan(np.linspace(-2, 2, 5), schedules.ddpm_linear())
+@pytest.mark.parametrize(("solver", "options"), [("dpmpp2m", {}), ("dpm3", {}), ("ddim", {"eta": 0.7})])
+def test_a_plan_checks_its_own_mathematics(solver, options):
+    """Every number of every row matters: its sign, its size, and that it is there."""
+    good = SOLVERS[solver].plan(np.linspace(-2, 2, 4), schedules.ddpm_linear(), **options)
     for row, stage in enumerate(good.stages[1:], 1):
-        for j, c in stage.c.items():  # the sign and the size of every number matter
-            for wrong in (-c, 1.01 * c):
-                broken = Stage(stage.lam, stage.x, {**stage.c, j: wrong}, evaluate=stage.evaluate)
-                with pytest.raises(InputError, match="transfer law"):
-                    Plan("broken", good.path, "data", (*good.stages[:row], broken, *good.stages[row + 1 :]))
+        wrong = [{"x": factor * stage.x} for factor in (-1, 1.01)] + [{"noise": 1.01 * stage.noise}] * bool(stage.noise)
+        wrong += [{"c": {**stage.c, j: factor * c}} for j, c in stage.c.items() for factor in (-1, 0, 1.01)]
+        for change in wrong:
+            stages = (*good.stages[:row], dataclasses.replace(stage, **change), *good.stages[row + 1 :])
+            with pytest.raises(InputError, match="transfer law"):
+                Plan("broken", good.path, good.prediction, stages)
+
+
+@pytest.mark.parametrize("solver", [name for name in ODE if SOLVERS[name].order > 1])
+def test_moments_of_the_last_row(solver):
+    """Σ c_j (λ_j − λ_s)^k is the exact exponential moment to O(h^(p+1)) for 0 < k < p: what row sums alone do not see.
+
+    Halving h must divide the error by 2^(p+1); the published slopes with a wrong sign or a lost factor fail by an order.
+    """
+    schedule, order = schedules.ddpm_linear(), SOLVERS[solver].order
+    sign = {"noise": 1.0, "data": -1.0}
+    for k in range(1, order):
+        errors = []
+        for h in (0.02, 0.01):
+            plan = SOLVERS[solver].plan(np.arange(5) * h, schedule)
+            *_, anchor, last = (stage for stage in plan.stages if stage.commit)
+            where = [stage.lam for stage in plan.stages if stage.evaluate]
+            scale = sum(last.c.values()) / (h * phi(1, sign[plan.prediction] * h))
+            exact = scale * math.factorial(k) * h ** (k + 1) * phi(k + 1, sign[plan.prediction] * h)
+            errors.append(abs(sum(c * (where[j] - anchor.lam) ** k for j, c in last.c.items()) - exact) + 1e-18)
+        assert errors[1] < 1e-12 or np.log2(errors[0] / errors[1]) > order + 0.85
 
 
 def test_a_plan_is_causal_and_has_two_ends():
