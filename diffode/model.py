@@ -14,7 +14,7 @@ here, before any solver sees a number, and ε is re-derived from the x̂0 that c
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -136,6 +136,11 @@ class EpsModel:
             self.network.to(device=device, dtype=dtype)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, if it is a module; else the CPU."""
+        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+
     def __call__(self, x: Tensor, lam: float, predicts: str = "noise") -> Tensor:
         """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
         return self.bind([lam], x, predicts)(x)
@@ -153,8 +158,9 @@ class EpsModel:
         after = [prediction.convert(target, predicts, *end) for end in ends]
         condition = _on(like.device, self.condition, batch)
         weight, null = self.guidance or (1.0, {})
-        null = _on(like.device, self._unconditional(null), batch)
-        dtype = self._dtype() or like.dtype
+        null = _on(like.device, self._unconditional(null), batch) if self.guidance else {}
+        # A module is given x in the dtype of its weights; what it returns comes back in that of the state.
+        dtype = next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), like.dtype)
 
         def call(x: Tensor, i: int, condition: dict[str, Any]) -> Tensor:
             self.calls += 1
@@ -189,13 +195,18 @@ class EpsModel:
         return evaluate
 
     def _unconditional(self, null: dict[str, Any]) -> dict[str, Any]:
-        """The condition of the unconditional call."""
-        return {**self.condition, **null} if null else {name: value for name, value in self.condition.items() if name != "y"}
+        """The condition of the unconditional call; InputError if it would be the conditional one again."""
+        if null:
+            return {**self.condition, **null}
+        if "y" not in self.condition:
+            raise InputError("guidance needs labels (labelled) to leave out, or null=... to say what else to replace")
+        return {name: value for name, value in self.condition.items() if name != "y"}
 
-    def _dtype(self) -> torch.dtype | None:
-        """What the network's weights are in, if it is a module: x is cast to it at the call, and the output back."""
-        tensors = (*self.network.parameters(), *self.network.buffers()) if isinstance(self.network, torch.nn.Module) else ()
-        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    def _tensors(self) -> Iterator[Tensor]:
+        """The weights and buffers of the network, if it is a module."""
+        if isinstance(self.network, torch.nn.Module):
+            yield from self.network.parameters()
+            yield from self.network.buffers()
 
     def _clocks(self, lams: Sequence[float], like: Tensor) -> Tensor:
         """The network's second argument for each evaluation, (evaluations, batch)."""

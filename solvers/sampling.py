@@ -52,7 +52,7 @@ def sample(
     if model.clock == "label":
         lams = grids.snap(lams, model.schedule)
     noise = SeededNoise(seeds_of(seed, shape[0]))
-    device = torch.device(device) if device is not None else _device(model)
+    device = torch.device(device) if device is not None else model.device
     x = noise(0, torch.empty(shape, dtype=dtype, device=device)) * float(model.schedule.sigma(lams[0]))
 
     def solve(model: EpsModel) -> Result:
@@ -131,10 +131,3 @@ def _evaluating(network: Any) -> Iterator[None]:
     finally:
         if training:
             network.train()
-
-
-def _device(model: EpsModel) -> torch.device:
-    if isinstance(model.network, torch.nn.Module):
-        for tensor in (*model.network.parameters(), *model.network.buffers()):
-            return tensor.device
-    return torch.device("cpu")

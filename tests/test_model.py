@@ -358,6 +358,11 @@ def test_velocity_off_the_vp_path_is_refused(path):
         EpsModel(recorder([]), {"ve": schedules.edm, "flow": schedules.flow}[path](), "velocity")
 
 
+def test_guidance_to_nothing_is_refused(toy):
+    with pytest.raises(InputError, match="needs labels"):
+        toy().guided(2.0)(torch.zeros(1, 1, 2, 3, dtype=torch.float64), 0.0)
+
+
 def test_what_null_does_not_name_stays_in_the_unconditional_call(toy):
     seen = []
 
@@ -397,7 +402,7 @@ def derivations(model):
     return {
         "conditioned": model.conditioned(y=torch.tensor([0, 1])),
         "labelled": model.labelled([0, 1]),
-        "guided": model.guided(2.0),
+        "guided": model.guided(2.0, y=torch.tensor([0, 1])),
         "autocasted": model.autocasted(torch.bfloat16),
         "clipped": model.clipped(),
         "thresholded": model.thresholded(),
