@@ -3,9 +3,11 @@ so that --help does not wait for torch."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +70,61 @@ class GridSpec(click.ParamType):
             self.fail(f"{value!r} is neither the name of a grid nor a comma-separated list of λ, as -5,-2,0,2,4.6", param, ctx)
 
 
-def budget(command: Any) -> Any:
-    """The options that `sample` and `plan` share: how much is spent, and where."""
-    for option in (
-        click.option("--variance", type=click.Choice(["small", "large"]), help="ddpm: σ² = β̃ (small) or σ² = β (large)."),
-        click.option("--r2", type=float, help="dpm3: its second intermediate point. [default: 2/3]"),
-        click.option("--r1", type=float, help="dpm2, dpm3: the first intermediate point. [default: 1/2, 1/3]"),
-        click.option("--eta", type=float, help="ddim: 0 is the ODE, 1 is DDPM. [default: 0]"),
-        click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
-        click.option(
-            "--grid",
-            type=GridSpec(),
-            default="logsnr",
-            show_default=True,
-            help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6.",
+class Setting(click.ParamType):
+    """NAME=VALUE, an option of a solver."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name, equals, text = value.partition("=")
+        if not (name.strip() and equals and text.strip()):
+            self.fail(f"{value!r} is not NAME=VALUE, as eta=0.5; `solvers` lists the options of each solver", param, ctx)
+        return name.strip().replace("-", "_"), text.strip()
+
+
+SETTINGS = {
+    "eta": (float, "ddim and stochastic solvers: 0 is the ODE, 1 is DDPM or the SDE."),
+    "r1": (float, "dpm2, dpm3: the first intermediate point. [default: 1/2, 1/3]"),
+    "r2": (float, "dpm3: its second intermediate point. [default: 2/3]"),
+    "variance": (click.Choice(["small", "large"]), "ddpm: σ² = β̃ (small) or σ² = β (large)."),
+    "variable": (click.Choice(["lam", "sigma_bar", "t"]), "torchdiffeq, rk:NAME (not t): what to integrate in."),
+    "rtol": (float, "Adaptive solvers: relative tolerance. [default: 0.01; torchdiffeq 1e-5]"),
+    "atol": (float, "Adaptive solvers: absolute tolerance, in units of x. [default: the same]"),
+    "max_nfe": (click.IntRange(1), "Adaptive solvers: at most so many evaluations an image. [default: 100000]"),
+}
+
+
+def settings(*names: str) -> Any:
+    """Options of solvers under names of their own, and --option for all others."""
+    return together(
+        *(
+            click.option(f"--{name.replace('_', '-')}", type=SETTINGS[name][0], multiple=True, help=SETTINGS[name][1])
+            for name in names
         ),
-        click.option("--steps", type=click.IntRange(1), help="Steps, whatever they cost."),
-        click.option("--nfe", type=int, help="Exactly so many network evaluations an image. [default: about 50]"),
-    ):
-        command = option(command)
-    return command
+        click.option(
+            "-o", "--option", type=Setting(), multiple=True, help="Any option of the solver, as start=single. Repeatable."
+        ),
+    )
+
+
+def together(*options: Any) -> Any:
+    """Several options as one decorator."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+budget = together(
+    click.option("--nfe", type=int, help="Exactly so many network evaluations an image. [default: about 50; plan: 10 steps]"),
+    click.option("--steps", type=click.IntRange(1), help="Steps, whatever they cost."),
+    click.option("--grid", type=GridSpec(), help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6. [default: logsnr]"),
+    click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
+)
+path = partial(click.option, type=click.Path(path_type=Path))
 
 
 def typed() -> str:
@@ -96,23 +133,36 @@ def typed() -> str:
 
 
 def default_name(ctx: click.Context) -> str:
-    """MODEL-SOLVER, and all else that was typed, so that two commands do not meet in one file."""
-    silent = ("model", "solver", "out", "overwrite", "batch", "device")
-    words = [Path(ctx.params["model"]).stem, ctx.params["solver"]]
-    for parameter in ctx.command.params:
-        value = ctx.params[parameter.name or ""]
-        if (
-            parameter.name not in silent
-            and ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-        ):
-            value = f"{value[0]}..{value[-1]}-{len(value)}" if isinstance(value, list) else value
-            words += [parameter.name or ""] + ([] if value is True else [str(value)])
-    return re.sub(r"[^\w.,+-]", "_", "-".join(words))[:120]
+    """MODEL-SOLVER, and all else that was typed and decides the images, so that two commands do not meet in one file; where the
+    name cannot hold all of it, a digest at the end does."""
+    silent = ("model", "solver", "out", "overwrite", "batch", "device", "save_plan", "trajectory")
+
+    def text(value: Any, brief: bool) -> str:
+        if not isinstance(value, list | tuple):
+            return str(value)
+        if isinstance(value, list) and (brief or value == list(range(int(value[0]), int(value[0]) + len(value)))):
+            return f"{value[0]}..{value[-1]}-{len(value)}"
+        return ",".join("=".join(part) if isinstance(part, tuple) else str(part) for part in value)
+
+    typed = {
+        name: ctx.params[name]
+        for name in (parameter.name or "" for parameter in ctx.command.params)
+        if name not in silent and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    model, solver = str(ctx.params["model"]), ctx.params["solver"].replace(":", "-")
+    short, exact = (
+        "-".join(word for name, value in typed.items() for word in ([name] if value is True else [name, text(value, brief)]))
+        for brief in (True, False)
+    )
+    name = re.sub(r"[^\w.,+=-]", "_", "-".join(filter(None, [Path(model).stem, solver, short])))[:120]
+    whole = "-".join(filter(None, [model, solver, exact]))
+    return name if name == whole else f"{name[:111]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The solver options that were typed."""
-    return {name: value for name, value in options.items() if value is not None}
+def given(ctx: click.Context) -> list[tuple[str, Any]]:
+    """The options of the solver that were typed, (name, value), in whatever way."""
+    named = [(name, value) for name in SETTINGS for value in ctx.params.get(name, ())]
+    return [*named, *([("per_sample", True)] if ctx.params.get("per_sample") else []), *ctx.params["option"]]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -122,11 +172,16 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--solver", default="ddim", show_default=True, help="A name that `solvers` lists.")
+@click.option(
+    "--solver",
+    default="ddim",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A name that `solvers` lists, or a plan's .json file.",
+)
 @budget
-@click.option("--rtol", type=float, help="Adaptive solvers: relative tolerance. [default: 1e-5]")
-@click.option("--atol", type=float, help="Adaptive solvers: absolute tolerance, in units of x. [default: 1e-5]")
-@click.option("--max-nfe", type=click.IntRange(1), help="Adaptive solvers: stop with an error after so many. [default: 100000]")
+@settings(*SETTINGS)
+@click.option("--per-sample", is_flag=True, help="torchdiffeq: each image alone, so that none depends on its batch.")
 @click.option("--n", type=click.IntRange(1), help="How many images, seeds 0 to N − 1. [default: 64]")
 @click.option(
     "--seeds", type=Numbers(), help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed, not on its batch."
@@ -139,11 +194,9 @@ def main() -> None:
 @click.option(
     "--model", default="fashion", show_default=True, metavar="NAME|FILE", help="fashion, mixture, or a checkpoint file."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/ and what was typed]",
-)
+@path("--out", help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/ and what was typed]")
+@click.option("--trajectory", is_flag=True, help="Keep the states, too, in OUT-trajectory.npz and .png. One batch only.")
+@path("--save-plan", metavar="FILE.json", help="Keep the plan that was run; of an adaptive solver, with one image.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
@@ -164,18 +217,16 @@ def sample(ctx: click.Context, **o: Any) -> None:
         raise click.UsageError(f"--n {o['n']} and --seeds ({len(o['seeds'])} of them) disagree: leave one out")
     seeds = o["seeds"] or list(range(o["n"] or 64))
     loaded = pretrained.load(o["model"], generate.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
-    rest = {name: o[name] for name in ("guidance", "clip", "threshold", "dtype", "batch")}
-    options = given(**{name: o[name] for name in ("eta", "r1", "r2", "variance", "rtol", "atol", "max_nfe")})
+    taken = ("nfe", "steps", "grid", "denoise", "guidance", "clip", "threshold", "dtype", "batch", "trajectory")
     job = generate.make_job(
         loaded,
         o["model"],
         o["solver"],
-        **{name: o[name] for name in ("nfe", "steps", "grid", "denoise")},
-        options=options,
+        options=given(ctx),
         seeds=seeds,
         labels=generate.choose_labels(o["label"], loaded.classes, seeds),
         device=generate.choose_device(o["device"]),
-        **rest,
+        **{name: o[name] for name in taken},
     )
     out = o["out"] or Path("samples") / f"{default_name(ctx)}.png"
     with tqdm(total=1.0, desc=o["solver"], bar_format=BAR, miniters=0, delay=1, disable=None, leave=False) as bar:
@@ -185,30 +236,44 @@ def sample(ctx: click.Context, **o: Any) -> None:
             bar.set_postfix_str(f"{done} images done, λ = {lam:+.2f}", refresh=False)
             bar.update(max(0.0, (done + min(job.batch, len(seeds) - done) * within) / len(seeds) - bar.n))
 
-        report = generate.generate(job, loaded, out, overwrite=o["overwrite"], command=typed(), watch=watch)
-    calls = f" ({report.calls:g} network calls)" if report.calls != report.nfe else ""
-    click.echo(f"{o['solver']}: {len(seeds)} images, {report.nfe:g} NFE{calls} an image, {report.seconds:.1f} s, {out}")
+        written = {"save_plan": o["save_plan"], "overwrite": o["overwrite"], "command": typed()}
+        report = generate.generate(job, loaded, out, **written, watch=watch)
+    click.echo(f"{o['solver']}: {len(seeds)} images, {report.spent}, {report.seconds:.1f} s, {out}")
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 @main.command()
-@click.option("--schedule", default="ddpm_linear", show_default=True, help="ddpm_linear, vp_linear, cosine, edm or flow.")
+@click.option("--schedule", help="ddpm_linear, vp_linear, cosine, edm or flow. [default: ddpm_linear]")
 @click.argument("solver")
 @budget
-def plan(solver: str, schedule: str, nfe: int | None, steps: int | None, grid: Any, denoise: bool, **options: Any) -> None:
-    """Print the table of numbers that SOLVER is, at a given budget."""
-    from diffode.schedule import make
-    from solvers.registry import find
-    from solvers.sampling import choose_grid
+@settings("eta", "r1", "r2", "variance", "variable")
+@path("--save", metavar="FILE.json", help="Write it, to be sampled with, sample --solver FILE.json, or shown, plan FILE.json.")
+@path("--png", metavar="FILE.png", help="Draw it as a heat map (takes matplotlib).")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.pass_context
+def plan(ctx: click.Context, solver: str, save: Path | None, png: Path | None, overwrite: bool, **o: Any) -> None:
+    """Print the table of numbers that SOLVER, a name or a plan's .json file, is at a given budget."""
+    from experiments.generate import make_plan, write_plan
 
-    entry, noise_schedule = find(solver), make(schedule)
-    steps = 10 if nfe is None and steps is None and isinstance(grid, str) else steps
-    lams = choose_grid(entry, noise_schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **given(**options))
-    click.echo(str(entry.plan(lams, noise_schedule, **given(**options))))
+    made = make_plan(solver, **{name: o[name] for name in ("schedule", "nfe", "steps", "grid", "denoise")}, options=given(ctx))
+    write_plan(made, save, png, overwrite)
+    click.echo(str(made))
+
+
+@main.command()
+@click.argument("names", metavar="[SOLVER]...", nargs=-1)
+@click.pass_context
+def verify(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Measure on this machine what the SOLVERs claim, all of them by default; exit code 1 if a claim does not hold."""
+    from solvers.verify import verify
+
+    ctx.exit(0 if verify(names, click.echo) else 1)
 
 
 @main.command()
 def solvers() -> None:
-    """List the solvers: name, order, NFE a step, whether stochastic, source."""
+    """List the solvers: name, order, NFE a step, whether stochastic, options, source."""
     from solvers.registry import table
 
     click.echo(table())

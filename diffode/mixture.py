@@ -24,6 +24,7 @@ from einops import rearrange
 from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from diffode.data import ImageSet, to_tensor
 from diffode.errors import InputError
@@ -103,6 +104,25 @@ class Mixture(nn.Module):
         )
         return x0.view(n, *self.image)
 
+    def pooled(self, factor: int) -> Mixture:
+        """The mixture of these images (channels, height, width) with factor × factor pixels averaged into one.
+
+        With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): exact again. A cheap
+        model of the same kind. InputError unless factor divides height and width.
+        """
+        if factor < 1 or len(self.image) != 3 or any(size % factor for size in self.image[1:]):
+            raise InputError(f"images {self.image} cannot be averaged over {factor} × {factor} pixels")
+        basis = rearrange(self.basis, "pixels (k rank) -> k rank pixels", k=len(self.mean)) * self.along.sqrt()[:, :, None]
+
+        def average(images: Tensor) -> Tensor:
+            return avg_pool2d(images.reshape(-1, *self.image), factor).reshape(*images.shape[:-1], -1)
+
+        along, scale, _ = torch.linalg.svd(average(basis).mT, full_matrices=False)
+        tensors = {"mean": average(self.mean), "basis": along, "along": scale**2, "floor": self.floor / factor**2}
+        channels, height, width = self.image
+        image = (channels, height // factor, width // factor)
+        return Mixture({**tensors, "log_pi": self.log_pi, "label": self.label}, image, self.path, self.mean.dtype)
+
     def _by_rows(self, function: RowFunction, x: Tensor, lam: Tensor, y: Tensor | None) -> Tensor:
         """function(x, lam, mask) over chunks of exactly ROWS rows; x as (rows, pixels)."""
         n = len(x)
@@ -131,7 +151,8 @@ class Mixture(nn.Module):
         variance = torch.exp(-2 * lam)[:, None]
         y = x / alpha
         c = self._components(y, lam, allowed)
-        r = torch.softmax(c.log_weight, 1)
+        likely = torch.exp(c.log_weight - c.log_weight.amax(1, keepdim=True))
+        r = likely / likely.sum(1, keepdim=True)  # torch.softmax wakes all threads for any size, which costs more than all else
         along = r[:, :, None] * self.along * (1 + variance[:, :, None]) / (c.spread[:, :, None] * c.spread_along) * c.p
         outside = r * (1 - self.floor) / c.spread
         difference = outside.sum(1, keepdim=True) * y - (outside + r) @ self.mean - along.flatten(1) @ self.basis.T

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from diffode import prediction
 from diffode.errors import InputError
-from diffode.schedule import Schedule
+from diffode.schedule import Array, Schedule
 
 Hook = Callable[[Tensor], Tensor]
 Watch = Callable[[int, float, Tensor], None]
+Coefficient = float | Tensor  # the same for all samples, or one for each, (batch, 1, ...)
 
 
 class Evaluate(Protocol):
@@ -88,6 +89,12 @@ class EpsModel:
             raise InputError(f"label {wrong} is out of range: this model knows 0 to {self.classes - 1}")
         return self.conditioned(y=y)
 
+    def taking(self, rows: Sequence[int]) -> EpsModel:
+        """This model for these samples of its batch, in this order: every tensor of the conditions is indexed by `rows`."""
+        weight, null = self.guidance or (1.0, {})
+        guidance = (weight, _taken(null, rows)) if self.guidance else None
+        return self._with(condition=_taken(self.condition, rows), guidance=guidance)
+
     def guided(self, weight: float, **null: Any) -> EpsModel:
         """Classifier-free guidance (Ho and Salimans, 2022): unconditional + weight (conditional − unconditional).
 
@@ -126,7 +133,8 @@ class EpsModel:
     def watched(self, watch: Watch) -> EpsModel:
         """This model, calling watch(evaluation, λ, prediction) after every evaluation, for progress and checks.
 
-        The prediction is in the form that was asked for, and valid during the call: clone it to keep it.
+        The prediction is in the form that was asked for, and valid during the call: clone it to keep it. Where each sample
+        has a λ of its own (see `at`) the watch is given the smallest, which is how far the slowest has come.
         """
         return self._with(watches=(*self.watches, watch))
 
@@ -145,20 +153,31 @@ class EpsModel:
         """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
         return self.bind([lam], x, predicts)(x)
 
-    def bind(self, lams: Sequence[float], like: Tensor, predicts: str = "noise") -> Evaluate:
+    def at(self, x: Tensor, lams: Array, predicts: str = "noise", rows: Sequence[int] | None = None) -> Tensor:
+        """The prediction for x (batch, *shape) at a λ of its own for each sample, lams (batch,): one evaluation, counted once.
+
+        rows: which samples of this model's batch these are, if not all: as `taking` them, but counted and watched here.
+        """
+        return self.bind(np.asarray(lams, np.float64)[None], x, predicts, rows)(x)
+
+    def bind(
+        self, lams: Sequence[float] | Array, like: Tensor, predicts: str = "noise", rows: Sequence[int] | None = None
+    ) -> Evaluate:
         """Do the host's work for evaluations at these λ once: clocks on the device, conversions as pairs of numbers.
 
-        like: a state (batch, *shape), for its batch, device and dtype. Returns the function that the sampling loop calls.
+        lams: (evaluations,), or (evaluations, batch) with a λ for each sample; rows: see `at`. like: a state (batch, *shape),
+        for its batch, device and dtype. Returns the function that the sampling loop calls.
         """
-        schedule, batch = self.schedule, len(like)
+        batch = len(like)
         clocks = self._clocks(lams, like)
         target = "data" if self.hooks else prediction.check(predicts)
-        ends = [(float(schedule.alpha(lam)), float(schedule.sigma(lam))) for lam in lams]
-        direct = [prediction.convert(self.predicts, target, *end) for end in ends]
-        after = [prediction.convert(target, predicts, *end) for end in ends]
-        condition = _on(like.device, self.condition, batch)
-        weight, null = self.guidance or (1.0, {})
-        null = _on(like.device, self._unconditional(null), batch) if self.guidance else {}
+        direct = [self._conversion(self.predicts, target, lam, like) for lam in lams]
+        after = [self._conversion(target, predicts, lam, like) for lam in lams]
+        watched = [float(np.min(lam)) for lam in lams]
+        model = self if rows is None else self.taking(rows)
+        condition = _on(like.device, model.condition, batch)
+        weight, null = model.guidance or (1.0, {})
+        null = _on(like.device, model._unconditional(null), batch) if model.guidance else {}
         # A module is given x in the dtype of its weights; what it returns comes back in that of the state.
         dtype = next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), like.dtype)
 
@@ -189,7 +208,7 @@ class EpsModel:
                 x0 = _combine(x0.clone(), x, after[i])  # not in place: a gradient may need what a hook was given or gave
                 m = x0 if out is None else out.copy_(x0)
             for watch in self.watches:
-                watch(self.nfe, lams[i], m)
+                watch(self.nfe, watched[i], m)
             return m
 
         return evaluate
@@ -208,19 +227,32 @@ class EpsModel:
             yield from self.network.parameters()
             yield from self.network.buffers()
 
-    def _clocks(self, lams: Sequence[float], like: Tensor) -> Tensor:
+    def _conversion(self, native: str, wanted: str, lam: float | Array, like: Tensor) -> tuple[Coefficient, Coefficient]:
+        """(a, b) with wanted = a x + b native, at one λ or at a λ for each sample."""
+        if native == wanted:
+            return 0.0, 1.0
+        ends = np.stack([self.schedule.alpha(lam), self.schedule.sigma(lam)], -1).tolist()
+        if np.ndim(lam) == 0:
+            return prediction.convert(native, wanted, *ends)
+        a, b = columns(np.array([prediction.convert(native, wanted, *end) for end in ends]).T, like)
+        return a, b
+
+    def _clocks(self, lams: Sequence[float] | Array, like: Tensor) -> Tensor:
         """The network's second argument for each evaluation, (evaluations, batch)."""
+        if np.shape(lams)[1:] not in ((), (len(like),)):
+            raise InputError(f"λ is one for all or one a sample: {np.shape(lams)[1]} do not go with a batch of {len(like)}")
         t = self.schedule.t(lams)  # InputError outside the schedule, whatever the clock
         exact = np.asarray(lams, np.float64) if self.clock == "lam" else t
         clocks = torch.as_tensor(exact, dtype=torch.promote_types(like.dtype, torch.float32))
         if self.clock == "label":
             if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
                 raise InputError(
-                    f"the grid asks for label {t[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
+                    f"the grid asks for label {t.flat[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
                     "whole labels: snap the grid (grid.snap), and take a solver whose stages are all on it, or clock='t'"
                 )
             clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
-        return clocks.to(like.device)[:, None].repeat(1, len(like))
+        clocks = clocks.to(like.device)
+        return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, len(like))
 
     def _with(self, **changes: Any) -> EpsModel:
         other = copy.copy(self)
@@ -228,14 +260,27 @@ class EpsModel:
         return other
 
 
-def _combine(m: Tensor, x: Tensor, pair: tuple[float, float]) -> Tensor:
+def columns(values: Array, like: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients (k, batch) as k tensors (batch, 1, ...), to be multiplied with states like `like` (batch, *shape)."""
+    return tuple(torch.as_tensor(values, dtype=like.dtype).to(like.device).view(len(values), -1, *[1] * (like.ndim - 1)))
+
+
+def _combine(m: Tensor, x: Tensor, pair: tuple[Coefficient, Coefficient]) -> Tensor:
     """m <- a x + b m, in place; terms that are not there are not touched, since 0 · NaN is NaN."""
     a, b = pair
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return m.mul_(b).add_(a * x)
     if b != 1:
         m.mul_(b)
     if a != 0:
         m.add_(x, alpha=a)
     return m
+
+
+def _taken(condition: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The condition of these rows; a tensor without dimensions is of no row, and stays."""
+    chosen = list(rows)
+    return {name: value[chosen] if isinstance(value, Tensor) and value.ndim else value for name, value in condition.items()}
 
 
 def _on(device: torch.device, condition: dict[str, Any], batch: int) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""The probability-flow ODE in λ, and the states it can be written for.
+"""The probability-flow ODE, and the variables and states it can be written for.
 
     d(x/α)/dλ = −e^(−λ) ε(x, λ)      d(x/σ)/dλ = e^λ x̂0(x, λ)      dx/dλ = (d log α/dλ) x − σ ε(x, λ)
 
-The three are one equation. Solvers that are planned take the first two, whose linear part is gone; integrators that look at
-the size of the state and its errors (torchdiffeq) are given x itself, which on the vp path stays of order 1 at all λ.
+The three are one equation. Solvers that are planned take the first two, whose linear part is gone; an integrator that looks at
+the size of the state and its errors (torchdiffeq) is given one of VARIABLES: x itself in λ, which on the vp path stays of order
+1 at all λ; y = x/α in σ̄ = σ/α, where dy/dσ̄ = ε (Song et al., 2021a, Eq. 14); or x in the network's clock t.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +20,64 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from diffode.model import EpsModel
+from diffode.schedule import Schedule
 
 Drift = Callable[[float, Tensor], Tensor]
 
 
-def drift(model: EpsModel) -> Drift:
-    """dx/dλ as f(λ, x), for x (batch, *shape) on the model's path; one evaluation of the model a call."""
-    path = model.schedule.path
+@dataclass(frozen=True)
+class Variable:
+    """A variable v in which the ODE is integrated, monotone in λ, and the state u of it:
 
-    def f(lam: float, x: Tensor) -> Tensor:
-        sigma, rate = float(model.schedule.sigma(lam)), float(path.dlog_alpha(lam))
-        return model(x, lam).mul_(-sigma).add_(x, alpha=rate)
+        x = scale(λ) u      du/dv = a(λ) u + b(λ) ε(x, λ)
+
+    All take the schedule and a number; `of` is v(λ) and takes an array of them too, `lam` is λ(v), `pair` is (a, b).
+    """
+
+    symbol: str
+    of: Callable[[Schedule, Any], Any]
+    lam: Callable[[Schedule, float], float]
+    scale: Callable[[Schedule, float], float]
+    pair: Callable[[Schedule, float], tuple[float, float]]
+
+    def inverse(self, schedule: Schedule, lam_s: float, lam_t: float) -> Callable[[float], float]:
+        """λ(v) for v between those of λ_s < λ_t; what rounding puts outside the two is put back on them."""
+        low, high = sorted(float(self.of(schedule, lam)) for lam in (lam_s, lam_t))
+        return lambda v: min(max(self.lam(schedule, min(max(v, low), high)), lam_s), lam_t)
+
+
+def _pair(schedule: Schedule, lam: float) -> tuple[float, float]:
+    """dx/dλ = (d log α/dλ) x − σ ε."""
+    return float(schedule.path.dlog_alpha(lam)), -float(schedule.sigma(lam))
+
+
+def _pair_in_t(schedule: Schedule, lam: float) -> tuple[float, float]:
+    """dx/dt = dx/dλ · dλ/dt."""
+    rate = float(schedule.rate(schedule.t(lam)))
+    a, b = _pair(schedule, lam)
+    return a * rate, b * rate
+
+
+VARIABLES = {
+    "lam": Variable("λ", lambda schedule, lam: lam, lambda schedule, v: v, lambda schedule, lam: 1.0, _pair),
+    "sigma_bar": Variable(
+        "σ̄",
+        lambda schedule, lam: np.exp(np.negative(lam)),
+        lambda schedule, v: -float(np.log(v)),
+        lambda schedule, lam: float(schedule.alpha(lam)),
+        lambda schedule, lam: (0.0, 1.0),
+    ),
+    "t": Variable("t", Schedule.t, lambda schedule, v: float(schedule.lam(v)), lambda schedule, lam: 1.0, _pair_in_t),
+}
+
+
+def drift(model: EpsModel, variable: Variable = VARIABLES["lam"]) -> Drift:
+    """du/dv as f(λ, u), dx/dλ unless told otherwise; for u (batch, *shape), one evaluation of the model a call."""
+    schedule = model.schedule
+
+    def f(lam: float, u: Tensor) -> Tensor:
+        a, b = variable.pair(schedule, lam)
+        return model(u * variable.scale(schedule, lam), lam).mul_(b).add_(u, alpha=a)
 
     return f
 

@@ -55,6 +55,7 @@ class Schedule:
     """A path and a clock. `lam_min` and `lam_max` are the λ of the clock's two ends, where grids begin and end.
 
     name: as in SCHEDULES, with `options` the arguments it was made with, so that a JSON card can name it.
+    rate: dλ/dt as a function of t in the clock, negative where t grows with the noise.
     knots: the λ of the clock's integers, increasing, if the network was trained on these alone; else None.
     """
 
@@ -64,6 +65,7 @@ class Schedule:
     t_clean: float
     to_lam: Function
     to_t: Function
+    rate: Function
     knots: Array | None = None
     options: tuple[tuple[str, object], ...] = ()
 
@@ -130,17 +132,28 @@ def vp_log_alpha(lam: Any) -> Any:
     return 0.5 * log_expit(2 * lam)
 
 
+def vp_rate(log_alpha: Any) -> Any:
+    """dλ/d log α on the vp path: 1/σ² = 1/(1 − α²)."""
+    return -1 / np.expm1(2 * log_alpha)
+
+
 def ddpm_table(betas: ArrayLike, name: str = "ddpm_table") -> Schedule:
     """The discrete schedule of DDPM (Ho et al., 2020) from its β_1 ... β_T, shape (T,): α(t) = sqrt(Π_{s ≤ t} (1 − β_s)).
 
     t is the label that such networks are called with, 0 for β_1 to T − 1 for β_T. Between labels log α is linear in t, as
-    in DPM-Solver (Lu et al., 2022a), so fractional labels and λ follow one map.
+    in DPM-Solver (Lu et al., 2022a), so fractional labels and λ follow one map. At a label dλ/dt is that of the noisier side.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) < 2 or not np.all((betas > 0) & (betas < 1)):
         raise InputError("the β of a DDPM table must be at least two numbers between 0 and 1")
-    log_alpha = 0.5 * np.cumsum(np.log1p(-betas))
+    slope = 0.5 * np.log1p(-betas)  # d log α/dt from the label before
+    log_alpha = np.cumsum(slope)
     labels = np.arange(len(betas), dtype=np.float64)
+
+    def rate(t: Array) -> Array:
+        after = np.minimum(np.floor(t).astype(int) + 1, len(labels) - 1)
+        return slope[after] * vp_rate(np.interp(t, labels, log_alpha))
+
     return Schedule(
         name,
         PATHS["vp"],
@@ -148,6 +161,7 @@ def ddpm_table(betas: ArrayLike, name: str = "ddpm_table") -> Schedule:
         t_clean=0.0,
         to_lam=lambda t: vp_lam(np.interp(t, labels, log_alpha)),
         to_t=lambda lam: np.interp(-vp_log_alpha(lam), -log_alpha, labels),
+        rate=rate,
         knots=vp_lam(log_alpha)[::-1].copy(),
     )
 
@@ -169,19 +183,18 @@ def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, t_clean: float = 1e
     log α = −t² (β_max − β_min)/4 − t β_min/2.
     """
 
+    def log_alpha(t: Array) -> Array:
+        return -(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2
+
     def to_t(lam: Array) -> Array:
         loss = -2 * vp_log_alpha(lam)
         return 2 * loss / (beta_min + np.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * loss))
 
+    def rate(t: Array) -> Array:
+        return -(beta_min + t * (beta_max - beta_min)) / 2 * vp_rate(log_alpha(t))
+
     return _named(
-        Schedule(
-            "vp_linear",
-            PATHS["vp"],
-            1.0,
-            t_clean,
-            lambda t: vp_lam(-(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2),
-            to_t,
-        ),
+        Schedule("vp_linear", PATHS["vp"], 1.0, t_clean, lambda t: vp_lam(log_alpha(t)), to_t, rate),
         "vp_linear",
         beta_min=beta_min,
         beta_max=beta_max,
@@ -193,30 +206,37 @@ def cosine(s: float = 0.008, t_clean: float = 1e-3, t_noisy: float = 0.999) -> S
     """The cosine schedule of Nichol and Dhariwal (2021): α = cos θ(t)/cos θ(0), θ(t) = (π/2)(t + s)/(1 + s).
 
     At t = 1, α = 0 and λ = −∞; the clock therefore begins at `t_noisy`. With δ = θ(t) − θ(0) both α and
-    σ² = sin δ sin(θ(t) + θ(0))/cos² θ(0) are free of cancellation, and so is δ = atan2 of its own sine and cosine.
+    σ² = sin δ sin(θ(t) + θ(0))/cos² θ(0) are free of cancellation, and so is δ = atan2 of its own sine and cosine; and so
+    dλ/dt = −θ' tan θ(t)/σ² with tan θ(t) = cot(θ' (1 − t)).
     """
-    rate = np.pi / 2 / (1 + s)
-    first = rate * s
+    turn = np.pi / 2 / (1 + s)  # θ'
+    first = turn * s
     sin0, cos0 = np.sin(first), np.cos(first)
 
+    def variance(t: Array) -> Array:
+        return np.sin(turn * t) * np.sin(turn * t + 2 * first) / cos0**2
+
     def to_lam(t: Array) -> Array:
-        log_alpha = np.log(np.sin(rate * (1 - t)) / cos0)
-        return log_alpha - 0.5 * np.log(np.sin(rate * t) * np.sin(rate * t + 2 * first) / cos0**2)
+        return np.log(np.sin(turn * (1 - t)) / cos0) - 0.5 * np.log(variance(t))
 
     def to_t(lam: Array) -> Array:
         cos = np.sqrt(expit(2 * lam)) * cos0
         excess = expit(-2 * lam) * cos0**2  # sin² θ − sin² θ(0)
         sin = np.sqrt(excess + sin0**2)
-        return np.arctan2(excess / (sin * cos0 + sin0 * cos), cos * cos0 + sin * sin0) / rate
+        return np.arctan2(excess / (sin * cos0 + sin0 * cos), cos * cos0 + sin * sin0) / turn
 
-    return _named(
-        Schedule("cosine", PATHS["vp"], t_noisy, t_clean, to_lam, to_t), "cosine", s=s, t_clean=t_clean, t_noisy=t_noisy
-    )
+    def rate(t: Array) -> Array:
+        return -turn / (np.tan(turn * (1 - t)) * variance(t))
+
+    schedule = Schedule("cosine", PATHS["vp"], t_noisy, t_clean, to_lam, to_t, rate)
+    return _named(schedule, "cosine", s=s, t_clean=t_clean, t_noisy=t_noisy)
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
     """The variance-exploding schedule of EDM (Karras et al., 2022): α = 1, and the clock is σ itself, from 80 to 0.002."""
-    schedule = Schedule("edm", PATHS["ve"], sigma_max, sigma_min, lambda t: -np.log(t), lambda lam: np.exp(-lam))
+    schedule = Schedule(
+        "edm", PATHS["ve"], sigma_max, sigma_min, lambda t: -np.log(t), lambda lam: np.exp(-lam), rate=lambda t: -1 / t
+    )
     return _named(schedule, "edm", sigma_min=sigma_min, sigma_max=sigma_max)
 
 
@@ -225,7 +245,15 @@ def flow(t_clean: float = 1e-3, t_noisy: float = 0.999) -> Schedule:
 
     t = 1 is pure noise, λ = −∞; the clock therefore begins at `t_noisy`.
     """
-    schedule = Schedule("flow", PATHS["flow"], t_noisy, t_clean, lambda t: np.log1p(-t) - np.log(t), lambda lam: expit(-lam))
+    schedule = Schedule(
+        "flow",
+        PATHS["flow"],
+        t_noisy,
+        t_clean,
+        to_lam=lambda t: np.log1p(-t) - np.log(t),
+        to_t=lambda lam: expit(-lam),
+        rate=lambda t: -1 / (t * (1 - t)),
+    )
     return _named(schedule, "flow", t_clean=t_clean, t_noisy=t_noisy)
 
 

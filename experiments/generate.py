@@ -1,19 +1,20 @@
 """Many samples into one output: batch by batch, interruptible at any moment, resumed by the same command.
 
-A Job is all that decides the images. Its finished batches wait in a hidden folder beside the output, named by the job's
-digest, so another job never meets them; when the last is there, the output is assembled, moved into place, and a .json
-beside it says how to make it again.
+A Job is all that decides the output. Its finished batches wait in a hidden folder beside it, named by the job's digest, so
+another job never meets them; when the last is there, the output is assembled, moved into place, and a .json beside it says
+how to make it again. A planned solver is planned once, and every batch runs that plan.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,23 +22,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffode import images, pretrained
 from diffode.data import to_pixels
 from diffode.errors import InputError
 from diffode.files import alone, atomic, folder_for, write_json
+from diffode.grid import snap
 from diffode.model import EpsModel
-from solvers import sample
+from diffode.schedule import Array, Schedule, make
+from experiments import draw
+from solvers import SOLVERS, BlackBox, Plan, Result, Solver, sample
+from solvers.entries import Adaptive, Entry, Options, Planned, parse
+from solvers.execute import Step
 from solvers.registry import find
 from solvers.sampling import choose_grid
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STATES = ("lam", "x", "x0")  # of a trajectory
+TAKEN = "plan.json"  # of an adaptive solver, beside its batch
+Arrays = dict[str, Any]  # of numpy
 
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the images. labels: one a seed, or None; grid: the finite λ, to which `denoise` adds the step to +∞;
-    options: the solver's own.
+    """What decides the output. labels: one a seed, or None; grid: the finite λ, to which `denoise` adds the step to +∞; options:
+    the solver's own, infinities as text; plan: the SHA-256 of the table, for a solver whose name does not say it, a file or a
+    module; trajectory: whether the states are kept.
 
     dtype: float32 and float64 are of state and network; in bfloat16 and float16 the network is autocast, the state float32.
     """
@@ -55,21 +66,51 @@ class Job:
     threshold: float | None = None
     dtype: str = "float32"
     device: str = "cpu"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    plan: str | None = None
+    trajectory: bool = False
 
     @property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def lams(self) -> list[float]:
+        """The whole grid."""
+        return [*self.grid, *[np.inf] * self.denoise]
+
 
 @dataclass(frozen=True)
 class Report:
-    """nfe and calls are those of one image; seconds are of sampling, in this run and those it went on from."""
+    """each: of every image nfe and calls, its evaluations and network calls; with an adaptive pair also accepted and rejected,
+    its steps, and lam_reached. seconds: of sampling, in this run and those it went on from. resumed: batches that were there.
+    warnings: sentences on what did not come as far as was asked."""
 
-    nfe: float
-    calls: float
+    each: Arrays
     seconds: float
     resumed: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def nfe(self) -> float:
+        return float(self.each["nfe"].mean())
+
+    @property
+    def calls(self) -> float:
+        return float(self.each["calls"].mean())
+
+    @property
+    def spent(self) -> str:
+        """NFE, network calls where they are others, and steps, in words."""
+        low, high = self.each["nfe"].min(), self.each["nfe"].max()
+        calls = f"{self.calls:.6g} network calls" if abs(self.calls - self.nfe) > 1e-9 else ""
+        if low < high:
+            text = f"{low:g} to {high:g} NFE an image (mean {', '.join(filter(None, [f'{self.nfe:.1f}', calls]))})"
+        else:
+            text = f"{low:g} NFE{calls and f' ({calls})'} an image"
+        if "accepted" in self.each:
+            text += f", {self.each['accepted'].mean():.1f} steps accepted, {self.each['rejected'].mean():.1f} rejected"
+        return text
 
 
 def choose_device(name: str) -> str:
@@ -108,6 +149,124 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
     return [labels[seed % len(labels)] for seed in seeds]
 
 
+def choose_options(entry: Entry, typed: Sequence[tuple[str, Any]]) -> Options:
+    """The options of a solver from pairs (name, value), values being text or of their type; InputError for one said twice."""
+    names = [name for name, _ in typed]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"the option {twice[0]} of {entry.name} is given twice: leave one out")
+    return parse(entry, {name: str(value) for name, value in typed})
+
+
+def make_plan(
+    solver: str,
+    schedule: str | None = None,
+    *,
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | list[float] | None = None,
+    denoise: bool = False,
+    options: Sequence[tuple[str, Any]] = (),
+) -> Plan:
+    """The plan of a solver, of 10 steps on ddpm_linear unless told otherwise; that of a plan's file as it is.
+
+    InputError for solvers without a plan, and for a file of which anything else is asked.
+    """
+    entry = find(solver)
+    if isinstance(entry, Planned):
+        if denoise or options or not (schedule is nfe is steps is grid is None):
+            raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
+        return entry.made
+    noise_schedule, chosen = make(schedule or "ddpm_linear"), choose_options(entry, options)
+    if not isinstance(entry, Solver):
+        return entry.plan(np.empty(0), noise_schedule)  # which says why there is none
+    steps = 10 if nfe is None and steps is None and not isinstance(grid, list) else steps
+    lams, chosen = _settle(entry, noise_schedule, nfe, steps, grid, denoise, chosen)
+    return entry.plan(lams, noise_schedule, **chosen)
+
+
+def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool = False) -> None:
+    """Save a plan, draw it, or both; InputError for a file that exists or cannot be, or for want of matplotlib."""
+    files = {option: path for option, path in (("--save", save), ("--png", png)) if path is not None}
+    for option, path in files.items():
+        _refuse_place(path, option, ".json" if path is save else ".png")
+    _refuse_existing(files, overwrite)
+    if png is not None:
+        draw.heatmap(plan, png)
+    if save is not None:
+        plan.save(save)
+
+
+def make_job(
+    loaded: pretrained.Pretrained,
+    model: str,
+    solver: str,
+    *,
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | list[float] | None = None,
+    denoise: bool = False,
+    options: Sequence[tuple[str, Any]] = (),
+    **rest: Any,
+) -> Job:
+    """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
+    seeds, batch, trajectory = rest["seeds"], rest["batch"], rest.get("trajectory", False)
+    if rest.get("dtype") == "float64" and str(rest.get("device", "cpu")).startswith("mps"):
+        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
+    if rest.get("guidance", 1) != 1 and rest["labels"] is None:
+        raise InputError(f"guidance of {rest['guidance']:g} needs labels to guide to: give --label, or a model that has them")
+    if trajectory and len(seeds) > batch:
+        raise InputError(
+            f"--trajectory keeps every state of one batch, and {len(seeds)} images are more than --batch {batch}: "
+            "ask for fewer images, or raise --batch"
+        )
+    entry, schedule = find(solver), loaded.model.schedule
+    if trajectory and isinstance(entry, BlackBox) and entry.adaptive and steps is None and not isinstance(grid, list):
+        steps = draw.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
+    lams, chosen = _settle(entry, schedule, nfe, steps, grid, denoise, choose_options(entry, options))
+    lams = snap(lams, schedule) if loaded.model.clock == "label" and not isinstance(entry, Planned) else lams
+    finite = [float(lam) for lam in lams if lam < np.inf]
+    named = solver in SOLVERS or solver.endswith("+unic")
+    return Job(
+        model=model,
+        sha256=loaded.sha256,
+        solver=solver,
+        grid=finite,
+        denoise=len(finite) < len(lams),
+        options={name: _json(value) for name, value in chosen.items()},
+        plan=None if named else _digest(entry.plan(lams, schedule, **chosen)),
+        **rest,
+    )
+
+
+def _settle(
+    entry: Entry,
+    schedule: Schedule,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | list[float] | None,
+    denoise: bool,
+    options: Options,
+) -> tuple[Array, Options]:
+    """choose_grid, with logsnr for no grid; InputError for any grid with a plan, and for an option that the budget decides."""
+    if isinstance(entry, Planned) and grid is not None:
+        entry.plan(np.empty(0), schedule)  # which says that it has a grid of its own
+    lams, settled = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid or "logsnr", denoise=denoise, **options)
+    if decided := [name for name, value in options.items() if settled[name] is not value]:
+        raise InputError(f"--nfe decides the option {decided[0]} of {entry.name}: leave one of them out")
+    return lams, settled
+
+
+def _digest(plan: Plan) -> str:
+    """The SHA-256 of what a plan says."""
+    said = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, plan.stages
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _json(value: Any) -> Any:
+    """The value, or its text for the numbers that JSON does not have."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def prepare(loaded: pretrained.Pretrained, job: Job) -> EpsModel:
     """The model of a job, moved to its device, with guidance and what acts on x̂0."""
     model = loaded.model.to(job.device).guided(job.guidance)
@@ -121,93 +280,206 @@ def generate(
     loaded: pretrained.Pretrained,
     out: Path,
     *,
+    save_plan: Path | None = None,
     overwrite: bool = False,
     command: str = "",
     watch: Callable[[int, float], None] | None = None,
 ) -> Report:
-    """Make the images of a job and write them to `out` (its suffix says how), with `out`.json beside it.
+    """Make the images of a job and write them to `out` (its suffix says how); beside it `out`.json, and the states of a
+    trajectory in two files of its name and -trajectory; and the plan that was taken to save_plan.
 
     watch(images done, λ) is called after every evaluation. A run that is interrupted leaves its finished batches, and the
-    same job goes on from them. InputError if `out` exists and may not be overwritten, or another run is writing it.
+    same job goes on from them. InputError if a file exists and may not be overwritten, or another run is writing `out`.
     """
-    write = images.writer(out)
-    card = out.with_name(out.name + ".json")
-    _refuse_existing(out, card, overwrite)
+    images.writer(out)  # which refuses what is no output
+    files = _files(job, out, save_plan)
+    _refuse_existing(files, overwrite)
     images.check_place(out)
+    plan = _plan(job, loaded.model.schedule, save_plan)
     starts = range(0, len(job.seeds), job.batch)
     with _workplace(out, job) as work:
-        files = [work / f"{start}.npz" for start in starts]
-        resumed = sum(file.exists() for file in files)
+        parts = [work / f"{start}.npz" for start in starts]
+        resumed = sum(part.exists() for part in parts)
         model = prepare(loaded, job)
-        for start, file in zip(starts, files, strict=True):
-            if not file.exists():
-                _one_batch(job, model, loaded.image, start, file, watch)
-        batches = [dict(np.load(file)) for file in files]
-        pixels = np.concatenate([batch["pixels"] for batch in batches])
-        nfe, calls = (float(np.mean([batch[name] for batch in batches])) for name in ("nfe", "calls"))
-        seconds = float(sum(batch["seconds"] for batch in batches))
-        _refuse_existing(out, card, overwrite)
-        labels = np.array(job.labels, np.int64) if job.labels is not None else None
-        with atomic(card) as part:  # both are written before the first is moved
-            write_json(part, _card(job, nfe, calls, seconds, command))
-            write(out, pixels, job.seeds, labels)
-    return Report(nfe, calls, seconds, resumed)
+        for start, part in zip(starts, parts, strict=True):
+            if not part.exists():
+                _one_batch(job, plan, model, loaded.image, start, part, watch)
+        batches = [dict(np.load(part)) for part in parts]
+        arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        each = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", *STATES)}
+        taken = Plan.load(work / TAKEN) if save_plan is not None and (work / TAKEN).exists() else plan
+        report = Report(each, float(arrays["seconds"].sum()), resumed, tuple(_warnings(job, each, save_plan, taken)))
+        _refuse_existing(files, overwrite)
+        _write(job, files, arrays, taken, _card(job, report, command))
+    return report
+
+
+def _files(job: Job, out: Path, save_plan: Path | None) -> dict[str, Path]:
+    """All that will be written; InputError for what could not be."""
+    files = {"out": out, "card": out.with_name(f"{out.name}.json")}
+    if job.trajectory:
+        files |= {kind: out.with_name(f"{out.stem}-trajectory.{kind}") for kind in ("npz", "png")}
+    for path in list(files.values())[1:]:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, and is where something beside {out} is written: give --out another name")
+    if save_plan is not None:
+        _refuse_place(save_plan, "--save-plan", ".json")
+        if save_plan.absolute() == files["card"].absolute():
+            raise InputError(f"{save_plan} is where what made {out} is written: give --save-plan another name")
+        files["plan"] = save_plan
+    return files
+
+
+def _refuse_place(path: Path, option: str, suffix: str) -> None:
+    """InputError for a file that could not be written, or would not be known by its suffix."""
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.suffix != suffix:
+        raise InputError(f"{option} writes a {suffix} file, not {str(path)!r}: give it a name that ends in {suffix}")
+    if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(
+            f"{path} cannot be written ({path if path.is_dir() else folder} is in the way): give {option} another name"
+        )
+
+
+def _refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
+    for what, path in files.items():
+        if (path.exists() or path.is_symlink()) and not overwrite:
+            option = {"plan": "--save-plan", "--save": "--save", "--png": "--png"}.get(what, "--out")
+            raise InputError(f"{path} exists: give {option} another name, or --overwrite")
+
+
+def _plan(job: Job, schedule: Schedule, save_plan: Path | None) -> Plan | None:
+    """The plan that every batch runs, None for solvers without; InputError if the job was made with another one of the name, or
+    if there will be none to save."""
+    entry = find(job.solver)
+    if isinstance(entry, Adaptive) and save_plan is not None and len(job.seeds) > 1:
+        raise InputError(
+            f"each of {len(job.seeds)} images takes its own steps with {entry.name}, and --save-plan keeps one plan: "
+            "ask for one image (--n 1, or --seeds with one number)"
+        )
+    if not isinstance(entry, Solver | Planned):
+        return entry.plan(np.empty(0), schedule) if isinstance(entry, BlackBox) and save_plan is not None else None
+    plan = entry.plan(np.array(job.lams), schedule, **_options(entry, job))
+    if job.plan not in (None, _digest(plan)):
+        raise InputError(f"{job.solver} is not the plan that it was when this job was made: bring it back, or make another job")
+    return plan
+
+
+def _options(entry: Entry, job: Job) -> Options:
+    """The job's options as the solver takes them."""
+    return parse(entry, {name: str(value) for name, value in job.options.items()})
 
 
 def _one_batch(
     job: Job,
+    plan: Plan | None,
     model: EpsModel,
     image: tuple[int, ...],
     start: int,
     file: Path,
     watch: Callable[[int, float], None] | None,
 ) -> None:
+    """Sample the batch that begins at `start`, and write its arrays, a row an image, to `file`."""
     stop = min(start + job.batch, len(job.seeds))
     if job.labels is not None:
         model = model.labelled(job.labels[start:stop])
     if watch is not None:
         model = model.watched(lambda evaluation, lam, m: watch(start, lam))
-    dtype = torch.float64 if job.dtype == "float64" else torch.float32
+    entry = find(job.solver)
+    how = {"solver": plan} if plan else {"solver": job.solver, "grid": job.grid, "denoise": job.denoise, **_options(entry, job)}
+    states: list[tuple[Any, ...]] = []
+    if job.trajectory:
+        how |= {"trajectory": True} if isinstance(entry, BlackBox) else {"on_step": lambda step: states.append(_kept(step))}
     began = time.perf_counter()
     result = sample(
         model,
         shape=(stop - start, *image),
-        solver=job.solver,
-        grid=job.grid,
-        denoise=job.denoise,
         seed=job.seeds[start:stop],
-        dtype=dtype,
+        dtype=torch.float64 if job.dtype == "float64" else torch.float32,
         device=job.device,
-        **job.options,
+        **how,
     )
+    arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
+    if result.taken is not None and len(job.seeds) == 1 and result.taken.plans[0] is not None:
+        result.taken.plans[0].save(file.with_name(TAKEN))
     with atomic(file) as part, open(part, "wb") as stream:
-        seconds = time.perf_counter() - began
-        np.savez(stream, pixels=to_pixels(result.x), nfe=result.nfe, calls=result.calls, seconds=seconds)
+        np.savez(stream, **arrays, **_counts(job, model, result), **_stacked(states, result))
 
 
-def _card(job: Job, nfe: float, calls: float, seconds: float, command: str) -> dict[str, Any]:
+def _counts(job: Job, model: EpsModel, result: Result) -> Arrays:
+    """What each image of a batch took."""
+    n, calls_each = len(result.x), 2 if model.guidance else 1
+    if result.taken is not None:
+        taken = {name: np.array(getattr(result.taken, name)) for name in ("nfe", "accepted", "rejected")}
+        return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.taken.lam)}
+    if job.options.get("per_sample"):  # calls are then those of all images, one after the other
+        return {"nfe": np.full(n, result.calls / n / calls_each), "calls": np.full(n, result.calls / n)}
+    return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
+
+
+def _kept(step: Step) -> tuple[float, Tensor, Tensor]:
+    """λ, x and x̂0 of a step on the host, as float32; at the start there is no x̂0 yet: NaN."""
+    x0 = torch.full_like(step.x, torch.nan) if step.x0 is None else step.x0
+    x, x0 = (state.to("cpu", torch.float32, copy=True) for state in (step.x, x0))
+    return step.lam, x, x0
+
+
+def _stacked(states: list[tuple[Any, ...]], result: Result) -> Arrays:
+    """lam (steps + 1,), x and, of planned solvers, x0 (images, steps + 1, ...) of a trajectory, if there is one."""
+    columns = zip(*(states or [(lam, x.float()) for lam, x in result.trajectory]), strict=True)
+    named = dict(zip(STATES, columns, strict=False))
+    return {name: np.array(column) if name == "lam" else torch.stack(column, 1).numpy() for name, column in named.items()}
+
+
+def _warnings(job: Job, each: Arrays, save_plan: Path | None, plan: Plan | None) -> Iterator[str]:
+    """What did not come as far as was asked."""
+    if save_plan is not None and plan is None:
+        yield f"no step was accepted within --max-nfe: there is no plan to write to {save_plan}"
+    short = each["lam_reached"][each["lam_reached"] != job.lams[-1]] if "lam_reached" in each else np.empty(0)
+    if len(short):
+        where = f"λ = {short.min():.6g}" + (f" to {short.max():.6g}" if short.min() < short.max() else "")
+        yield (
+            f"{len(short)} of {len(job.seeds)} images stopped at {where} of {job.lams[-1]:.6g}, --max-nfe being "
+            f"{job.options.get('max_nfe')}: written is the last state of each, raise --max-nfe or loosen --rtol and --atol"
+        )
+
+
+def _write(job: Job, files: dict[str, Path], arrays: Arrays, plan: Plan | None, card: dict[str, Any]) -> None:
+    """Write all files; each is whole before the first is moved into place."""
+    with ExitStack() as stack:
+        part = {
+            what: stack.enter_context(atomic(path))
+            for what, path in files.items()
+            if what != "out" and (what, plan) != ("plan", None)
+        }
+        write_json(part["card"], card)
+        if plan is not None and "plan" in part:
+            plan.save(part["plan"])
+        if job.trajectory:
+            states = {name: arrays[name] for name in STATES if name in arrays}
+            with open(part["npz"], "wb") as stream:
+                np.savez_compressed(stream, **states)
+            draw.trajectory(**states).save(part["png"], format="PNG")
+        labels = np.array(job.labels, np.int64) if job.labels is not None else None
+        images.writer(files["out"])(files["out"], arrays["pixels"], job.seeds, labels)
+
+
+def _card(job: Job, report: Report, command: str) -> dict[str, Any]:
     """Everything needed to make the output again, and what it was made with."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    made = {
-        "nfe": nfe,
-        "network_calls": calls,
-        "seconds": round(seconds, 3),
-        "command": command,
-        "versions": versions,
-        "machine": platform.machine(),
-    }
+    each = {name: [_json(value) for value in array.tolist()] for name, array in report.each.items() if name != "calls"}
+    each["nfe_of_each"] = each.pop("nfe")
     return {
         **asdict(job),
-        "order": find(job.solver).order,
-        **made,
+        "order": find(job.solver).order or None,
+        "nfe": report.nfe,
+        "network_calls": report.calls,
+        **(each if len(each) > 1 else {}),
+        "seconds": round(report.seconds, 3),
+        "command": command,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _refuse_existing(out: Path, card: Path, overwrite: bool) -> None:
-    for path in (out, card):
-        if (path.exists() or path.is_symlink()) and not overwrite:
-            raise InputError(f"{path} exists: give --out another name, or --overwrite")
 
 
 @contextmanager
@@ -222,34 +494,3 @@ def _workplace(out: Path, job: Job) -> Iterator[Path]:
         finally:
             if work.exists() and not any(work.glob("*.npz")):
                 shutil.rmtree(work)
-
-
-def make_job(
-    loaded: pretrained.Pretrained,
-    model: str,
-    solver: str,
-    *,
-    nfe: int | None,
-    steps: int | None,
-    grid: str | list[float],
-    denoise: bool,
-    options: dict[str, Any],
-    **rest: Any,
-) -> Job:
-    """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
-    if rest.get("dtype") == "float64" and str(rest.get("device", "cpu")).startswith("mps"):
-        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
-    if rest.get("guidance", 1) != 1 and rest["labels"] is None:
-        raise InputError(f"guidance of {rest['guidance']:g} needs labels to guide to: give --label, or a model that has them")
-    entry, schedule = find(solver), loaded.model.schedule
-    lams = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
-    finite = [float(lam) for lam in lams if lam < np.inf]
-    return Job(
-        model=model,
-        sha256=loaded.sha256,
-        solver=solver,
-        grid=finite,
-        denoise=len(finite) < len(lams),
-        options=options,
-        **rest,
-    )

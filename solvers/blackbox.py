@@ -1,13 +1,16 @@
-"""torchdiffeq's integrators on dx/dλ (diffode.ode), by their own names.
+"""torchdiffeq's integrators, by their own names, on du/dv in λ, σ̄ or t (diffode.ode.VARIABLES).
 
-They know nothing of the equation's exact linear part and look at x itself, so they are the honest baseline for solvers that
-do. Time is float64 and runs from the first to the last value of the grid; adaptive methods are given `step_t` and a first
-step, without which torchdiffeq calls the model beyond the end. They need finite ends: no step to λ = +∞.
+They know nothing of the equation's exact linear part and look at the state itself, so they are the honest baseline for solvers
+that do. The model is called between the two ends of the grid and nowhere else: an adaptive method is given `step_t` and a first
+step, without which torchdiffeq calls beyond the end, and what rounds out of the ends (a float32 state rounds v to float32) is
+put back. They need finite ends: no step to λ = +∞.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +21,8 @@ from torchdiffeq import odeint
 
 from diffode.errors import InputError
 from diffode.model import EpsModel
-from diffode.ode import drift
-from diffode.schedule import Array
+from diffode.ode import VARIABLES, Variable, drift
+from diffode.schedule import Array, Schedule
 from solvers.execute import Result, refuse_nonfinite
 
 
@@ -52,51 +55,114 @@ METHODS = (
 )
 
 
+class _Equation:
+    """du/dv as torchdiffeq calls it: between the ends of the grid, counted, and finite. lam: where it was called last."""
+
+    def __init__(self, name: str, model: EpsModel, form: Variable, grid: Array, max_nfe: int) -> None:
+        self.name, self.model, self.max_nfe = name, model, max_nfe
+        self.f, self.lam_of = drift(model, form), form.inverse(model.schedule, grid[0], grid[-1])
+        self.lam, self.lam_t = float(grid[0]), float(grid[-1])
+        self.before = model.nfe, model.calls
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Evaluations and network calls so far."""
+        return self.model.nfe - self.before[0], self.model.calls - self.before[1]
+
+    def __call__(self, v: Tensor, u: Tensor) -> Tensor:
+        self.lam = self.lam_of(float(v))
+        nfe, _ = self.spent
+        if nfe >= self.max_nfe:
+            raise InputError(
+                f"{self.name} spent {nfe} evaluations by λ = {self.lam:.6g} of {self.lam_t:.6g}: loosen rtol and atol, or raise "
+                "max_nfe"
+            )
+        du = self.f(self.lam, u)
+        refuse_nonfinite(nfe + 1, self.lam, du)  # torchdiffeq keeps its time on the device and waits for it anyway
+        return du
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What torchdiffeq gives up with, as an InputError that says where."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Functional iteration did not converge")
+                yield
+        except (AssertionError, UserWarning) as error:
+            raise InputError(
+                f"{self.name} stopped at λ = {self.lam:.6g} after {self.spent[0]} evaluations ({str(error).partition(':')[0]}): "
+                "loosen rtol and atol, take more steps, or use --dtype float64"
+            ) from error
+
+
 @torch.no_grad()
 def integrate(
-    method: Method, model: EpsModel, x: Tensor, grid: Array, *, rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 100_000
+    method: Method,
+    model: EpsModel,
+    x: Tensor,
+    grid: Array,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_nfe: int = 100_000,
+    variable: str = "lam",
+    per_sample: bool = False,
+    trajectory: bool = False,
 ) -> Result:
-    """Integrate x (batch, *shape) over the grid; only its ends matter to an adaptive method.
+    """Integrate x (batch, *shape) over the grid in `variable`, a name in ode.VARIABLES; an adaptive method heeds its ends only.
 
-    The error of an adaptive method is a norm over the whole batch, so an image depends on its batch within the tolerance.
-    InputError, with the λ, if the tolerance cannot be met in the dtype of x, or takes more than `max_nfe` evaluations.
+    An adaptive method accepts a step if the rms of error/(atol + rtol |u|) is at most 1, u being the state that goes with the
+    variable: x in lam and t, y = x/α in sigma_bar, as large as σ̄ where it is noisy. The rms is over the whole batch, so an image
+    depends on its batch within the tolerance; with per_sample each sample is integrated alone, one after the other, and does
+    not. Then nfe is the most that any sample took, and max_nfe the most that one may.
+    trajectory: the states at the λ of the grid; those of an adaptive method are torchdiffeq's interpolation between its steps,
+    whose error is of order h⁵ for dopri5 and dopri8 and of order h² for the others, whatever the tolerance.
+    On a DDPM table dλ/dt jumps at every label: in t, tolerances below 1e-4 cost many evaluations there and are not met.
+
+    InputError, with the λ reached and the evaluations spent, if the tolerance cannot be met in the dtype of x or takes more
+    than max_nfe evaluations, or if the network's output is not finite.
     """
-    _check(method, x, grid, rtol, atol)
-    f, nfe, calls, reached = drift(model), model.nfe, model.calls, float(grid[0])
+    _check(method, x, grid, rtol, atol, variable)
+    schedule, form = model.schedule, VARIABLES[variable]
+    v = torch.as_tensor(_points(method, form, schedule, grid), device=x.device)
+    lams, stops = (grid, v) if trajectory else (grid[[0, -1]], v[[0, -1]])
 
-    def func(lam: Tensor, x: Tensor) -> Tensor:
-        nonlocal reached
-        reached, spent = float(lam), model.nfe - nfe
-        if spent >= max_nfe:
-            raise InputError(
-                f"{method.name} spent {spent} evaluations by λ = {reached:.6g} of {grid[-1]:.6g}: loosen rtol and "
-                "atol, or raise max_nfe"
-            )
-        dx = f(reached, x)
-        refuse_nonfinite(spent + 1, reached, dx)  # torchdiffeq keeps its time on the device and waits for it anyway
-        return dx
+    def solve(name: str, model: EpsModel, x: Tensor) -> tuple[Tensor, int, int]:
+        equation, u = _Equation(name, model, form, grid, max_nfe), x / form.scale(schedule, grid[0])
+        with equation.explained():
+            states = odeint(equation, u, stops, rtol=rtol, atol=atol, method=method.name, options=_options(method, v))
+        return states, *equation.spent
 
-    t = torch.from_numpy(grid).to(x.device)
-    ends = t[[0, -1]]
-    options: dict[str, Any] = {"grid_constructor": lambda func, y0, ends: t}
-    if method.adaptive:
-        options = {"step_t": ends[1:], "first_step": (ends[1] - ends[0]) / 100}
-    if method.max_order:
-        options["max_order"] = method.max_order
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Functional iteration did not converge")
-            states = odeint(func, x, ends, rtol=rtol, atol=atol, method=method.name, options=options)
-    except (AssertionError, UserWarning) as error:
+    alone = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))] if per_sample else []
+    states, nfe, calls = zip(*(solve(*part) for part in alone or [(method.name, model, x)]), strict=True)
+    path = [u * form.scale(schedule, lam) for lam, u in zip(lams, torch.cat(states, 1), strict=True)]
+    kept = tuple((float(lam), x.to("cpu", copy=True)) for lam, x in zip(lams, path, strict=True)) if trajectory else ()
+    return Result(path[-1], max(nfe), sum(calls), trajectory=kept)
+
+
+def _points(method: Method, form: Variable, schedule: Schedule, grid: Array) -> Array:
+    """The grid in the variable; InputError for steps that an Adams method cannot do."""
+    v = form.of(schedule, grid)
+    if method.max_order and not np.allclose(np.diff(v), np.diff(v)[0], rtol=1e-6):
         raise InputError(
-            f"{method.name} stopped at λ = {reached:.6g} after {model.nfe - nfe} evaluations ({error}): "
-            "loosen rtol and atol, take more steps, or use --dtype float64"
-        ) from error
-    return Result(states[-1], model.nfe - nfe, model.calls - calls)
+            f"the coefficients of {method.name} are those of equal steps in {form.symbol}: use --grid logsnr for those in λ, "
+            "--grid time for those in t, or a list of λ"
+        )
+    return v
 
 
-def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float) -> None:
-    """InputError for ends, tolerances, devices and grids that torchdiffeq cannot do."""
+def _options(method: Method, v: Tensor) -> dict[str, Any]:
+    """What torchdiffeq is to be told for these points of the variable; it turns signs itself where they decrease."""
+    if method.adaptive:
+        return {"step_t": v[-1:], "first_step": (v[-1] - v[0]).abs() / 100}
+    order = {"max_order": method.max_order} if method.max_order else {}
+    return {"grid_constructor": lambda func, y0, ends: v, **order}
+
+
+def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float, variable: str) -> None:
+    """InputError for variables, ends, tolerances and devices that torchdiffeq cannot do."""
+    if variable not in VARIABLES:
+        raise InputError(f"unknown variable {variable!r}: expected one of {', '.join(VARIABLES)}")
     if not np.isfinite(grid).all():
         raise InputError(
             f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave "
@@ -106,5 +172,3 @@ def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float) -> 
         raise InputError(f"rtol and atol must be positive and finite, not {rtol:g} and {atol:g}")
     if x.device.type == "mps":
         raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or --device cpu")
-    if method.max_order and not np.allclose(np.diff(grid), np.diff(grid)[0], rtol=1e-6):
-        raise InputError(f"the coefficients of {method.name} are those of equal steps in λ: use --grid logsnr")

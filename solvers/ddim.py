@@ -7,7 +7,8 @@ With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021a), E
            n = σ_s sqrt(1 − e^(−2h))          σ² = β_t, "large": the σ̂ of Song et al.; the mean is that of β̃
 
 The last rule adds more noise than its mean allows, so its marginals are not those of the forward process; the plan is
-flagged. A step to λ = +∞ adds no noise, as in both papers.
+flagged. A step to λ = +∞ adds no noise, as in both papers. First-order steps are the same in noise and in data form; they are
+planned in noise form but for a grid that begins at α = 0, where only the data form is finite.
 """
 
 from __future__ import annotations
@@ -20,37 +21,54 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
-from solvers.transfer import closed, stage, start
+from solvers.transfer import Table
 
 
 def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
     """DDIM with its η, from 0 (deterministic) to 1 (DDPM). One evaluation a step."""
     if not 0 <= eta <= 1:
         raise InputError(f"η of ddim must be between 0 and 1, not {eta:g}")
-    stages = [start(grid)]
+    table = Table(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
     for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
-        noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s)))
-        stages.append(stage(schedule.path, "noise", lam_s, lam_t, {i: 1.0}, noise=noise, draw=i + 1))
-    return Plan("ddim", schedule.path, "noise", closed(stages))
+        noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s))) if eta else 0.0
+        table.move(lam_t, {table.evaluate(): 1.0}, noise=noise, draw=i + 1)
+    return table.plan("ddim")
 
 
 def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
     """DDPM's ancestral sampling on any sub-sequence; variance "small" is σ² = β̃, "large" is σ² = β."""
     if variance not in ("small", "large"):
         raise InputError(f"the variance of ddpm is small (σ² = β̃) or large (σ² = β), not {variance!r}")
-    stages = list(ddim(grid, schedule, eta=1.0).stages)
+    plan = ddim(grid, schedule, eta=1.0)
+    stages = list(plan.stages)
     if variance == "large":
         for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
             ratio = float(schedule.sigma(lam_s) / schedule.sigma(lam_t)) if lam_t < np.inf else 0.0
             stages[i + 1] = dataclasses.replace(stages[i + 1], noise=stages[i + 1].noise * ratio)
-    return Plan("ddpm", schedule.path, "noise", tuple(stages), exact_marginals=variance == "small")
+    return Plan("ddpm", plan.path, plan.prediction, tuple(stages), exact_marginals=variance == "small")
 
 
 def euler(grid: Array, schedule: Schedule) -> Plan:
     """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021a, Eq. 14): ddim's table again."""
+    return _euler("euler", grid, schedule, 0.0)
+
+
+def euler_ancestral(grid: Array, schedule: Schedule, *, eta: float = 1.0) -> Plan:
+    """Euler's method to σ̄_down, then noise σ̄_up up to σ̄_t (k-diffusion), σ̄_up² = η² σ̄_t² (1 − σ̄_t²/σ̄_s²): ddim of the same η."""
+    if not 0 <= eta <= 1:
+        raise InputError(f"η of euler-ancestral must be between 0 and 1, not {eta:g}")
+    return _euler("euler-ancestral", grid, schedule, eta)
+
+
+def _euler(solver: str, grid: Array, schedule: Schedule, eta: float) -> Plan:
+    if grid[0] == -np.inf:
+        raise InputError(f"{solver} steps in σ/α, which is infinite where the grid begins: ddim is the same and can begin there")
     sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
-    stages = [start(grid)]
+    table = Table(schedule.path, "noise", grid[0])
     for i in range(len(grid) - 1):
-        c = alpha[i + 1] * (sigma_bar[i + 1] - sigma_bar[i])
-        stages.append(Stage(float(grid[i + 1]), float(alpha[i + 1] / alpha[i]), {i: c}))
-    return Plan("euler", schedule.path, "noise", closed(stages))
+        up = eta * sigma_bar[i + 1] * np.sqrt(1 - (sigma_bar[i + 1] / sigma_bar[i]) ** 2) if eta else 0.0
+        down = np.sqrt(sigma_bar[i + 1] ** 2 - up**2)
+        c, noise = alpha[i + 1] * (down - sigma_bar[i]), alpha[i + 1] * up
+        evaluation = table.evaluate()
+        table.put(Stage(grid[i + 1], alpha[i + 1] / alpha[i], {evaluation: c}, noise, i + 1 if noise else None, evaluate=False))
+    return table.plan(solver)

@@ -1,66 +1,77 @@
-"""DPM-Solver (Lu et al., 2022a) and DPM-Solver++ (Lu et al., 2022b): exponential integrators in λ.
+"""DPM-Solver (Lu et al., 2022a) and DPM-Solver++ (Lu et al., 2022b), single steps: exponential integrators in λ.
 
-In noise form the equation is d(x/α)/dλ = −e^(−λ) ε, in data form d(x/σ)/dλ = e^λ x̂0. Over a step of length h the exact
-weights of ε (or x̂0) are moments of e^(±τ), so a stage at λ_s + r h is a transfer whose weights are ratios of φ_k(±r h); see
-phi.py. Weights below are by evaluation within the step, 0 being the one at λ_s.
+The two are the same rows (singlestep.py), in noise form with z = h, in data form with z = −h.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.phi import phi
 from solvers.plan import Plan
-from solvers.transfer import Rows, closed, ramp, single_steps, stage, start
+from solvers.singlestep import check_variant, first, second, single_steps, third
 
 
 def dpm1(grid: Array, schedule: Schedule) -> Plan:
     """DPM-Solver-1 (Lu et al., 2022a, Eq. 3.7), which is DDIM. One evaluation a step."""
-    return single_steps("dpm1", grid, schedule, "noise", lambda h: [(1.0, {0: 1.0})])
+    return single_steps("dpm1", grid, schedule, "noise", first)
 
 
-def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5) -> Plan:
+def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5, variant: str = "midpoint") -> Plan:
     """DPM-Solver-2 (Lu et al., 2022a, Algorithm 4): a stage at λ_s + r1 h, then ε_s + (ε_1 − ε_s)/(2 r1).
 
     Two evaluations a step. InputError unless 0 < r1 ≤ 1.
     """
-    if not 0 < r1 <= 1:
-        raise InputError(f"r1 of dpm2 must be above 0 and at most 1, not {r1:g}")
-    b = 1 / (2 * r1)
-    return single_steps("dpm2", grid, schedule, "noise", lambda h: [(r1, {0: 1.0}), (1.0, {0: 1 - b, 1: b})])
+    _check_second("dpm2", r1, variant)
+    return single_steps("dpm2", grid, schedule, "noise", lambda h: second(h, r1, variant))
 
 
 def dpm3(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3) -> Plan:
     """Third-order single steps with stages at λ_s + r1 h and λ_s + r2 h. Three evaluations a step.
 
     With r2 = 2/3 this is DPM-Solver-3 (Lu et al., 2022a, Algorithm 5). That algorithm is of order 3 for no other r2; here
-    any pair is, by the third-order family it belongs to (Hochbruck and Ostermann, 2005): the weight of ε_1 in the last row is
-    γ times that of ε_2, with 2 (γ r1 + r2) = 3 (γ r1² + r2²). InputError where this has no solution (r1 = 2/3 ≠ r2).
+    any pair is, by the third-order family it belongs to. InputError where that has no solution (r1 = 2/3 ≠ r2).
     """
+    _check_third("dpm3", r1, r2)
+    return single_steps("dpm3", grid, schedule, "noise", lambda h: third(h, r1, r2))
+
+
+def dpmpp2s(grid: Array, schedule: Schedule, *, r1: float = 0.5, variant: str = "midpoint") -> Plan:
+    """DPM-Solver++(2S) (Lu et al., 2022b, Algorithm 1): dpm2 in data form. Two evaluations a step."""
+    _check_second("dpmpp2s", r1, variant)
+    return single_steps("dpmpp2s", grid, schedule, "data", lambda h: second(-h, r1, variant))
+
+
+def dpmpp3s(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3) -> Plan:
+    """dpm3 in data form. Three evaluations a step."""
+    _check_third("dpmpp3s", r1, r2)
+    return single_steps("dpmpp3s", grid, schedule, "data", lambda h: third(-h, r1, r2))
+
+
+def dpm_fast(grid: Array, schedule: Schedule, *, tail: int = 1) -> Plan:
+    """DPM-Solver-fast (Lu et al., 2022a, appendix B.4): steps of DPM-Solver-3, then one of 1 or 2, or one of 2 and one of 1.
+
+    Any number of evaluations K can be spent, in K // 3 + 1 steps; tail = K mod 3 says how the plan ends. A step to λ = +∞ is
+    of order 1 and comes after.
+    """
+    if tail not in (0, 1, 2):
+        raise InputError(f"the tail of dpm-fast is 0, 1 or 2, the evaluations beyond a multiple of 3, not {tail}")
+    steps = len(grid) - 1 - int(grid[-1] == float("inf"))
+    if 0 < steps < 1 + (tail == 0):
+        raise InputError(f"dpm-fast with tail {tail} needs {1 + (tail == 0)} finite steps or more, not {steps}")
+    end = {0: [2, 1], 1: [1], 2: [2]}[tail] if steps else []
+    orders = [3] * (steps - len(end)) + end + [1]
+    methods = {1: first, 2: second, 3: third}
+    return single_steps("dpm-fast", grid, schedule, "noise", [methods[order] for order in orders])
+
+
+def _check_second(solver: str, r1: float, variant: str) -> None:
+    check_variant(solver, variant, ("midpoint", "taylor"))
+    if not 0 < r1 <= 1:
+        raise InputError(f"r1 of {solver} must be above 0 and at most 1, not {r1:g}")
+
+
+def _check_third(solver: str, r1: float, r2: float) -> None:
     if not (0 < r1 < 1 and 0 < r2 <= 1 and abs(r1 - r2) > 1e-3):
-        raise InputError(f"dpm3 needs 0 < r1 < 1 and 0 < r2 ≤ 1, different from each other, not {r1:g} and {r2:g}")
-    published = abs(r2 - 2 / 3) < 1e-6
-    if not published and abs(r1 - 2 / 3) < 1e-3:
-        raise InputError(f"dpm3 has no third-order formula for r1 = {r1:g} with r2 = {r2:g}: move r1, or take r2 = 2/3")
-    gamma = 0.0 if published else r2 * (2 - 3 * r2) / (r1 * (3 * r1 - 2))
-
-    def rows(h: float) -> Rows:
-        a = (gamma * r1 * phi(2, r1 * h) + r2**2 / r1 * phi(2, r2 * h)) / (r2 * phi(1, r2 * h))
-        b = phi(2, h) / phi(1, h) / (gamma * r1 + r2)
-        return [(r1, {0: 1.0}), (r2, {0: 1 - a, 1: a}), (1.0, {0: 1 - (1 + gamma) * b, 1: gamma * b, 2: b})]
-
-    return single_steps("dpm3", grid, schedule, "noise", rows)
-
-
-def dpmpp2m(grid: Array, schedule: Schedule) -> Plan:
-    """DPM-Solver++(2M) (Lu et al., 2022b, Algorithm 2): x̂0 extrapolated by (1 + 1/(2r), −1/(2r)), r = h_prev/h.
-
-    One evaluation a step; the first step is of order 1.
-    """
-    h, stages = np.diff(grid), [start(grid)]
-    for i, order in enumerate(ramp(grid, 2)):
-        slope = h[i] / (2 * h[i - 1]) if order == 2 else 0.0
-        stages.append(stage(schedule.path, "data", grid[i], grid[i + 1], {i: 1 + slope, i - 1: -slope}))
-    return Plan("dpmpp2m", schedule.path, "data", closed(stages))
+        raise InputError(f"{solver} needs 0 < r1 < 1 and 0 < r2 ≤ 1, different from each other, not {r1:g} and {r2:g}")
+    if abs(r2 - 2 / 3) >= 1e-6 and abs(r1 - 2 / 3) < 1e-3:
+        raise InputError(f"{solver} has no third-order formula for r1 = {r1:g} with r2 = {r2:g}: move r1, or take r2 = 2/3")

@@ -5,23 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.noise import Noise
-from solvers.plan import Plan
+from diffode.prediction import convert
+from solvers.plan import Plan, Stage
 
 OnCommit = Callable[[Tensor, float], Tensor]  # (state, λ) -> state: projection, inpainting
 
 
 @dataclass(frozen=True)
-class Result:
-    """x: the final state, (batch, *shape). nfe: evaluations of ε(x, λ). calls: network calls they took.
+class Step:
+    """What a callback is given at every committed state: the how-manieth, its λ, the state x (batch, *shape), and x0, the
+    model's x̂0 at the last evaluation (None at the start). x is the loop's own buffer: clone it to keep it."""
 
-    plan: the table that was run; None where an adaptive or black-box integrator drove.
-    trajectory: the committed states with their λ, on the host, if asked for.
+    index: int
+    lam: float
+    x: Tensor
+    x0: Tensor | None
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What an adaptive solver did, a value a sample: accepted and rejected steps, evaluations, the λ reached, and the plan."""
+
+    accepted: tuple[int, ...]
+    rejected: tuple[int, ...]
+    nfe: tuple[int, ...]
+    lam: tuple[float, ...]
+    plans: tuple[Plan | None, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """x: the final state, (batch, *shape). nfe: evaluations of ε(x, λ), the most of any sample. calls: network calls they took.
+
+    plan: the table that was run; None where there is none, or one a sample. trajectory: the committed states with their λ, on
+    the host, if asked for. taken: what an adaptive solver did.
     """
 
     x: Tensor
@@ -29,6 +56,7 @@ class Result:
     calls: int
     plan: Plan | None = None
     trajectory: tuple[tuple[float, Tensor], ...] = ()
+    taken: Taken | None = None
 
 
 def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
@@ -40,7 +68,6 @@ def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
         )
 
 
-@torch.no_grad()
 def run(
     plan: Plan,
     model: EpsModel,
@@ -48,41 +75,65 @@ def run(
     *,
     noise: Noise | None = None,
     on_commit: OnCommit | None = None,
+    on_step: OnStep | None = None,
     trajectory: bool = False,
+    differentiable: bool = False,
 ) -> Result:
     """Execute a plan from the state x (batch, *shape) at the plan's first λ.
 
     noise: (draw, like) -> N(0, I), for stochastic plans. on_commit: may replace a committed state before it is evaluated.
-    After the first steps the loop reuses its buffers; x itself is left alone.
+    on_step: sees every committed state. After the first steps the loop reuses its buffers; x itself is left alone.
+    differentiable: gradients flow to x, to the network and to those numbers of the plan that are tensors, and nothing is reused.
     """
     if plan.stochastic and noise is None:
         raise InputError(f"{plan.solver} draws noise: give run(..., noise=SeededNoise(seeds))")
     if plan.path != model.schedule.path:
         raise InputError(f"a plan for the path {plan.path.name} cannot drive a model on the path {model.schedule.path.name}")
-    nfe, calls = model.nfe, model.calls
-    evaluate = model.bind([stage.lam for stage in plan.stages if stage.evaluate], x, plan.prediction)
-    last_use = plan.last_use
-    anchor, u = x, torch.empty_like(x)
-    m: dict[int, Tensor] = {}
-    free: list[Tensor] = []
-    states = []
-    made = 0
-    for row, stage in enumerate(plan.stages):
-        torch.mul(anchor, stage.x, out=u) if stage.x else u.zero_()
+    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        nfe, calls = model.nfe, model.calls
+        where = [stage.lam for stage in plan.stages if stage.evaluate]
+        evaluate = model.bind(where, x, plan.prediction)
+        last_use, made, committed, states = plan.last_use, 0, 0, []
+        anchor, u, x0 = x, torch.empty_like(x), None
+        m: dict[int, Tensor] = {}
+        free: list[Tensor] = []
+        for row, stage in enumerate(plan.stages):
+            u = _row(stage, anchor, m, noise, None if differentiable else u)
+            free += [m.pop(j) for j in list(m) if last_use.get(j, -1) <= row]
+            if stage.commit:
+                if on_commit is not None:
+                    u = on_commit(u, stage.lam) if differentiable else u.copy_(on_commit(u, stage.lam))
+                if on_step is not None:
+                    on_step(Step(committed, stage.lam, u, x0))
+                if trajectory:
+                    states.append((stage.lam, u.detach().to("cpu", copy=True)))
+                anchor, spare, committed = u, anchor, committed + 1
+            if stage.evaluate:
+                m[made] = evaluate(u, made, free.pop() if free and not differentiable else None)
+                if on_step is not None:
+                    x0 = _data(plan, where[made], u, m[made])
+                made += 1
+            if stage.commit and not differentiable:
+                u = torch.empty_like(x) if spare is x else spare
+        return Result(anchor, model.nfe - nfe, model.calls - calls, plan, tuple(states))
+
+
+def _row(stage: Stage, anchor: Tensor, m: dict[int, Tensor], noise: Noise | None, out: Tensor | None) -> Tensor:
+    """x · anchor + Σ c_j m_j + n · z, written to `out`; without it, nothing is overwritten, for autograd's sake."""
+    z = noise(stage.draw, anchor) if stage.draw is not None and noise is not None else None
+    if out is None:
+        u = stage.x * anchor
         for j, c in stage.c.items():
-            u.add_(m[j], alpha=c)
-        if stage.noise and noise is not None:
-            u.add_(noise(stage.draw or 0, u), alpha=stage.noise)
-        free += [m.pop(j) for j in list(m) if last_use.get(j, -1) <= row]
-        if stage.commit:
-            if on_commit is not None:
-                u.copy_(on_commit(u, stage.lam))
-            if trajectory:
-                states.append((stage.lam, u.to("cpu", copy=True)))
-            anchor, spare = u, anchor
-        if stage.evaluate:
-            m[made] = evaluate(u, made, free.pop() if free else None)
-            made += 1
-        if stage.commit:
-            u = torch.empty_like(x) if spare is x else spare
-    return Result(anchor, model.nfe - nfe, model.calls - calls, plan, tuple(states))
+            u = u + c * m[j]
+        return u if z is None else u + stage.noise * z
+    torch.mul(anchor, stage.x, out=out) if stage.x else out.zero_()
+    for j, c in stage.c.items():
+        out.add_(m[j], alpha=c)  # type: ignore[arg-type]
+    return out if z is None else out.add_(z, alpha=stage.noise)  # type: ignore[arg-type]
+
+
+def _data(plan: Plan, lam: float, x: Tensor, m: Tensor) -> Tensor:
+    """x̂0 of an evaluation m at x."""
+    alpha, sigma = (float(f(np.float64(lam))) for f in (plan.path.alpha, plan.path.sigma))
+    a, b = convert(plan.prediction, "data", alpha, sigma)
+    return b * m + a * x if a else b * m

@@ -1,4 +1,4 @@
-"""φ-functions of exponential integrators, stable near 0.
+"""φ-functions and interpolatory weights: what exact integration of an exponential times a polynomial needs.
 
     φ_0(z) = e^z,    φ_k(z) = (φ_{k−1}(z) − 1/(k−1)!)/z,    φ_k(0) = 1/k!
 
@@ -8,6 +8,11 @@ They are the weights of ∫ e^((1−τ)z) τ^(k−1)/(k−1)! dτ over [0, 1] (H
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffode.schedule import Array
 
 
 def phi(k: int, z: float) -> float:
@@ -23,3 +28,13 @@ def phi(k: int, z: float) -> float:
     if k == 1:
         return math.expm1(z) / z
     return (phi(k - 1, z) - 1 / math.factorial(k - 1)) / z
+
+
+def moments(n: int, z: float) -> list[float]:
+    """∫ e^((1−τ)z) τ^k dτ / ∫ e^((1−τ)z) dτ for k < n: the mean of τ^k over an exponential step."""
+    return [math.factorial(k) * phi(k + 1, z) / phi(1, z) for k in range(n)]
+
+
+def interpolatory(c: Array, mu: Sequence[float] | Array) -> Array:
+    """The weights w of the nodes c with Σ w_j c_j^k = μ_k for every k: ∫ of the polynomial through the nodes."""
+    return np.asarray(np.linalg.solve(np.vander(c, increasing=True).T, np.asarray(mu)))

@@ -14,16 +14,21 @@ of each row are right to 1e-10. Errors whose sum is zero are left to the tests o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 
 import numpy as np
+from torch import Tensor
 
 from diffode.errors import InputError
+from diffode.files import atomic
 from diffode.prediction import PREDICTIONS
-from diffode.schedule import Path
+from diffode.schedule import PATHS, Path
 
 CONSTANT = ("noise", "data", "flow")  # predictions whose pair does not depend on λ, so that they may be averaged over λ
+Number = float | Tensor  # a tensor () of float64 or float32, to be differentiated by
 
 
 @dataclass(frozen=True)
@@ -33,21 +38,25 @@ class Stage:
     lam: where the new state lives, and where the model is evaluated.     x: coefficient of the anchor.
     c: evaluation index -> coefficient.     noise: std of the fresh noise.     draw: which N(0, I) tensor, 1, 2, ...
     evaluate: append the model's prediction here.     commit: the new state becomes the anchor.
+
+    x, c and noise may be tensors (), see run(..., differentiable=True).
     """
 
     lam: float
-    x: float
-    c: Mapping[int, float] = field(default_factory=dict)
-    noise: float = 0.0
+    x: Number
+    c: Mapping[int, Number] = field(default_factory=dict)
+    noise: Number = 0.0
     draw: int | None = None
     evaluate: bool = True
     commit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("lam", "x", "noise"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        object.__setattr__(self, "c", {j: float(c) for j, c in self.c.items() if c != 0})  # 0 · NaN is NaN: live entries only
-        if (self.noise != 0) != (self.draw is not None) or (self.draw or 1) < 1:
+        object.__setattr__(self, "lam", float(self.lam))
+        for name in ("x", "noise"):
+            object.__setattr__(self, name, _number(getattr(self, name)))
+        live = {int(j): _number(c) for j, c in self.c.items() if isinstance(c, Tensor) or c != 0}  # 0 · NaN is NaN
+        object.__setattr__(self, "c", live)
+        if (value(self.noise) != 0) != (self.draw is not None) or (self.draw or 1) < 1:
             raise InputError(
                 f"the stage at λ = {self.lam:g} has noise {self.noise:g} and draw {self.draw}: give both or neither, "
                 "and draws from 1 on, 0 being the initial state"
@@ -56,7 +65,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A solver, planned. `exact_marginals` is False for the one published rule that adds more noise than its mean allows."""
+    """A solver, planned. `exact_marginals` is False for the few published rules whose rows do not keep a point mass a point
+    mass with the variance of the forward process: DDPM with σ² = β, EDM's S_noise, Runge–Kutta in λ."""
 
     solver: str
     path: Path
@@ -84,22 +94,23 @@ class Plan:
             raise InputError("a plan ends with a stage that commits and does not evaluate")
 
     def _check_transfer(self, row: int, anchor: Stage, stage: Stage) -> None:
-        """α_s X + p0 ΣC = α_t and σ_s X + p1 ΣC = sqrt(σ_t² − n²), to 1e-10 of the largest term."""
+        """α_s X + p0 ΣC = α_t, and k² + n² = σ_t² with k = σ_s X + p1 ΣC ≥ 0, to 1e-10 of the largest term."""
         (alpha_s, alpha_t), (sigma_s, sigma_t) = (
             f(np.array([anchor.lam, stage.lam])) for f in (self.path.alpha, self.path.sigma)
         )
         p0, p1 = PREDICTIONS[self.prediction](0.0, 0.0)
-        total = sum(stage.c.values())
-        variance = sigma_t**2 - stage.noise**2
-        law = [(alpha_s * stage.x, p0 * total, alpha_t)]
+        x, noise, total = value(stage.x), value(stage.noise), sum(value(c) for c in stage.c.values())
+        off = _off(alpha_s * x, p0 * total, alpha_t)
         if self.exact_marginals:
-            law.append((sigma_s * stage.x, p1 * total, np.sqrt(variance) if variance > 0 else 0.0))
-        finite = np.isfinite([stage.x, stage.noise, *stage.c.values(), *law[0]]).all()
-        off = max(abs(a + b - c) / max(abs(a), abs(b), abs(c), 1e-300) for a, b, c in law)
-        if not finite or off > 1e-10 or (self.exact_marginals and variance < -1e-10 * sigma_t**2):
+            kept = sigma_s * x + p1 * total
+            off = max(off, _off(sigma_s * x, p1 * total, sigma_t) if not noise else 0.0)
+            if noise:  # in the variance, since a kept part that is much smaller than n is known no better
+                largest = max(abs(sigma_s * x), abs(total), sigma_t)
+                off = max(off, abs(kept**2 + noise**2 - sigma_t**2) / (2 * sigma_t * largest), -kept / largest)
+        if not off <= 1e-10 or not np.isfinite([x, noise, total]).all():
             raise InputError(
                 f"stage {row} of {self.solver}, λ = {anchor.lam:g} to {stage.lam:g}, breaks the transfer law by {off:.1e}: "
-                f"x = {stage.x:g}, c = {dict(stage.c)}, noise = {stage.noise:g} do not carry a point mass to a point mass"
+                f"x = {x:g}, c = {dict(stage.c)}, noise = {noise:g} do not carry a point mass to a point mass"
             )
 
     @property
@@ -114,7 +125,7 @@ class Plan:
 
     @property
     def stochastic(self) -> bool:
-        return any(stage.noise for stage in self.stages)
+        return any(stage.draw is not None for stage in self.stages)
 
     @property
     def last_use(self) -> dict[int, int]:
@@ -128,6 +139,42 @@ class Plan:
         last = self.last_use
         return max(sum(last.get(j, -1) > row for j in range(n)) for row, n in enumerate(made))
 
+    def matrix(self) -> np.ndarray:
+        """The table as one array: stages × (x, noise, m0, m1, ...)."""
+        table = np.zeros((len(self.stages), 2 + self.nfe))
+        for row, stage in zip(table, self.stages, strict=True):
+            row[:2] = value(stage.x), value(stage.noise)
+            row[[2 + j for j in stage.c]] = [value(c) for c in stage.c.values()]
+        return table
+
+    def save(self, path: str | FilePath) -> None:
+        """Write it as JSON, exactly: Python's shortest decimal of a float64 is read back to the same bits."""
+        head = {name: getattr(self, name) for name in ("solver", "prediction", "exact_marginals")}
+        rows = []
+        for stage in self.stages:
+            row = {"lam": _text(stage.lam), "x": value(stage.x), "c": {str(j): value(c) for j, c in stage.c.items()}}
+            noise = {"noise": value(stage.noise), "draw": stage.draw} if stage.draw is not None else {}
+            rows.append({**row, **noise, "evaluate": stage.evaluate, "commit": stage.commit})
+        lines = [f" {json.dumps(name)}: {json.dumps(item)}," for name, item in {"path": self.path.name, **head}.items()]
+        stages = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in rows)
+        with atomic(path) as part:
+            part.write_text("\n".join(["{", *lines, ' "stages": [', stages, " ]", "}", ""]), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Plan:
+        """Read what `save` wrote; InputError for a file that is not a plan, or not a right one."""
+        try:
+            made = json.loads(FilePath(path).read_text(encoding="utf-8"))
+            rows = [{**row, "lam": float(row["lam"]), "c": {int(j): c for j, c in row["c"].items()}} for row in made["stages"]]
+            flag = made["exact_marginals"]
+            return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
+        except FileNotFoundError:
+            raise InputError(f"there is no plan {path}: write one with Plan.save, or with cli.py plan NAME --save FILE") from None
+        except InputError as error:
+            raise InputError(f"{path} is not a right plan: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a plan ({type(error).__name__}: {error}): expected what Plan.save writes") from error
+
     def __str__(self) -> str:
         """The table: a stage a line, E where it evaluates, K where it commits."""
         spent = f"{len(self.grid) - 1} steps, {self.nfe} NFE, memory {self.memory}"
@@ -135,12 +182,30 @@ class Plan:
         lines = [head, f"{'':4}{'λ':>10} {'σ/α':>10}  E K {'x':>14} {'noise':>11}  c"]
         for row, stage in enumerate(self.stages):
             flags = ("E" if stage.evaluate else "-") + (" K" if stage.commit else " -")
-            c = "  ".join(f"m{j}: {c:+.8g}" for j, c in sorted(stage.c.items()))
-            lines.append(
-                f"{row:<4}{stage.lam:10.5f} {np.exp(-stage.lam):10.5g}  {flags} {stage.x:14.8g} {stage.noise:11.6g}  {c}".rstrip()
-            )
+            c = "  ".join(f"m{j}: {value(c):+.8g}" for j, c in sorted(stage.c.items()))
+            numbers = f"{stage.lam:10.5f} {np.exp(-stage.lam):10.5g}  {flags} {value(stage.x):14.8g} {value(stage.noise):11.6g}"
+            lines.append(f"{row:<4}{numbers}  {c}".rstrip())
         return "\n".join(lines)
 
 
+def value(number: Number) -> float:
+    """A number of a stage as a float."""
+    return float(number.detach()) if isinstance(number, Tensor) else number
+
+
+def _text(lam: float) -> float | str:
+    """λ for JSON, which has no infinity."""
+    return lam if np.isfinite(lam) else str(lam)
+
+
+def _number(number: Number) -> Number:
+    return number if isinstance(number, Tensor) else float(number)
+
+
+def _off(a: float, b: float, c: float) -> float:
+    """|a + b − c|, relative to the largest."""
+    return abs(a + b - c) / max(abs(a), abs(b), abs(c), 1e-300)
+
+
 def _is_start(stage: Stage) -> bool:
-    return stage.x == 1 and not stage.c and not stage.noise and stage.commit and stage.evaluate
+    return value(stage.x) == 1 and not stage.c and stage.draw is None and stage.commit

@@ -1,137 +1,69 @@
-"""SOLVERS: what every name means, how it spends evaluations, and how it is run."""
+"""SOLVERS: what every name means."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
 
 from diffode.errors import InputError
-from diffode.model import EpsModel
-from diffode.noise import Noise
-from diffode.schedule import Array, Schedule
-from solvers import blackbox, ddim, dpm_solver
-from solvers.execute import OnCommit, Result, run
+from solvers import adaptive, blackbox, ddim, deis, dpm_multistep, dpm_solver, edm, pndm, unipc
+from solvers.butcher import TABLES
+from solvers.entries import Adaptive, BlackBox, Entry, Options, Planned, Solver
 from solvers.plan import Plan
+from solvers.runge_kutta import runge_kutta
+from solvers.sa_solver import sa_solver
 
 
-@dataclass(frozen=True)
-class Solver:
-    """A planned solver.
+def _fast(nfe: int, denoise: bool) -> tuple[int, Options]:
+    """dpm-fast: K // 3 + 1 steps, and a last one to λ = +∞."""
+    finite = nfe - denoise
+    return (finite // 3 + 1 + denoise, {"tail": finite % 3}) if finite else (1, {})
 
-    build(grid, schedule, **options) -> Plan. evaluations: a step. order: of the global error for h → 0; 0 for a solver that
-    is stochastic by default and converges in distribution only. source: paper and equation.
-    """
-
-    name: str
-    build: Callable[..., Plan]
-    order: int
-    evaluations: int
-    source: str
-    stochastic: bool = False
-    adaptive: ClassVar[bool] = False
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return _keywords(self.build)
-
-    def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
-        """The table; InputError for an option that this solver does not have."""
-        _refuse_unknown(self.name, self.options, options)
-        return self.build(grid, schedule, **options)
-
-    def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
-        """What it spends on this grid."""
-        return self.plan(grid, schedule, **options).nfe
-
-    def solve(
-        self,
-        model: EpsModel,
-        x: Tensor,
-        grid: Array,
-        *,
-        noise: Noise | None = None,
-        on_commit: OnCommit | None = None,
-        trajectory: bool = False,
-        **options: Any,
-    ) -> Result:
-        plan = self.plan(grid, model.schedule, **options)
-        return run(plan, model, x, noise=noise, on_commit=on_commit, trajectory=trajectory)
-
-
-@dataclass(frozen=True)
-class BlackBox:
-    """An integrator of torchdiffeq, on dx/dλ. Its grid gives the ends, and to a fixed-step method the steps."""
-
-    name: str
-    method: blackbox.Method
-    source: str = "torchdiffeq, on dx/dλ"
-    stochastic: bool = False
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Those that the method heeds."""
-        return ("rtol", "atol", "max_nfe") if self.adaptive or self.method.name == "implicit_adams" else ()
-
-    @property
-    def adaptive(self) -> bool:
-        return self.method.adaptive
-
-    @property
-    def order(self) -> int:
-        return self.method.order
-
-    @property
-    def evaluations(self) -> int:
-        return self.method.evaluations
-
-    def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
-        """InputError: a black box has no table."""
-        raise InputError(f"{self.name} is driven by torchdiffeq and has no plan")
-
-    def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
-        """What it spends on this grid; InputError for methods whose evaluations are not known beforehand."""
-        if self.method.adaptive:
-            raise InputError(
-                f"{self.name} is adaptive and chooses its own number of evaluations: leave --nfe out and give --rtol and --atol"
-            )
-        if not self.evaluations:
-            raise InputError(
-                f"{self.name} does not spend the same number of evaluations on each step: give --steps instead of --nfe"
-            )
-        return (len(grid) - 1) * self.evaluations
-
-    def solve(
-        self,
-        model: EpsModel,
-        x: Tensor,
-        grid: Array,
-        *,
-        noise: Noise | None = None,
-        on_commit: OnCommit | None = None,
-        trajectory: bool = False,
-        **options: Any,
-    ) -> Result:
-        _refuse_unknown(self.name, self.options, options)
-        if on_commit is not None or trajectory:
-            raise InputError(f"{self.name} is a black box: it has no commits and no trajectory; use a planned solver")
-        return blackbox.integrate(self.method, model, x, grid, **options)
-
-
-Entry = Solver | BlackBox
 
 ENTRIES: tuple[Entry, ...] = (
-    Solver("ddpm", ddim.ddpm, 0, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
+    Solver("ddpm", ddim.ddpm, 1, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
     Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021a, Eq. 12"),
     Solver("euler", ddim.euler, 1, 1, "Song et al. 2021a, Eq. 14"),
+    Solver("euler-ancestral", ddim.euler_ancestral, 1, 1, "k-diffusion", stochastic=True),
     Solver("dpm1", dpm_solver.dpm1, 1, 1, "Lu et al. 2022a, Eq. 3.7"),
     Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
     Solver("dpm3", dpm_solver.dpm3, 3, 3, "Lu et al. 2022a, Alg. 5"),
-    Solver("dpmpp2m", dpm_solver.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2"),
+    Solver("dpm-fast", dpm_solver.dpm_fast, 2, 3, "Lu et al. 2022a, App. B.4", spend=_fast),
+    Solver("dpm2m", dpm_multistep.dpm2m, 2, 1, "Lu et al. 2022b, in noise form", unic=3),
+    Solver("dpm3m", dpm_multistep.dpm3m, 3, 1, "exact weights, in noise form", started=2, unic=4),
+    Solver("dpmpp2s", dpm_solver.dpmpp2s, 2, 2, "Lu et al. 2022b, Alg. 1"),
+    Solver("dpmpp3s", dpm_solver.dpmpp3s, 3, 3, "Lu et al. 2022b, dpm3 in data form"),
+    Solver("dpmpp2m", dpm_multistep.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2", unic=3),
+    Solver("dpmpp3m", dpm_multistep.dpmpp3m, 3, 1, "Lu et al. 2022b, exact weights", started=2, unic=4),
+    Solver("dpmpp3m-published", dpm_multistep.dpmpp3m_published, 2, 1, "Lu et al. 2022b, their code", unic=3),
+    Solver("sde-dpmpp1", dpm_multistep.sde_dpmpp1, 1, 1, "Lu et al. 2022b, Eq. 17", unic=2, stochastic=True),
+    Solver("sde-dpmpp2m", dpm_multistep.sde_dpmpp2m, 2, 1, "Lu et al. 2022b, Eq. 18", unic=2, stochastic=True),
+    Solver("sde-dpmpp3m", dpm_multistep.sde_dpmpp3m, 2, 1, "exact weights", unic=2, stochastic=True),
+    Solver("sde-dpmpp3m-published", dpm_multistep.sde_dpmpp3m_published, 2, 1, "k-diffusion", unic=2, stochastic=True),
+    Solver("unipc1", unipc.unipc1, 2, 1, "Zhao et al. 2023"),
+    Solver("unipc2", unipc.unipc2, 3, 1, "Zhao et al. 2023"),
+    Solver("unipc3", unipc.unipc3, 4, 1, "Zhao et al. 2023", started=3),
+    Solver("unipc4", unipc.unipc4, 5, 1, "Zhao et al. 2023", started=3),
+    Solver("deis-t", deis.deis_t, 3, 1, "Zhang and Chen 2023, tAB", started=2, unic=4),
+    Solver("deis-rho", deis.deis_rho, 3, 1, "Zhang and Chen 2023, ρAB", started=2, unic=4),
+    Solver("deis-lambda", deis.deis_lambda, 3, 1, "Zhang and Chen 2023, in λ", started=2, unic=4),
+    Solver("deis-rho-rk", deis.deis_rho_rk, 3, 3, "Zhang and Chen 2023, ρRK"),
+    Solver("ipndm", pndm.ipndm, 2, 1, "Zhang and Chen 2023, App. H", unic=2),
+    Solver("pndm", pndm.pndm, 2, 1, "Liu et al. 2022, Alg. 2"),
+    Solver("lms", deis.lms, 4, 1, "k-diffusion", started=2, unic=5),
+    Solver("heun", edm.heun, 2, 2, "Karras et al. 2022, Alg. 1"),
+    Solver("heun-churn", edm.heun_churn, 2, 2, "Karras et al. 2022, Alg. 2", stochastic=True),
+    Solver("kdpm2", edm.kdpm2, 2, 2, "k-diffusion"),
+    Solver("sa-solver", sa_solver, 2, 1, "Xue et al. 2023", stochastic=True),
+    *(
+        Solver(f"rk:{name}", partial(runge_kutta, f"rk:{name}", table), table.order, len(table.b), table.source)
+        for name, table in TABLES.items()
+    ),
+    *(Adaptive(pair.name, pair, pair.source) for pair in adaptive.PAIRS),
     BlackBox("euler-lambda", blackbox.Method("euler", 1, 1)),
     *(BlackBox(method.name, method) for method in blackbox.METHODS),
 )
@@ -139,32 +71,60 @@ SOLVERS = {entry.name: entry for entry in ENTRIES}
 assert len(SOLVERS) == len(ENTRIES), "two solvers share a name"
 
 
-def find(name: str) -> Entry:
-    """The solver of that name; InputError that lists the known ones and suggests the nearest."""
-    if name not in SOLVERS:
-        near = difflib.get_close_matches(name, SOLVERS, 1)
-        raise InputError(f"unknown solver {name!r}{f': did you mean {near[0]}?' if near else ','} known are {', '.join(SOLVERS)}")
-    return SOLVERS[name]
+def find(solver: str | Plan) -> Entry:
+    """The solver of a name: one of SOLVERS; with "+unic" one of them under UniC; a plan's JSON file; or MODULE:NAME, a Solver
+    of one's own that can be imported from here. A Plan is itself.
 
-
-def _keywords(build: Callable[..., Plan]) -> tuple[str, ...]:
-    return tuple(
-        name for name, parameter in inspect.signature(build).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+    InputError that lists the known ones and suggests the nearest.
+    """
+    if isinstance(solver, Plan):
+        return Planned(solver, solver.solver)
+    if solver in SOLVERS:
+        return SOLVERS[solver]
+    if solver.endswith(".json"):
+        return Planned(Plan.load(solver), solver)
+    base = SOLVERS.get(solver.removesuffix("+unic"))
+    if isinstance(base, Solver) and base.unic:
+        build = partial(base.build, unic=True)
+        return dataclasses.replace(base, name=solver, build=build, order=base.unic, started=3 * (base.unic > 3), unic=0)
+    if base is not None:
+        can = ", ".join(f"{e.name}+unic" for e in ENTRIES if isinstance(e, Solver) and e.unic)
+        raise InputError(f"{base.name} takes no corrector: those that do are {can}")
+    if ":" in solver and not solver.startswith("rk:"):
+        return _imported(solver)
+    near = difflib.get_close_matches(solver, SOLVERS, 1)
+    raise InputError(
+        f"unknown solver {solver!r}{f': did you mean {near[0]}?' if near else ','} known are {', '.join(SOLVERS)}, "
+        "a plan's .json file, and MODULE:NAME for a Solver of your own"
     )
 
 
-def _refuse_unknown(name: str, known: tuple[str, ...], given: dict[str, Any]) -> None:
-    if unknown := [option for option in given if option not in known]:
-        raise InputError(f"{name} has no option {unknown[0]!r}: it has {', '.join(known) or 'none'}")
+def _imported(solver: str) -> Entry:
+    """The Solver NAME of the module MODULE, from the folder that the command runs in or wherever Python looks."""
+    module, _, name = solver.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        entry = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"cannot import the solver {solver!r}: {error}; give MODULE:NAME as in mymodule:mysolver") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(entry, Solver):
+        raise InputError(
+            f"{solver} is a {type(entry).__name__}, not a Solver: write {name} = Solver(name, build, order, evaluations, source)"
+        )
+    return entry
 
 
 def table() -> str:
     """The solvers as a Markdown table: what `cli.py solvers` and the README show."""
-    rows = [("name", "order", "NFE a step", "stochastic", "options", "source")]
-    for entry in SOLVERS.values():
+    rows = [("name", "order", "as started", "NFE a step", "stochastic", "options", "source")]
+    for entry in ENTRIES:
         evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if entry.adaptive else "varies"
+        started = str(getattr(entry, "started", 0) or entry.order)
+        order = f"{entry.order} weak" if entry.stochastic else str(entry.order)
         weak = "yes" if entry.stochastic else ""
-        rows.append((entry.name, str(entry.order or "weak"), evaluations, weak, ", ".join(entry.options), entry.source))
+        rows.append((entry.name, order, started, evaluations, weak, ", ".join(entry.options), entry.source))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from diffode import grid as grids
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.noise import SeededNoise, seeds_of
 from diffode.schedule import Array, Schedule
-from solvers.execute import OnCommit, Result, refuse_nonfinite
-from solvers.registry import Entry, find
+from solvers.entries import BlackBox, Entry, Options, Planned, Solver
+from solvers.execute import OnCommit, OnStep, Result, refuse_nonfinite
+from solvers.plan import Plan
+from solvers.registry import find
 
 DEFAULT_NFE = 50
 
@@ -24,7 +28,7 @@ def sample(
     model: EpsModel,
     *,
     shape: tuple[int, ...],
-    solver: str = "ddim",
+    solver: str | Plan = "ddim",
     nfe: int | None = None,
     steps: int | None = None,
     grid: str | Sequence[float] = "logsnr",
@@ -33,23 +37,25 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     on_commit: OnCommit | None = None,
+    on_step: OnStep | None = None,
     trajectory: bool = False,
     **options: Any,
 ) -> Result:
     """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch; with
     the adaptive methods of torchdiffeq, whose error is a norm over the batch, within their tolerance.
 
-    solver: a name in SOLVERS; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of ε(x, λ), about
-    50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise: the last step
-    ends at λ = +∞. A module is in eval mode meanwhile. dtype: of the state. device: that of the network unless told otherwise.
+    solver: a Plan, or what `find` knows; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of
+    ε(x, λ), about 50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise:
+    the last step ends at λ = +∞. A module is in eval mode meanwhile. dtype: of the state. device: that of the network unless
+    told otherwise. on_commit, on_step, trajectory: see run.
 
     Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
     """
     if dtype not in (torch.float32, torch.float64):
         raise InputError(f"the state is float32 or float64, not {dtype}: for a network in half precision use model.autocasted")
     entry = find(solver)
-    lams = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
-    if model.clock == "label":
+    lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
+    if model.clock == "label" and not isinstance(entry, Planned):
         lams = grids.snap(lams, model.schedule)
     noise = SeededNoise(seeds_of(seed, shape[0]))
     device = torch.device(device) if device is not None else model.device
@@ -57,15 +63,45 @@ def sample(
 
     def solve(model: EpsModel) -> Result:
         with _evaluating(model.network):
-            return entry.solve(model, x, lams, noise=noise, on_commit=on_commit, trajectory=trajectory, **options)
+            return entry.solve(
+                model, x, lams, noise=noise, on_commit=on_commit, on_step=on_step, trajectory=trajectory, **options
+            )
 
     result = solve(model)
     if not result.x.is_meta and not torch.isfinite(result.x).all():  # one look at the end; only then find where it began
         solve(model.watched(refuse_nonfinite))
         raise InputError(
-            f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid"
+            f"the state of {entry.name} overflowed though every network output was finite: use more evaluations or another grid"
         )
     return result
+
+
+def encode(
+    model: EpsModel,
+    x: Tensor,
+    *,
+    solver: str = "ddim",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Sequence[float] = "logsnr",
+    **options: Any,
+) -> Result:
+    """Run a solver backwards, from data x (batch, *shape) at the clean end of the grid to noise at its noisy end.
+
+    The plan is that of the same grid reversed, of the same order; with ddim it is DDIM inversion (Song et al., 2021a, section
+    5.4). Result.x is x_T, from which sample's plan leads back to x up to the error of both. In the dtype and on the device of x.
+
+    InputError for solvers that draw noise or choose their own steps, and for grids with an infinite end.
+    """
+    entry = find(solver)
+    lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=False, **options)
+    lams = grids.snap(lams, model.schedule) if model.clock == "label" else lams
+    if not isinstance(entry, Solver) or not np.isfinite(lams).all():
+        raise InputError(f"{entry.name} cannot be run backwards here: encode takes a planned solver and a grid with finite ends")
+    if entry.plan(lams, model.schedule, **options).stochastic:
+        raise InputError(f"{entry.name} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0")
+    with _evaluating(model.network):
+        return entry.solve(model, x, lams[::-1], **options)
 
 
 def choose_grid(
@@ -77,8 +113,9 @@ def choose_grid(
     grid: str | Sequence[float],
     denoise: bool,
     **options: Any,
-) -> Array:
-    """The grid on which `entry` spends exactly `nfe` evaluations, or takes `steps`, or about 50 evaluations if neither is given.
+) -> tuple[Array, Options]:
+    """The grid on which `entry` spends exactly `nfe` evaluations, or takes `steps`, or about 50 evaluations if neither is given;
+    and the options, with what the budget adds to them.
 
     InputError names the nearest numbers of evaluations if it cannot spend `nfe`.
     """
@@ -86,7 +123,13 @@ def choose_grid(
         raise InputError("give either nfe (--nfe) or steps (--steps), not both")
     if nfe is not None and nfe > grids.MOST_STEPS:
         raise InputError(f"{nfe} evaluations are more than the {grids.MOST_STEPS} that can be planned")
-    if entry.adaptive and (steps is not None or (not isinstance(grid, str) and len(grid) > 2)):
+    if isinstance(entry, Planned):
+        lams = np.array(entry.grid if isinstance(grid, str) else [*grid, *[np.inf] * denoise])
+        changed = (nfe, steps) != (None, None) or (isinstance(grid, str) and (grid != "logsnr" or denoise))
+        entry.plan(lams[:0] if changed else lams, schedule, **options)
+        return lams, options
+    dense = isinstance(entry, BlackBox) and entry.adaptive  # inner values are where its trajectory is given
+    if entry.adaptive and not dense and (steps is not None or (not isinstance(grid, str) and len(grid) > 2)):
         raise InputError(
             f"{entry.name} chooses its own steps: leave --steps and inner values of --grid out, and give --rtol and --atol"
         )
@@ -94,16 +137,19 @@ def choose_grid(
         lams = grids.make(grid, schedule, steps, denoise=denoise)
         if nfe is not None and (exact := entry.nfe(lams, schedule, **options)) != nfe:
             raise InputError(f"{entry.name} spends {exact} evaluations on the grid given, not {nfe}: leave --nfe out")
-        return lams
+        return lams, options
 
     def spent(steps: int) -> int:
         return entry.nfe(grids.make(grid, schedule, steps, denoise=denoise), schedule, **options)
 
     if steps is None and nfe is None:
         steps = 1 if entry.adaptive else math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
+    elif nfe is not None and isinstance(entry, Solver) and entry.spend is not None and nfe > 0:
+        steps, extra = entry.spend(nfe, denoise)
+        options = {**options, **extra}
     elif nfe is not None:
         steps = _steps_that_spend(nfe, entry.name, spent)
-    return grids.make(grid, schedule, steps, denoise=denoise)
+    return grids.make(grid, schedule, steps, denoise=denoise), options
 
 
 def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:

@@ -21,7 +21,7 @@ def mixture32():
     return pretrained.load("mixture").model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_tensors():
     """A Mixture's tensors in float64: 3 components of rank 2 on 6 pixels, two of class 0 and one of class 1."""
     generator = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ def toy_tensors():
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy(toy_tensors):
     """toy(path, schedule=None, dtype=torch.float64): a fresh EpsModel of toy_tensors as images (1, 2, 3); two classes."""
 

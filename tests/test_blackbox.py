@@ -7,10 +7,38 @@ import torch
 
 from diffode import EpsModel, InputError, ode, schedules
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, BlackBox, sample
+from diffode.ode import VARIABLES
+from solvers import SOLVERS, BlackBox, blackbox, sample
+from solvers.blackbox import integrate
 
-METHODS = [name for name, entry in SOLVERS.items() if isinstance(entry, BlackBox)]
+METHODS = {name: entry.method for name, entry in SOLVERS.items() if isinstance(entry, BlackBox)}
+ADAPTIVE = [name for name, method in METHODS.items() if method.adaptive]
+FIXED = [name for name, method in METHODS.items() if not method.adaptive]
 KW = {"shape": (16, 1, 28, 28), "dtype": torch.float64}
+every_variable = pytest.mark.parametrize("variable", VARIABLES)
+
+
+def noise(*shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def grid_in(variable, schedule, lam_s, lam_t, steps=1):
+    """Equal steps in the variable, as values of λ."""
+    form = VARIABLES[variable]
+    v = np.linspace(form.of(schedule, lam_s), form.of(schedule, lam_t), steps + 1)
+    return np.array([lam_s, *(form.lam(schedule, value) for value in v[1:-1]), lam_t])
+
+
+@pytest.fixture
+def times(monkeypatch):
+    """Every time that torchdiffeq asks for, as it asks for it."""
+    asked, odeint = [], blackbox.odeint
+
+    def spy(func, *args, **kwargs):
+        return odeint(lambda v, u: asked.append(float(v)) or func(v, u), *args, **kwargs)
+
+    monkeypatch.setattr(blackbox, "odeint", spy)
+    return asked
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +57,12 @@ def test_dopri5_agrees_with_the_accurate_solution(mixture64, truth):
     assert (sample(mixture64, solver="dopri5", rtol=1e-10, atol=1e-10, **KW).x - truth).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("method", ["dopri8", "rk4", "explicit_adams", "implicit_adams"])
+def test_images_are_those_of_the_accurate_solution(method, mixture64, truth):
+    how = {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[method].adaptive else {"steps": 100}
+    assert rms(sample(mixture64, solver=method, **how, **KW).x - truth).median() < 0.01
+
+
 def test_dpm3_at_600_evaluations_agrees_with_the_accurate_solution(mixture64, truth):
     """To 1e-6: the median sample on the default grid, and the rms of all on one that is denser where the images form."""
     assert rms(sample(mixture64, solver="dpm3", nfe=600, **KW).x - truth).median() < 1e-6
@@ -39,33 +73,140 @@ def test_dpm3_at_600_evaluations_agrees_with_the_accurate_solution(mixture64, tr
     assert rms(result.x - truth).square().mean().sqrt() < 1e-6
 
 
+@every_variable
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_solves_the_equation_and_stays_between_the_ends(method, mixture64, truth):
+def test_every_method_solves_the_equation_and_stays_between_the_ends(method, variable, toy, times):
+    """Ends inside the schedule, where no one else would refuse a call; times in float64 need no putting back."""
     asked = []
-    model = mixture64.watched(lambda evaluation, lam, m: asked.append(lam))
-    how = {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[method].method.adaptive else {"steps": 100}
-    result = sample(model, solver=method, **how, **KW)
-    assert rms(result.x - truth).median() < (0.1 if SOLVERS[method].order == 1 else 0.01)
-    assert result.nfe == len(asked)
-    assert model.schedule.lam_min == min(asked)
-    assert max(asked) <= model.schedule.lam_max
+    model = toy().watched(lambda evaluation, lam, m: asked.append(lam))
+    x, grid = noise(3, 1, 2, 3), grid_in(variable, model.schedule, -1.0, 1.0, 100)
+    result = integrate(METHODS[method], model, x, grid, rtol=1e-6, atol=1e-6, variable=variable)
+    assert (result.x - ode.accurate(toy(), x, -1.0, 1.0)).abs().max() < (0.02 if METHODS[method].order == 1 else 1e-3)
+    assert result.nfe == result.calls == len(asked) == len(times)
+    low, high = sorted(VARIABLES[variable].of(model.schedule, [-1.0, 1.0]))
+    assert low - 1e-15 <= min(times) <= max(times) <= high + 1e-15
+    assert -1 <= min(asked) <= max(asked) <= 1
+    assert asked[0] == pytest.approx(-1, abs=1e-14)
+
+
+@every_variable
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_adaptive_methods_cross_the_whole_schedule(method, variable, toy):
+    """From where the drift is almost nothing, and torchdiffeq's own first step would be too long."""
+    model, x = toy(), noise(3, 1, 2, 3)
+    ends = np.array([model.schedule.lam_min, model.schedule.lam_max])
+    result = integrate(METHODS[method], model, x, ends, rtol=1e-5, atol=1e-5, variable=variable)
+    assert (result.x - ode.accurate(model, x, *ends, tolerance=1e-8)).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("path", ["vp", "ve", "flow"])
+@every_variable
+def test_variables_on_every_path(path, variable, toy):
+    model, x = toy(path), noise(3, 1, 2, 3)
+    result = integrate(METHODS["dopri5"], model, x, np.array([-1.0, 1.0]), rtol=1e-8, atol=1e-8, variable=variable)
+    assert (result.x - ode.accurate(model, x, -1.0, 1.0)).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@every_variable
+def test_variables_there_and_back(name, variable):
+    """To 1e-9 and never out of the ends, also from a v that rounding put outside."""
+    schedule, form = schedules.make(name), VARIABLES[variable]
+    ends = schedule.lam_min, schedule.lam_max
+    lam_of = form.inverse(schedule, *ends)
+    lams = np.linspace(*ends, 101)
+    back = np.array([lam_of(v) for v in form.of(schedule, lams)])
+    assert abs(back - lams).max() < 1e-9
+    assert ends[0] <= back.min()
+    assert back.max() <= ends[1]
+    v_s, v_t = form.of(schedule, np.array(ends))
+    out = 1e-6 * (v_t - v_s)
+    assert [lam_of(v_s - out), lam_of(v_t + out)] == pytest.approx(ends, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "heun2"])
+@pytest.mark.parametrize(("variable", "v_s", "v_t"), [("lam", -1.1, 1.1), ("sigma_bar", 2.2, 0.7), ("t", 0.6, 0.35)])
+def test_a_float32_state_does_not_leave_the_ends(method, variable, v_s, v_t, toy, times):
+    """torchdiffeq rounds its time to the dtype of the state; these ends round outwards."""
+    asked = []
+    model = toy(dtype=torch.float32).watched(lambda evaluation, lam, m: asked.append(lam))
+    ends = np.array([VARIABLES[variable].lam(model.schedule, v) for v in (v_s, v_t)])
+    x = noise(3, 1, 2, 3, dtype=torch.float32)
+    assert integrate(METHODS[method], model, x, ends, variable=variable).x.dtype == torch.float32
+    assert min(times) < min(v_s, v_t) or max(times) > max(v_s, v_t)
+    assert ends[0] <= min(asked) <= max(asked) <= ends[1]
+
+
+@every_variable
+@pytest.mark.parametrize("method", FIXED)
+def test_fixed_methods_are_of_their_order(method, variable, toy):
+    model, x, errors = toy(), noise(3, 1, 2, 3), []
+    exact = ode.accurate(model, x, -1.0, 1.0)
+    for steps in (80, 160):
+        grid = grid_in(variable, model.schedule, -1.0, 1.0, steps)
+        difference = integrate(METHODS[method], model, x, grid, variable=variable).x - exact
+        errors.append(float(difference.square().mean().sqrt()))
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(METHODS[method].order, abs=0.15)
+
+
+def test_euler_in_sigma_bar_is_ddim(toy):
+    model, x = toy(), noise(3, 1, 2, 3)
+    grid = np.linspace(model.schedule.lam_min, model.schedule.lam_max, 8)
+    euler = integrate(METHODS["euler-lambda"], model, x, grid, variable="sigma_bar")
+    assert (euler.x - SOLVERS["ddim"].solve(model, x, grid).x).abs().max() < 1e-12
+
+
+def test_a_sample_alone_does_not_depend_on_its_batch(mixture64):
+    """To 1e-12, though the tolerance is 1e-2: the same steps are taken, with the sample's own label, guided."""
+    x, y = noise(4, 1, 28, 28), torch.tensor([0, 7, 3, 9])
+    ends = np.array([-1.0, 2.0])
+
+    def solve(rows, per_sample):
+        model = mixture64.labelled(y[rows]).guided(2.0, y=y.flip(0)[rows])
+        return integrate(METHODS["dopri5"], model, x[rows], ends, rtol=1e-2, atol=1e-2, per_sample=per_sample)
+
+    alone, together = solve([0, 1, 2, 3], True), solve([0, 1, 2, 3], False)
+    singles = [solve([i], False) for i in range(4)]
+    assert (alone.x - torch.cat([single.x for single in singles])).abs().max() < 1e-12
+    assert (alone.x[[3, 1]] - solve([3, 1], True).x).abs().max() < 1e-12
+    assert rms(alone.x - together.x).min() > 1e-6
+    assert alone.nfe == max(single.nfe for single in singles)
+    assert alone.calls == sum(single.calls for single in singles) == 2 * sum(single.nfe for single in singles)
+
+
+@pytest.mark.parametrize(("variable", "per_sample"), [("lam", False), ("sigma_bar", True), ("t", False)])
+def test_dense_output_agrees_with_the_accurate_solution(variable, per_sample, toy):
+    """To torchdiffeq's interpolation, which at inner λ is less exact than the steps; the steps are as without it."""
+    model, x = toy(), noise(3, 1, 2, 3)
+    grid = np.linspace(-2.0, 2.0, 6)
+    how = {"rtol": 1e-8, "atol": 1e-8, "variable": variable, "per_sample": per_sample}
+    result = integrate(METHODS["dopri5"], model, x, grid, trajectory=True, **how)
+    assert [lam for lam, _ in result.trajectory] == list(grid)
+    exact = x
+    for (lam_s, _), (lam_t, state) in zip(result.trajectory, result.trajectory[1:], strict=False):
+        exact = ode.accurate(model, exact, lam_s, lam_t)
+        assert (state - exact).abs().max() < 2e-6
+    short = integrate(METHODS["dopri5"], model, x, grid[[0, -1]], **how)
+    assert torch.equal(result.x, short.x)
+    assert torch.equal(result.x, result.trajectory[-1][1])
+    assert (result.nfe, result.calls, short.trajectory) == (short.nfe, short.calls, ())
+
+
+@every_variable
+@pytest.mark.parametrize("method", FIXED)
+def test_the_trajectory_of_a_fixed_method_is_its_steps(method, variable, toy):
+    model, x = toy(), noise(3, 1, 2, 3)
+    grid = grid_in(variable, model.schedule, -1.0, 1.0, 14)
+    result = integrate(METHODS[method], model, x, grid, variable=variable, trajectory=True)
+    assert [lam for lam, _ in result.trajectory] == list(grid)
+    for steps in (1, 8, 14):
+        part = integrate(METHODS[method], model, x, grid[: steps + 1], variable=variable)
+        assert (result.trajectory[steps][1] - part.x).abs().max() < 1e-13
 
 
 @pytest.mark.parametrize(("method", "nfe"), [("euler-lambda", 7), ("midpoint", 8), ("heun2", 8), ("heun3", 9), ("rk4", 12)])
 def test_fixed_methods_spend_what_they_are_given(method, nfe, mixture32):
     assert sample(mixture32, solver=method, nfe=nfe, shape=(1, 1, 28, 28)).nfe == nfe
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if not SOLVERS[name].adaptive])
-def test_fixed_methods_are_of_their_order(method, mixture64):
-    errors = []
-    x = torch.randn(2, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = ode.accurate(mixture64, x, -1.0, 1.0)
-    for steps in (160, 320) if method.endswith("adams") else (40, 80):
-        lams = np.linspace(-1, 1, steps + 1)
-        result = SOLVERS[method].solve(mixture64, x, lams)
-        errors.append(float((result.x - exact).square().mean().sqrt()))
-    assert np.log2(errors[0] / errors[1]) == pytest.approx(SOLVERS[method].order, abs=0.15)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +229,37 @@ def test_what_it_cannot_do_is_said(options, what, mixture32):
         sample(mixture32, shape=(1, 1, 28, 28), **options)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "what"),
+    [
+        ("dopri5", {"variable": "s"}, "unknown variable 's': expected one of lam, sigma_bar, t"),
+        ("explicit_adams", {"variable": "t"}, "equal steps in t"),
+        ("implicit_adams", {"variable": "sigma_bar"}, "equal steps in σ̄"),
+        ("implicit_adams", {"rtol": 1e-15, "atol": 1e-15}, r"stopped at λ = .* after \d+ evaluations \(.*did not converge"),
+        ("bosh3", {"max_nfe": 30, "per_sample": True}, r"bosh3 on sample 0 spent 30 evaluations by λ = -?\d.* of 1:"),
+    ],
+)
+def test_errors_say_where(method, options, what, toy):
+    model = toy()
+    with pytest.raises(InputError, match=what):
+        integrate(METHODS[method], model, noise(3, 1, 2, 3), np.linspace(-1, 1, 10), **options)
+    assert model.nfe <= 10_000
+
+
+@every_variable
+def test_an_underflow_says_where(variable, times):
+    """Of a network that jumps at λ = 0.5, beyond what any step can follow."""
+    model = EpsModel(lambda x, lam: torch.where(lam[:1] < 0.5, x, 1e30), schedules.vp_linear(), clock="lam")
+    with pytest.raises(InputError, match=r"dopri5 stopped at λ = 0.5 after \d+ evaluations \(underflow") as error:
+        integrate(METHODS["dopri5"], model, noise(2, 3), np.array([-1.0, 1.0]), variable=variable)
+    assert f"after {len(times)} evaluations" in str(error.value)
+
+
+@every_variable
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
-def test_an_output_that_is_not_finite_is_named(method):
-    model = EpsModel(lambda x, t: x / (t[0] > 500), schedules.ddpm_linear())
-    with pytest.raises(InputError, match=r"not finite at λ = -?\d.*evaluation \d+"):
-        sample(model, solver=method, shape=(2, 3))
+def test_an_output_that_is_not_finite_is_named(method, variable):
+    model = EpsModel(lambda x, t: x / (t[:1] > 0.5), schedules.vp_linear())
+    grid = np.linspace(model.schedule.lam_min, model.schedule.lam_max, 20)
+    with pytest.raises(InputError, match=r"not finite at λ = -?\d.*evaluation \d+") as error:
+        integrate(METHODS[method], model, noise(2, 3), grid, variable=variable)
+    assert f"evaluation {model.nfe}:" in str(error.value)

@@ -1,0 +1,254 @@
+"""Adaptive steps: embedded pairs of the planned single steps, with a controller for each sample, so that an image does not
+depend on its batch.
+
+A pair is two methods of orders p − 1 and p whose rows are the same but for the last, so that the difference of the two last rows
+estimates the error of the lower and costs no evaluation. With s(λ) = sqrt(α² + σ²), the size of a state, a step from x to u has
+
+    error = rms over the pixels of δ/(atol s_t + rtol max(|x| s_t/s_s, |u|)),    δ = |u − û| + eps |u|
+
+and is accepted, with the u of order p, if that is at most 1. So a tolerance means on every path what it means on vp, where
+s = 1; eps is the rounding of the state, below which no step is better than another. The next step is h times
+
+    0.9 error^(−0.7/p) previous^(0.4/p) after an accepted step,    0.9 error^(−1/p) after a rejected one,
+
+within [0.2, 5], and no longer right after a rejection: the PI controller of Gustafsson (1991), with the exponents of Hairer and
+Wanner (1996, IV.2). A rejected step keeps its first evaluation. All samples on their way are advanced by one network call a
+stage, each at a λ of its own; their coefficients are those of the planned solver, in float64 on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode.errors import InputError
+from diffode.model import EpsModel, columns
+from diffode.schedule import Array
+from solvers.execute import Result, Taken, refuse_nonfinite
+from solvers.plan import Plan
+from solvers.singlestep import SIGN, Method, Rows, first, second, single_steps, third
+from solvers.transfer import transfer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An embedded pair. high, of the given order, and low, of one less: z -> rows, the same but for the last."""
+
+    name: str
+    prediction: str
+    order: int
+    low: Method
+    high: Method
+    source: str
+
+    @property
+    def evaluations(self) -> int:
+        """Of a step; one less after a rejection."""
+        return len(self.high(1.0))
+
+
+PAIRS = (
+    Pair("dpm12", "noise", 2, first, second, "Lu et al. 2022a, App. C"),
+    Pair("dpm23", "noise", 3, partial(second, r1=1 / 3), third, "Lu et al. 2022a, App. C"),
+    Pair("dpmpp12", "data", 2, first, second, "dpm12 in data form"),
+    Pair("dpmpp23", "data", 3, partial(second, r1=1 / 3), third, "dpm23 in data form"),
+)
+
+
+@dataclass
+class _Walk:
+    """The way of one sample to `end`: the λ of its accepted states, the step h > 0 that it tries next, what it has spent."""
+
+    grid: list[float]
+    end: float
+    h: float
+    error: float = 1.0  # of the last accepted step
+    nfe: int = 0
+    rejected: int = 0
+    kept: bool = False  # the last step was rejected, and its first evaluation is there
+
+    def target(self) -> float:
+        """Where the next step goes: to the very end if that is at most 5 % further."""
+        left = self.end - self.grid[-1]
+        return self.end if abs(left) <= 1.05 * self.h else self.grid[-1] + math.copysign(self.h, left)
+
+    def judge(self, lam: float, error: float, order: int) -> bool:
+        """Accept the step to λ or reject it, and choose the length of the next."""
+        self.h = abs(lam - self.grid[-1])
+        accepted = error <= 1
+        if accepted:
+            factor = 0.9 * max(error, 1e-10) ** (-0.7 / order) * self.error ** (0.4 / order)
+            self.h *= min(max(factor, 0.2), 1.0 if self.kept else 5.0)
+            self.error = max(error, 1e-4)  # a step that was far too short says little of the next
+            self.grid.append(lam)
+        else:
+            self.h *= max(0.2, 0.9 * error ** (-1 / order))  # in this order 0.2 for NaN, from a state that overflowed
+            self.rejected += 1
+        self.kept = not accepted
+        return accepted
+
+
+class _Batch:
+    """The samples: states x and first evaluations m0, (batch, *shape), and a walk each. Methods take some of them, `rows`."""
+
+    def __init__(self, pair: Pair, model: EpsModel, x: Tensor, walks: list[_Walk]) -> None:
+        self.pair, self.model, self.walks = pair, model, walks
+        self.x, self.m0 = x.clone(), torch.empty_like(x)
+
+    def lams(self, rows: list[int]) -> Array:
+        return np.array([self.walks[i].grid[-1] for i in rows])
+
+    def evaluate(self, rows: list[int], x: Tensor, lams: Array) -> Tensor:
+        """The predictions at x (rows, *shape) and lams (rows,); InputError where one is not finite."""
+        m = self.model.at(x, lams, self.pair.prediction, rows if len(rows) < len(self.walks) else None)
+        for i in rows:
+            self.walks[i].nfe += 1
+        if not torch.isfinite(m).all():
+            for i, lam, m_i in zip(rows, lams, m, strict=True):
+                refuse_nonfinite(self.walks[i].nfe, lam, m_i)
+        return m
+
+    def leap(self, rows: list[int], lam_t: float) -> None:
+        """The first-order step from or to an infinite λ, which has no length to control; all rows are at one λ."""
+        if rows:
+            lams = self.lams(rows)
+            a, c = transfer(self.model.schedule.path, self.pair.prediction, lams[0], lam_t)
+            self.x[rows] = a * self.x[rows] + c * self.evaluate(rows, self.x[rows], lams)
+            for i in rows:
+                self.walks[i].grid.append(lam_t)
+
+    def attempt(self, rows: list[int], rtol: float, atol: float) -> None:
+        """Try the next step of each."""
+        if new := [i for i in rows if not self.walks[i].kept]:
+            self.m0[new] = self.evaluate(new, self.x[new], self.lams(new))
+        lam_s, lam_t = self.lams(rows), np.array([self.walks[i].target() for i in rows])
+        u, difference = self._step(rows, lam_s, lam_t)
+        s_s, s_t = (np.hypot(self.model.schedule.alpha(lam), self.model.schedule.sigma(lam)) for lam in (lam_s, lam_t))
+        least, ratio = columns(np.stack([atol * s_t, s_t / s_s]), u)
+        tolerance = least + rtol * torch.maximum(self.x[rows].abs() * ratio, u.abs())
+        delta = (difference.abs() + torch.finfo(u.dtype).eps * u.abs()) / tolerance
+        # One norm a sample: in one for all, the order of summation may depend on the batch.
+        errors = torch.stack([row.norm() for row in delta]) / math.sqrt(u[0].numel())
+        for i, u_i, lam, error in zip(rows, u, lam_t.tolist(), errors.tolist(), strict=True):
+            if self.walks[i].judge(lam, error, self.pair.order):
+                self.x[i] = u_i
+
+    def _step(self, rows: list[int], lam_s: Array, lam_t: Array) -> tuple[Tensor, Tensor]:
+        """The state of the higher order at λ_t, and its difference from that of the lower."""
+        path, prediction, h = self.model.schedule.path, self.pair.prediction, lam_t - lam_s
+        high, low = ([method(SIGN[prediction] * step) for step in h.tolist()] for method in (self.pair.high, self.pair.low))
+        x, m = self.x[rows], [self.m0[rows]]
+        for row, (r, _) in enumerate(high[0]):
+            lams = lam_t if r == 1 else lam_s + r * h
+            a, c = np.array([transfer(path, prediction, *ends) for ends in zip(lam_s, lams, strict=True)]).T
+            w = _weights(high, row, len(m))
+            u = _sum(np.stack([a, *c * w]), [x, *m])
+            if row < len(high[0]) - 1:
+                m.append(self.evaluate(rows, u, lams))
+        return u, _sum(c * (w - _weights(low, -1, len(m))), m)
+
+
+@torch.no_grad()
+def integrate(
+    pair: Pair,
+    model: EpsModel,
+    x: Tensor,
+    grid: Array,
+    *,
+    rtol: float = 0.005,
+    atol: float = 0.005,
+    max_nfe: int = 100_000,
+    first_step: float = 0.05,
+) -> Result:
+    """Integrate x (batch, *shape) from the first to the last λ of the grid, whose inner values are not heeded.
+
+    If the last is +∞, one first-order step goes there from the last finite one. If the first is −∞ (zero terminal SNR, for pairs
+    in data form), one comes from there to e^(2λ) = atol/10, being wrong by about e^(2λ). λ may also fall.
+
+    rtol, atol: at the default the exact images of a mixture are met to about one grey level of 255, rms, for some 45 evaluations.
+    max_nfe: what a sample may spend. One that would need more stops, and its last accepted state is handed back, with its λ in
+    Result.taken.lam. first_step: the length that is tried first, in λ.
+
+    Result.nfe is the most of any sample. Result.taken has the steps and evaluations of each, and the plan with which run() takes
+    the same way (None for one that never moved); leaps to or from infinity are steps there.
+
+    InputError for ends and options that are not possible, for a network output that is not finite, and where no step is short
+    enough, with λ, sample and evaluation; tolerances below the rounding of the dtype lead there.
+    """
+    if not (0 < rtol < np.inf and 0 < atol < np.inf and max_nfe >= 1 and 0 < first_step < np.inf):
+        raise InputError(
+            f"rtol, atol, first_step and max_nfe must be positive, not {rtol:g}, {atol:g}, {first_step:g} and {max_nfe}"
+        )
+    begin, end = _ends(pair, np.asarray(grid, np.float64), atol)
+    shortest = max(1e-10 * abs(end - begin), 8 * np.spacing(max(abs(begin), abs(end))))  # float64 resolves no less
+    calls, walks = model.calls, [_Walk([float(grid[0])], end, max(first_step, shortest)) for _ in x]
+    batch = _Batch(pair, model, x, walks)
+    if begin != grid[0]:
+        batch.leap([*range(len(x))], begin)
+
+    def moves(walk: _Walk) -> bool:
+        return walk.grid[-1] != end and walk.nfe + pair.evaluations - walk.kept <= max_nfe
+
+    while rows := [i for i, walk in enumerate(walks) if moves(walk)]:
+        batch.attempt(rows, rtol, atol)
+        for i in rows:
+            if walks[i].h < shortest and walks[i].grid[-1] != end:
+                raise InputError(
+                    f"{pair.name} cannot meet rtol = {rtol:g} and atol = {atol:g} at λ = {walks[i].grid[-1]:.6g}, sample {i}, "
+                    f"evaluation {walks[i].nfe}, with steps down to {walks[i].h:.1e}: loosen them, or use --dtype float64"
+                )
+    if grid[-1] == np.inf:
+        batch.leap([i for i, walk in enumerate(walks) if walk.grid[-1] == end and walk.nfe < max_nfe], np.inf)
+    plans = tuple(_plan(pair, model, walk.grid) for walk in walks)
+    taken = Taken(
+        accepted=tuple(len(walk.grid) - 1 for walk in walks),
+        rejected=tuple(walk.rejected for walk in walks),
+        nfe=tuple(walk.nfe for walk in walks),
+        lam=tuple(walk.grid[-1] for walk in walks),
+        plans=plans,
+    )
+    plan = plans[0] if plans and all(other == plans[0] for other in plans) else None
+    return Result(batch.x, max(taken.nfe, default=0), model.calls - calls, plan, taken=taken)
+
+
+def _plan(pair: Pair, model: EpsModel, grid: list[float]) -> Plan | None:
+    """The accepted steps as a plan, if there are any."""
+    if len(grid) < 2:
+        return None
+    sign = SIGN[pair.prediction]
+    return single_steps(pair.name, np.array(grid), model.schedule, pair.prediction, lambda h: pair.high(sign * h))
+
+
+def _ends(pair: Pair, grid: Array, atol: float) -> tuple[float, float]:
+    """The finite λ between which steps are controlled; InputError if there are no two."""
+    finite = grid[np.isfinite(grid)].tolist()
+    wrong = np.isnan(grid).any() or grid[0] == np.inf or grid[-1] == -np.inf
+    if wrong or not finite or finite[-1] == grid[0]:
+        raise InputError(
+            f"{pair.name} goes from one finite λ, or from −∞, to another finite one, and on to +∞ if asked, not along "
+            f"{grid.tolist()}: give both ends"
+        )
+    return (finite[0] if finite[0] == grid[0] else min(0.5 * math.log(0.1 * atol), finite[-1])), finite[-1]
+
+
+def _weights(methods: list[Rows], row: int, evaluations: int) -> Array:
+    """The weights of one row of each method, (evaluations, methods)."""
+    return np.array([[rows[row][1].get(j, 0.0) for rows in methods] for j in range(evaluations)])
+
+
+def _sum(coefficients: Array, terms: list[Tensor]) -> Tensor:
+    """Σ coefficient · term for coefficients (terms, rows) and terms (rows, *shape); 0 · NaN is NaN, so zeros are left out.
+
+    Products and sums apart: fused, the bits of a pixel may depend on its place in memory, and so on the batch.
+    """
+    total, *rest = [
+        c * term for c, term, row in zip(columns(coefficients, terms[0]), terms, coefficients, strict=True) if row.any()
+    ]
+    for product in rest:
+        total.add_(product)
+    return total

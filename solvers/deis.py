@@ -1,0 +1,85 @@
+"""DEIS (Zhang and Chen, 2023): Adams–Bashforth on ε, which is a polynomial in some variable v of the step, integrated exactly.
+
+Since dy/dσ̄ = ε for y = x/α, the weights of order k are ∫ ℓ_j dσ̄/Δσ̄ with ℓ_j the Lagrange polynomials of the last k nodes
+
+    deis-t        in t, the network's clock (tAB-DEIS); by quadrature, see below
+    deis-rho      in σ̄ itself (ρAB-DEIS), which is the variable-step Adams method that k-diffusion calls lms
+    deis-lambda   in λ: the exponential Adams–Bashforth method, which is UniPC's predictor in noise form
+
+Order 1 of each is DDIM.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import numpy as np
+
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+from solvers.butcher import TABLES
+from solvers.multistep import Policy, Rule, Step, exponential, multistep
+from solvers.phi import interpolatory
+from solvers.plan import Plan
+from solvers.singlestep import single_steps
+
+GAUSS = np.polynomial.legendre.leggauss(24)
+
+
+def deis_t(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[Policy]) -> Plan:
+    """tAB-DEIS (Zhang and Chen, 2023, Eq. 15) of order 1 to 4. One evaluation a step."""
+    return _adams("deis-t", grid, schedule, order, _in_clock(schedule), policy)
+
+
+def deis_rho(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[Policy]) -> Plan:
+    """ρAB-DEIS of order 1 to 4. One evaluation a step."""
+    return _adams("deis-rho", grid, schedule, order, in_sigma_bar, policy)
+
+
+def deis_lambda(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[Policy]) -> Plan:
+    """The same with polynomials in λ, of order 1 to 4. One evaluation a step."""
+    return _adams("deis-lambda", grid, schedule, order, exponential("noise"), policy)
+
+
+def lms(grid: Array, schedule: Schedule, *, order: int = 4, **policy: Unpack[Policy]) -> Plan:
+    """Linear multistep of k-diffusion: Adams–Bashforth in σ̄ with variable steps, of order 1 to 4. One evaluation a step."""
+    return _adams("lms", grid, schedule, order, in_sigma_bar, policy)
+
+
+def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
+    """ρRK-DEIS: Heun's, Kutta's or the classical Runge–Kutta method in σ̄. `order` evaluations a step, 2 to 4."""
+    tables = {2: "heun2", 3: "kutta3", 4: "rk4"}
+    if order not in tables:
+        raise InputError(f"the order of deis-rho-rk is 2, 3 or 4, not {order}")
+    return single_steps("deis-rho-rk", grid, schedule, "noise", TABLES[tables[order]].steps("noise"))
+
+
+def _adams(name: str, grid: Array, schedule: Schedule, order: int, rule: Rule, policy: Policy) -> Plan:
+    if order not in (1, 2, 3, 4):
+        raise InputError(f"the order of {name} is 1, 2, 3 or 4, not {order}")
+    return multistep(name, grid, schedule, "noise", order, rule, **policy)
+
+
+def in_sigma_bar(step: Step, nodes: Array) -> Array:
+    """Polynomials in σ̄, whose moments over the step are 1/(k + 1)."""
+    c = np.expm1(step.lam_s - nodes) / np.expm1(step.lam_s - step.lam_t)
+    return interpolatory(c, 1 / np.arange(1.0, len(nodes) + 1))
+
+
+def _in_clock(schedule: Schedule) -> Rule:
+    """Polynomials in t. Moments by Gauss–Legendre quadrature in λ, 24 points between any two knots of the clock, where t(λ) is
+    analytic: to rounding."""
+
+    def rule(step: Step, nodes: Array) -> Array:
+        ends = np.sort([step.lam_s, step.lam_t])
+        inner = schedule.knots if schedule.knots is not None else np.empty(0)
+        panels = np.unique([*ends, *inner[(inner > ends[0]) & (inner < ends[1])]])
+        middle, half = (panels[1:] + panels[:-1])[:, None] / 2, np.diff(panels)[:, None] / 2
+        lam = middle + half * GAUSS[0]
+        weight = half * GAUSS[1] * np.exp(ends[0] - lam)  # dσ̄, up to a factor
+        t_s, t_t = schedule.t([step.lam_s, step.lam_t])
+        c = (schedule.t(lam) - t_s) / (t_t - t_s)
+        mu = [float((weight * c**k).sum() / weight.sum()) for k in range(len(nodes))]
+        return interpolatory((schedule.t(nodes) - t_s) / (t_t - t_s), mu)
+
+    return rule

@@ -1,0 +1,34 @@
+"""A plan on Gaussian data, as exact arithmetic.
+
+For x0 ~ N(0, s²) the model is linear in the state, so a plan maps the starting state and its draws z_1, z_2, ... linearly to the
+last one. Its output is N(0, v) with v a sum of squares: what a stochastic solver does to a distribution, without Monte Carlo.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffode.prediction import PREDICTIONS
+from solvers.plan import Plan, value
+
+
+def variance(plan: Plan, s: float) -> float:
+    """The variance of the plan's output for data N(0, s²), started at the exact N(0, α² s² + σ²)."""
+    path, p = plan.path, PREDICTIONS[plan.prediction](0.0, 0.0)
+    draws = 1 + max((stage.draw or 0 for stage in plan.stages), default=0)
+    anchor = np.zeros(draws)  # states as coefficients of x_T and of the draws, each N(0, 1)
+    m: list[np.ndarray] = []
+    anchor[0] = np.sqrt(exact(plan, plan.stages[0].lam, s))
+    for stage in plan.stages:
+        u = value(stage.x) * anchor + sum((value(c) * m[j] for j, c in stage.c.items()), np.zeros(draws))
+        u[stage.draw or 0] += value(stage.noise)
+        if stage.evaluate:
+            alpha, sigma = float(path.alpha(np.float64(stage.lam))), float(path.sigma(np.float64(stage.lam)))
+            m.append((p[0] * alpha * s**2 + p[1] * sigma) / exact(plan, stage.lam, s) * u)
+        anchor = u if stage.commit else anchor
+    return float(anchor @ anchor)
+
+
+def exact(plan: Plan, lam: float, s: float) -> float:
+    """α² s² + σ² at λ."""
+    return float(plan.path.alpha(np.float64(lam)) ** 2 * s**2 + plan.path.sigma(np.float64(lam)) ** 2)

@@ -1,0 +1,85 @@
+"""Single steps: methods that forget. Each step is a list of rows, and a plan is the rows of every step.
+
+The rows of the exponential integrators depend on z alone: h in noise form, where d(x/α)/dλ = −e^(−λ) ε, and −h in data form,
+where d(x/σ)/dλ = e^λ x̂0. A stage at λ_s + r h then has weights that are ratios of φ_k(r z); see phi.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+from solvers.phi import phi
+from solvers.plan import Plan
+from solvers.transfer import Table
+
+Rows = list[tuple[float, dict[int, float]]]  # a stage at λ_s + r h: (r, evaluation of this step -> weight)
+Method = Callable[[float], Rows]  # h -> rows
+SIGN = {"noise": 1.0, "data": -1.0}  # z = SIGN · h
+
+
+def first(z: float) -> Rows:
+    """The exponential Euler step, whose weight is the same for any z: DDIM."""
+    return [(1.0, {0: 1.0})]
+
+
+def second(z: float, r1: float = 0.5, variant: str = "midpoint") -> Rows:
+    """m_0 + b (m_1 − m_0) with m_1 at λ_s + r1 h: b = 1/(2 r1), or φ_2(z)/φ_1(z)/r1 as in a Taylor expansion."""
+    b = SLOPES[variant](z) / r1
+    return [(r1, {0: 1.0}), (1.0, {0: 1 - b, 1: b})]
+
+
+def third(z: float, r1: float = 1 / 3, r2: float = 2 / 3) -> Rows:
+    """Three stages, the weight of m_1 in the last row being γ times that of m_2, with 2 (γ r1 + r2) = 3 (γ r1² + r2²).
+
+    With r2 = 2/3, γ = 0: DPM-Solver-3. The family is Hochbruck and Ostermann's (2005).
+    """
+    gamma = 0.0 if abs(r2 - 2 / 3) < 1e-6 else r2 * (2 - 3 * r2) / (r1 * (3 * r1 - 2))
+    a = (gamma * r1 * phi(2, r1 * z) + r2**2 / r1 * phi(2, r2 * z)) / (r2 * phi(1, r2 * z))
+    b = phi(2, z) / phi(1, z) / (gamma * r1 + r2)
+    return [(r1, {0: 1.0}), (r2, {0: 1 - a, 1: a}), (1.0, {0: 1 - (1 + gamma) * b, 1: gamma * b, 2: b})]
+
+
+# The weight of the slope m' over a step, where two evaluations are to be of second order: exact, or one that is so for h → 0.
+SLOPES: dict[str, Callable[[float], float]] = {
+    "taylor": lambda z: phi(2, z) / phi(1, z),
+    "midpoint": lambda z: 0.5,
+    "bh1": lambda z: 0.5 / phi(1, z),
+    "bh2": lambda z: 0.5,
+}
+
+
+def check_variant(solver: str, variant: str, known: Sequence[str]) -> str:
+    """The variant itself; InputError if the solver does not have it."""
+    if variant not in known:
+        raise InputError(f"the variant of {solver} is {' or '.join(known)}, not {variant!r}")
+    return variant
+
+
+def step(table: Table, start: int, lam_t: float, rows: Rows) -> None:
+    """Write one step to λ_t: `start` is the evaluation at the anchor. Its last row commits, unevaluated."""
+    lam_s, indices = table.lam, [start]
+    for r, weights in rows:
+        table.move(
+            lam_t if r == 1 else lam_s + r * (lam_t - lam_s),
+            {indices[j]: w for j, w in weights.items()},
+            commit=len(indices) == len(rows),
+        )
+        if len(indices) < len(rows):
+            indices.append(table.evaluate())
+
+
+def single_steps(solver: str, grid: Array, schedule: Schedule, prediction: str, rows: Method | Sequence[Method]) -> Plan:
+    """The plan of a method, or of one method a step: rows(h) gives the stages of a step of length h, the last of which commits.
+
+    A step from λ = −∞ or to λ = +∞ has no finite length, and is of order 1 whatever the method.
+    """
+    table = Table(schedule.path, prediction, grid[0])
+    for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
+        h, method = lam_t - lam_s, rows if callable(rows) else rows[i]
+        step(table, table.evaluate(), lam_t, method(h) if np.isfinite(h) else first(h))
+    return table.plan(solver)

@@ -1,0 +1,108 @@
+"""Plan: it checks its own mathematics, knows its memory, and is written to JSON and read from it exactly."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffode import InputError, grid, schedules
+from solvers import SOLVERS, Plan, Solver, Stage, sample
+
+PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
+
+
+def plan_of(*stages, prediction="noise"):
+    return Plan("test", schedules.ddpm_linear().path, prediction, stages)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [("dpmpp2m", {}), ("dpm3", {}), ("ddim", {"eta": 0.7}), ("unipc3", {}), ("sde-dpmpp2m", {}), ("heun-churn", {})],
+)
+def test_a_plan_checks_its_own_mathematics(solver, options):
+    """Every number of every row matters: its sign, its size, and that it is there."""
+    good = SOLVERS[solver].plan(np.linspace(-2, 2, 4), schedules.ddpm_linear(), **options)
+    for row, stage in enumerate(good.stages[1:], 1):
+        wrong = [{"x": factor * stage.x} for factor in (-1, 1.01)] + [{"noise": 1.01 * stage.noise}] * bool(stage.noise)
+        wrong += [{"c": {**stage.c, j: factor * c}} for j, c in stage.c.items() for factor in (-1, 0, 1.01)]
+        for change in wrong:
+            stages = (*good.stages[:row], dataclasses.replace(stage, **change), *good.stages[row + 1 :])
+            with pytest.raises(InputError, match="transfer law"):
+                Plan("broken", good.path, good.prediction, stages)
+
+
+def test_a_plan_is_causal_and_has_two_ends():
+    start, last = Stage(-1.0, 1.0), Stage(0.0, 1.0, {1: 1.0}, evaluate=False)
+    for stages, what in (
+        ((start, last), "uses evaluations"),
+        ((last, start), "begins with its start"),
+        ((start,), "begins with its start"),
+        ((start, Stage(-1.0, 1.0, commit=False, evaluate=False)), "ends with a stage"),
+    ):
+        with pytest.raises(InputError, match=what):
+            plan_of(*stages)
+
+
+def test_memory_is_the_band():
+    schedule = schedules.ddpm_linear()
+    lams = grid.make("logsnr", schedule, 6)
+    assert {name: SOLVERS[name].plan(lams, schedule).memory for name in ("ddim", "dpm2", "dpm3", "dpmpp2m")} == {
+        "ddim": 1,
+        "dpm2": 1,
+        "dpm3": 2,
+        "dpmpp2m": 2,
+    }
+
+
+@pytest.mark.parametrize("solver", PLANNED)
+def test_a_plan_is_read_as_it_was_written(solver, tmp_path):
+    schedule = schedules.vp_linear()
+    plan = SOLVERS[solver].plan(grid.make("karras", schedule, 6, denoise=True), schedule)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    np.testing.assert_array_equal(Plan.load(tmp_path / "plan.json").matrix(), plan.matrix())
+
+
+def test_a_plan_from_a_file_draws_the_same_images(tmp_path, toy):
+    model = toy("vp")
+    kw = {"shape": (3, 1, 2, 3), "dtype": torch.float64, "seed": 4}
+    first = sample(model, solver="sde-dpmpp2m", nfe=7, **kw)
+    first.plan.save(tmp_path / "plan.json")
+    assert torch.equal(sample(model, solver=str(tmp_path / "plan.json"), **kw).x, first.x)
+    assert torch.equal(sample(model, solver=first.plan, **kw).x, first.x)
+    with pytest.raises(InputError, match="its own grid"):
+        sample(model, solver=first.plan, nfe=7, **kw)
+    with pytest.raises(InputError, match="on the path vp"):
+        sample(toy("flow"), solver=first.plan, **kw)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda made: made.pop("stages"), "KeyError"),
+        (lambda made: made.update(path="vpp"), "KeyError"),
+        (lambda made: made["stages"][1].update(x="1"), "TypeError|ValueError|transfer law"),
+        (lambda made: made["stages"][2].update(x=made["stages"][2]["x"] * 1.001), "transfer law"),
+        (lambda made: made["stages"][1].update(surprise=1), "TypeError"),
+        (lambda made: made["stages"][1]["c"].update({"9": 1.0}), "evaluations"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(change, what, tmp_path):
+    path, schedule = tmp_path / "plan.json", schedules.vp_linear()
+    SOLVERS["dpm2"].plan(grid.make("logsnr", schedule, 3), schedule).save(path)
+    made = json.loads(path.read_text())
+    change(made)
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=what):
+        Plan.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+def test_a_file_that_is_no_json_is_refused(text, tmp_path):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(InputError, match="is not a plan"):
+        Plan.load(tmp_path / "plan.json")
+    with pytest.raises(InputError, match="there is no plan"):
+        Plan.load(tmp_path / "other.json")
