@@ -84,8 +84,8 @@ class Setting(click.ParamType):
 
 SETTINGS = {
     "eta": (float, "ddim and stochastic solvers: 0 is the ODE, 1 is DDPM or the SDE."),
-    "r1": (float, "dpm2, dpm3: the first intermediate point. [default: 1/2, 1/3]"),
-    "r2": (float, "dpm3: its second intermediate point. [default: 2/3]"),
+    "r1": (float, "Single steps (dpm2, dpm3, ...): the first intermediate point. [default: 1/2, 1/3]"),
+    "r2": (float, "Single steps of order 3: the second intermediate point. [default: 2/3]"),
     "variance": (click.Choice(["small", "large"]), "ddpm: σ² = β̃ (small) or σ² = β (large)."),
     "variable": (click.Choice(["lam", "sigma_bar", "t"]), "torchdiffeq, rk:NAME (not t): what to integrate in."),
     "rtol": (float, "Adaptive solvers: relative tolerance. [default: 0.01; torchdiffeq 1e-5]"),
@@ -222,7 +222,7 @@ def sample(ctx: click.Context, **o: Any) -> None:
         loaded,
         o["model"],
         o["solver"],
-        options=given(ctx),
+        options=generate.choose_options(o["solver"], given(ctx)),
         seeds=seeds,
         labels=generate.choose_labels(o["label"], loaded.classes, seeds),
         device=generate.choose_device(o["device"]),
@@ -238,7 +238,8 @@ def sample(ctx: click.Context, **o: Any) -> None:
 
         written = {"save_plan": o["save_plan"], "overwrite": o["overwrite"], "command": typed()}
         report = generate.generate(job, loaded, out, **written, watch=watch)
-    click.echo(f"{o['solver']}: {len(seeds)} images, {report.spent}, {report.seconds:.1f} s, {out}")
+    images = f"{len(seeds)} image{'s' * (len(seeds) > 1)}"
+    click.echo(f"{o['solver']}: {images}, {report.spent}, {report.seconds:.1f} s, {out}")
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
 
@@ -254,10 +255,11 @@ def sample(ctx: click.Context, **o: Any) -> None:
 @click.pass_context
 def plan(ctx: click.Context, solver: str, save: Path | None, png: Path | None, overwrite: bool, **o: Any) -> None:
     """Print the table of numbers that SOLVER, a name or a plan's .json file, is at a given budget."""
-    from experiments.generate import make_plan, write_plan
+    from experiments import generate
 
-    made = make_plan(solver, **{name: o[name] for name in ("schedule", "nfe", "steps", "grid", "denoise")}, options=given(ctx))
-    write_plan(made, save, png, overwrite)
+    taken = ("schedule", "nfe", "steps", "grid", "denoise")
+    made = generate.make_plan(solver, options=generate.choose_options(solver, given(ctx)), **{name: o[name] for name in taken})
+    generate.write_plan(made, save, png, overwrite)
     click.echo(str(made))
 
 

@@ -149,9 +149,10 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
     return [labels[seed % len(labels)] for seed in seeds]
 
 
-def choose_options(entry: Entry, typed: Sequence[tuple[str, Any]]) -> Options:
-    """The options of a solver from pairs (name, value), values being text or of their type; InputError for one said twice."""
-    names = [name for name, _ in typed]
+def choose_options(solver: str, typed: Sequence[tuple[str, Any]]) -> Options:
+    """The options of a solver from pairs (name, value), values as text or of their type; InputError for one that is not its own,
+    not of its type, or given twice."""
+    entry, names = find(solver), [name for name, _ in typed]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"the option {twice[0]} of {entry.name} is given twice: leave one out")
     return parse(entry, {name: str(value) for name, value in typed})
@@ -165,7 +166,7 @@ def make_plan(
     steps: int | None = None,
     grid: str | list[float] | None = None,
     denoise: bool = False,
-    options: Sequence[tuple[str, Any]] = (),
+    options: Options | None = None,
 ) -> Plan:
     """The plan of a solver, of 10 steps on ddpm_linear unless told otherwise; that of a plan's file as it is.
 
@@ -176,12 +177,12 @@ def make_plan(
         if denoise or options or not (schedule is nfe is steps is grid is None):
             raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
         return entry.made
-    noise_schedule, chosen = make(schedule or "ddpm_linear"), choose_options(entry, options)
+    noise_schedule = make(schedule or "ddpm_linear")
     if not isinstance(entry, Solver):
         return entry.plan(np.empty(0), noise_schedule)  # which says why there is none
     steps = 10 if nfe is None and steps is None and not isinstance(grid, list) else steps
-    lams, chosen = _settle(entry, noise_schedule, nfe, steps, grid, denoise, chosen)
-    return entry.plan(lams, noise_schedule, **chosen)
+    lams, options = _settle(entry, noise_schedule, nfe, steps, grid, denoise, options or {})
+    return entry.plan(lams, noise_schedule, **options)
 
 
 def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool = False) -> None:
@@ -205,7 +206,7 @@ def make_job(
     steps: int | None = None,
     grid: str | list[float] | None = None,
     denoise: bool = False,
-    options: Sequence[tuple[str, Any]] = (),
+    options: Options | None = None,
     **rest: Any,
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
@@ -222,7 +223,7 @@ def make_job(
     entry, schedule = find(solver), loaded.model.schedule
     if trajectory and isinstance(entry, BlackBox) and entry.adaptive and steps is None and not isinstance(grid, list):
         steps = draw.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
-    lams, chosen = _settle(entry, schedule, nfe, steps, grid, denoise, choose_options(entry, options))
+    lams, options = _settle(entry, schedule, nfe, steps, grid, denoise, options or {})
     lams = snap(lams, schedule) if loaded.model.clock == "label" and not isinstance(entry, Planned) else lams
     finite = [float(lam) for lam in lams if lam < np.inf]
     named = solver in SOLVERS or solver.endswith("+unic")
@@ -232,8 +233,8 @@ def make_job(
         solver=solver,
         grid=finite,
         denoise=len(finite) < len(lams),
-        options={name: _json(value) for name, value in chosen.items()},
-        plan=None if named else _digest(entry.plan(lams, schedule, **chosen)),
+        options={name: _json(value) for name, value in options.items()},
+        plan=None if named else _digest(entry.plan(lams, schedule, **options)),
         **rest,
     )
 
@@ -247,9 +248,9 @@ def _settle(
     denoise: bool,
     options: Options,
 ) -> tuple[Array, Options]:
-    """choose_grid, with logsnr for no grid; InputError for any grid with a plan, and for an option that the budget decides."""
-    if isinstance(entry, Planned) and grid is not None:
-        entry.plan(np.empty(0), schedule)  # which says that it has a grid of its own
+    """choose_grid, logsnr if no grid is given; InputError for a budget given to a plan, and for an option that it decides."""
+    if isinstance(entry, Planned) and (denoise or not (nfe is steps is grid is None)):
+        raise InputError(f"{entry.name} is a plan and has its own grid: leave --nfe, --steps, --grid and --denoise out")
     lams, settled = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid or "logsnr", denoise=denoise, **options)
     if decided := [name for name, value in options.items() if settled[name] is not value]:
         raise InputError(f"--nfe decides the option {decided[0]} of {entry.name}: leave one of them out")
@@ -399,11 +400,12 @@ def _one_batch(
         device=job.device,
         **how,
     )
-    arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
+    arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
+    arrays |= _counts(job, model, result) | _stacked(states, result)
     if result.taken is not None and len(job.seeds) == 1 and result.taken.plans[0] is not None:
         result.taken.plans[0].save(file.with_name(TAKEN))
     with atomic(file) as part, open(part, "wb") as stream:
-        np.savez(stream, **arrays, **_counts(job, model, result), **_stacked(states, result))
+        np.savez(stream, **arrays)
 
 
 def _counts(job: Job, model: EpsModel, result: Result) -> Arrays:

@@ -118,13 +118,12 @@ def _imported(solver: str) -> Entry:
 
 def table() -> str:
     """The solvers as a Markdown table: what `cli.py solvers` and the README show."""
-    rows = [("name", "order", "as started", "NFE a step", "stochastic", "options", "source")]
+    rows = [("name", "order", "NFE a step", "options", "source")]
     for entry in ENTRIES:
         evaluations = str(entry.evaluations) if entry.evaluations else "adaptive" if entry.adaptive else "varies"
-        started = str(getattr(entry, "started", 0) or entry.order)
-        order = f"{entry.order} weak" if entry.stochastic else str(entry.order)
-        weak = "yes" if entry.stochastic else ""
-        rows.append((entry.name, order, started, evaluations, weak, ", ".join(entry.options), entry.source))
+        started = getattr(entry, "started", 0)
+        order = f"{entry.order}{' weak' * entry.stochastic}{f' (ramp: {started})' if started else ''}"
+        rows.append((entry.name, order, evaluations, ", ".join(entry.options), entry.source))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

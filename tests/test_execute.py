@@ -1,13 +1,17 @@
 """run and sample: pure, batch-independent, without allocation; noise by seed; hooks."""
 
+import dataclasses
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffode import EpsModel, InputError, pretrained, schedules
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, run, sample
+from solvers import SOLVERS, Solver, run, sample
 from tests import reference
 
 SHAPE = (1, 28, 28)
@@ -93,7 +97,7 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm2", "dpm3", "dpmpp2m"])
+@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)])
 def test_the_loop_allocates_nothing_after_its_first_steps(solver):
     """Twice the steps, not one more tensor: with a network that allocates nothing itself."""
     model = EpsModel(lambda x, t: x, schedules.ddpm_linear())
@@ -101,7 +105,7 @@ def test_the_loop_allocates_nothing_after_its_first_steps(solver):
     for steps in (10, 20):
         plan = SOLVERS[solver].plan(np.linspace(-5, 4.6, steps + 1), model.schedule)
         with Allocations() as allocations:
-            run(plan, model, torch.ones(4, *SHAPE))
+            run(plan, model, torch.ones(4, *SHAPE), noise=lambda draw, like: like)
         counts.append(allocations.count)
     assert counts[0] == counts[1] > 0
 
@@ -244,3 +248,86 @@ def test_the_whole_loop_runs_on_the_device_of_its_state():
     model = EpsModel(lambda x, t: network(x) + t[:, None, None, None], schedules.ddpm_linear())
     for solver in ("ddim", "dpm3", "dpmpp2m"):
         assert sample(model, solver=solver, nfe=9, shape=(2, *SHAPE), device="meta").x.is_meta
+
+
+@pytest.mark.parametrize("solver", ["unipc2", "sde-dpmpp2m"])
+def test_gradients_flow_to_the_state_the_network_and_the_plan(solver):
+    """differentiable=True: autograd's derivatives by x, by a weight of the network and by numbers of the plan are the numerical
+    ones. The plan's are shifted so that they keep their sum, and with it the transfer law: that is how weights are fitted."""
+    schedule = schedules.vp_linear()
+    plan = SOLVERS[solver].plan(np.linspace(-2, 2, 5), schedule)
+    row = next(i for i, stage in enumerate(plan.stages) if len(stage.c) > 1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    weight, shift = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.3, 0.05))
+
+    def result(x, weight, shift):
+        stages = list(plan.stages)
+        (j, c_j), (k, c_k), *others = stages[row].c.items()
+        stages[row] = dataclasses.replace(stages[row], c={j: c_j + shift, k: c_k - shift, **dict(others)})
+        model = EpsModel(lambda x, t: torch.tanh(weight * x), schedule)
+        tuned = dataclasses.replace(plan, stages=tuple(stages))
+        return run(tuned, model, x, noise=SeededNoise([1, 2]), differentiable=True).x
+
+    assert torch.autograd.gradcheck(result, (x, weight, shift))
+    assert not run(plan, EpsModel(lambda x, t: weight * x, schedule), x, noise=SeededNoise([1, 2])).x.requires_grad
+
+
+def test_gradients_flow_through_hooks_guidance_and_conversions(toy):
+    """The model's own arithmetic, which works in place, leaves autograd what it needs."""
+    schedule = schedules.vp_linear()
+
+    def network(x, t, y=None):
+        return torch.tanh(x) * (0.5 if y is None else 0.7)
+
+    x = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    plan = SOLVERS["dpmpp2m"].plan(np.linspace(-1, 2, 4), schedule)
+    model = EpsModel(network, schedule, "velocity").labelled([0, 1]).guided(2.0).clipped(3.0)
+    assert torch.autograd.gradcheck(lambda x: run(plan, model, x, differentiable=True).x, (x,))
+
+
+def test_the_differentiable_run_is_the_run(mixture64):
+    plan = SOLVERS["unipc3"].plan(np.linspace(-4, 4, 9), mixture64.schedule)
+    x = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run(plan, mixture64, x, differentiable=True).x, run(plan, mixture64, x).x, rtol=0, atol=1e-12)
+
+
+def test_it_runs_in_inference_mode(mixture32):
+    kw = {"solver": "unipc3", "nfe": 8, "shape": (2, *SHAPE)}
+    with torch.inference_mode():
+        result = sample(mixture32, **kw)
+    assert result.x.is_inference()
+    assert torch.equal(result.x, sample(mixture32, **kw).x)
+
+
+def test_it_runs_under_torch_compile():
+    """The loop is traced whole: one graph, the same result, and nothing compiled again by the second or the tenth run."""
+    schedule = schedules.vp_linear()
+    plan = SOLVERS["unipc2"].plan(np.linspace(-4, 4, 5), schedule)
+    model = EpsModel(lambda x, t: torch.tanh(x) * torch.cos(t)[:, None], schedule)
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    counter = CompileCounter()
+    compiled = torch.compile(lambda x: run(plan, model, x).x, backend=counter)
+    torch.testing.assert_close(compiled(x), run(plan, model, x).x, rtol=0, atol=1e-6)
+    compiled(x)
+    settled = counter.frame_count
+    for k in range(5):
+        torch.testing.assert_close(compiled(k * x), run(plan, model, k * x).x, rtol=0, atol=1e-5)
+    assert counter.frame_count == settled > 0
+
+
+def test_on_step_sees_every_committed_state_and_x0_hat(mixture64):
+    steps = []
+
+    def see(step):
+        steps.append((step.index, step.lam, step.x.clone(), None if step.x0 is None else step.x0.clone()))
+
+    result = sample(mixture64, solver="ddim", steps=5, shape=(2, *SHAPE), dtype=torch.float64, on_step=see, trajectory=True)
+    assert [lam for _, lam, _, _ in steps] == result.plan.grid
+    assert [index for index, *_ in steps] == list(range(6))
+    assert steps[0][3] is None
+    for (_, lam, x, _), (_, lam_kept, kept) in zip(steps, [(i, *pair) for i, pair in enumerate(result.trajectory)], strict=True):
+        assert lam == lam_kept
+        assert torch.equal(x, kept)
+    for (_, lam, x, _), (*_, x0) in pairwise(steps):  # x̂0 at the state before, which this step was made with
+        torch.testing.assert_close(x0, mixture64(x, lam, "data"), rtol=0, atol=1e-9)

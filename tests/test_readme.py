@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffode import schedules
-from solvers import SOLVERS, Solver, sample
+from solvers import SOLVERS, sample
 from solvers.registry import table
 
 ROOT = Path(__file__).parents[1]
@@ -31,16 +31,15 @@ def test_readme_snippets_run(capsys):
     assert capsys.readouterr().out.startswith("20 40\nddim: 20 steps")
 
 
-def test_the_solver_of_contributing_is_a_solver(mixture64, monkeypatch):
-    """Registered as its text says, it is dpm2, with and without a last step to λ = +∞, and spends what it is given."""
-    scope = {}
+def test_the_solver_of_contributing_is_a_solver(mixture64, tmp_path, monkeypatch):
+    """Saved and named as its text says, it is dpm2, with and without a last step to λ = +∞, and spends what it is given."""
     (code,) = snippets("CONTRIBUTING.md")
-    exec(code, scope)
-    assert len(code.splitlines()) <= 10
-    monkeypatch.setitem(SOLVERS, "mymidpoint", Solver("mymidpoint", scope["mymidpoint"], 2, 2, "CONTRIBUTING.md"))
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
     for budget in ({"nfe": 8}, {"nfe": 9, "denoise": True}):
         kw = {"shape": (2, 1, 28, 28), "dtype": torch.float64, **budget}
-        mine, theirs = (sample(mixture64, solver=solver, **kw) for solver in ("mymidpoint", "dpm2"))
+        mine, theirs = (sample(mixture64, solver=solver, **kw) for solver in ("mine:mymidpoint", "dpm2"))
         torch.testing.assert_close(mine.x, theirs.x, rtol=0, atol=1e-11)
         assert mine.nfe == budget["nfe"]
 
