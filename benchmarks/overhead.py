@@ -5,6 +5,10 @@ as many tensors of the state's size as the evaluation's rows must read and write
 states: of the process (in a process of its own) on a CPU, of the allocator on a GPU; once for few steps and once for many,
 which must be the same, since the loop allocates nothing after its first steps.
 
+Peers run the same method, DPM-Solver++(2M), on the same tensors with the same network, which predicts noise: those of
+diffusers and k-diffusion if installed, that of the DPM-Solver authors if its file is given. Runs take turns, so what else the
+machine does falls on all alike. Plans, set_timesteps and the like are made before the clock starts.
+
 Absolute times of a shared machine mean little; the ratios are what to look at.
 """
 
@@ -23,15 +27,20 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from torch import Tensor
 
-from diffode import EpsModel, schedules
+from benchmarks import peers
+from diffode import EpsModel, InputError, schedules
 from diffode.files import atomic, write_json
 from experiments.generate import choose_device
 from solvers import SOLVERS, Plan, run
 
 SHAPES = ((1, 4, 64, 64), (64, 1, 28, 28), (16, 3, 256, 256))
-NAMES = ("ddim", "dpm2", "dpm3", "dpmpp2m")
+NAMES = ("ddim", "dpm2", "dpm3", "dpmpp2m", "unipc3")
+PEER_SHAPES = ((1, 4, 64, 64), (16, 3, 256, 256))
 MEMORY_SHAPE = (64, 3, 256, 256)
+STEPS = 30
+Prepare = Callable[[], Callable[[], object]]  # makes ready, off the clock, what is then timed
 
 
 def setting(name: str, steps: int) -> tuple[Plan, EpsModel]:
@@ -50,21 +59,23 @@ def touched(plan: Plan) -> float:
 
 def median_seconds(function: Callable[[], object], device: str, repeats: int) -> float:
     """Median seconds a call, after two calls that warm up."""
-    times = []
-    for i in range(repeats + 2):
-        began = time.perf_counter()
+    for _ in range(2):
         function()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-        if i < 2:
-            times.clear()
-    return statistics.median(times)
+    return statistics.median(timed(function, device) for _ in range(repeats))
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    function()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def speed(name: str, shape: tuple[int, ...], device: str, repeats: int) -> dict[str, object]:
     """Seconds an evaluation of the loop, and of copying what it touches, on the same tensors."""
-    plan, model = setting(name, 30)
+    plan, model = setting(name, STEPS)
     x = torch.randn(shape, device=device)
     others = [torch.empty_like(x) for _ in range(8)]
     copies = 64
@@ -83,6 +94,79 @@ def speed(name: str, shape: tuple[int, ...], device: str, repeats: int) -> dict[
         "tensors_touched": round(tensors, 2),
         "ratio_to_copying_them": round(loop / (one_copy * tensors / 2), 2),  # a copy touches two
     }
+
+
+def ours(x: Tensor) -> Prepare:
+    plan, model = setting("dpmpp2m", STEPS)
+    model = EpsModel(model.network, model.schedule, "noise")
+    return lambda: lambda: run(plan, model, x)
+
+
+def diffusers(x: Tensor) -> Prepare:
+    """DPMSolverMultistepScheduler, in the loop of its pipelines."""
+
+    def prepare() -> Callable[[], object]:
+        scheduler = peers.make("DPMSolverMultistep", STEPS, lower_order_final=False, final_sigmas_type="sigma_min")
+
+        def loop() -> Tensor:
+            state = x
+            for t in scheduler.timesteps:
+                state = scheduler.step(scheduler.scale_model_input(state, t), t, state).prev_sample
+            return state
+
+        return loop
+
+    peers.module_of("DPMSolverMultistep")
+    return prepare
+
+
+def k_diffusion(x: Tensor) -> Prepare:
+    """sample_dpmpp_2m, which wants x̂0 as a function of x/α and σ/α."""
+    sampling, schedule = peers.k_diffusion(), schedules.ddpm_linear()
+    sigmas = torch.tensor(np.exp(-schedule.lam(np.linspace(999, 0, STEPS + 1))), dtype=x.dtype, device=x.device)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return x - x * sigma.view(-1, *[1] * (x.ndim - 1))
+
+    return lambda: lambda: sampling.sample_dpmpp_2m(denoise, x, sigmas, disable=True)
+
+
+def authors(x: Tensor, file: Path) -> Prepare:
+    """DPM_Solver.sample of the authors of DPM-Solver."""
+    module = peers.dpm_solver(file)
+    betas = torch.linspace(1e-4, 0.02, 1000, device=x.device)
+    schedule = module.NoiseScheduleVP("discrete", betas=betas)
+    solver = module.DPM_Solver(module.model_wrapper(lambda x, t: x, schedule), schedule, algorithm_type="dpmsolver++")
+    return lambda: lambda: solver.sample(x, steps=STEPS, order=2, method="multistep", lower_order_final=False)
+
+
+def against_peers(shape: tuple[int, ...], device: str, repeats: int, file: Path | None) -> list[dict[str, object]]:
+    """Seconds a step of dpmpp2m, ours and those of whoever is there, and their ratios to ours; best of `repeats` turns each."""
+    x = torch.randn(shape, device=device)
+    makers: dict[str, Callable[[Tensor], Prepare]] = {"diffode": ours, "diffusers": diffusers, "k-diffusion": k_diffusion}
+    if file is not None:
+        makers["DPM-Solver authors"] = lambda x: authors(x, file)
+    prepared: dict[str, Prepare] = {}
+    for name, maker in makers.items():
+        try:
+            prepared[name] = maker(x)
+        except InputError as error:
+            click.echo(f"{name} is left out: {error}", err=True)
+    times: dict[str, list[float]] = {name: [] for name in prepared}
+    for turn in range(repeats + 1):  # the first warms up
+        for name, prepare in prepared.items():
+            seconds = timed(prepare(), device)
+            times[name] += [seconds] * bool(turn)
+    best = {name: min(values) / STEPS for name, values in times.items()}
+    return [
+        {
+            "sampler": name,
+            "shape": "×".join(map(str, shape)),
+            "microseconds_per_step": round(1e6 * seconds, 1),
+            "ratio_to_diffode": round(seconds / best["diffode"], 2),
+        }
+        for name, seconds in best.items()
+    ]
 
 
 def added_states(name: str, steps: int, device: str) -> float:
@@ -121,12 +205,18 @@ def markdown(rows: list[dict[str, object]]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), help="Write OUT.json and OUT.md too.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--repeats", default=20, show_default=True, type=click.IntRange(1))
-def main(out: Path | None, device: str, repeats: int) -> None:
+@click.option(
+    "--dpm-solver", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The authors' dpm_solver_pytorch.py."
+)
+@click.option("--fast", is_flag=True, help="Small tensors and no memory: to see that it works.")
+def main(out: Path | None, device: str, repeats: int, dpm_solver: Path | None, fast: bool) -> None:
     """Measure what the sampling loop costs beside the network."""
     device = choose_device(device)
-    speeds = [speed(name, shape, device, repeats) for shape in SHAPES for name in NAMES]
-    memories = [memory(name, device) for name in NAMES]
-    text = markdown(speeds) + "\n" + markdown(memories)
+    shapes, peer_shapes = (((1, 1, 8, 8),),) * 2 if fast else (SHAPES, PEER_SHAPES)
+    speeds = [speed(name, shape, device, repeats) for shape in shapes for name in NAMES]
+    compared = [row for shape in peer_shapes for row in against_peers(shape, device, repeats, dpm_solver)]
+    memories = [] if fast else [memory(name, device) for name in NAMES]
+    text = "\n".join(markdown(rows) for rows in (speeds, compared, memories) if rows)
     click.echo(text)
     if out is not None:
         machine = {
@@ -134,9 +224,12 @@ def main(out: Path | None, device: str, repeats: int) -> None:
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "torch": torch.__version__,
+            **peers.versions(),
         }
         command = f"python -m benchmarks.overhead --repeats {repeats}"
-        write_json(out.with_suffix(".json"), {"command": command, **machine, "speed": speeds, "memory": memories})
+        write_json(
+            out.with_suffix(".json"), {"command": command, **machine, "speed": speeds, "peers": compared, "memory": memories}
+        )
         with atomic(out.with_suffix(".md")) as part:
             part.write_text(f"{json.dumps(machine)}, `{command}`\n\n{text}", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Other people's samplers, on our models and grids: diffusers' schedulers, k-diffusion's functions, the DPM-Solver authors' class.
+"""Other people's samplers on our models and grids: diffusers' schedulers, k-diffusion's functions, the DPM-Solver authors' class.
 
 None of them is needed to install or run diffode. A scheduler of diffusers lives on the labels of a table of β and cannot be
 given a grid; but it can be given the table whose labels are the grid, so on any grid it takes the very steps that we take. Those
@@ -13,9 +13,10 @@ import importlib.util
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,6 +130,13 @@ PEERS: tuple[Peer, ...] = (
 )
 
 
+def versions() -> dict[str, str]:
+    """Of those that are installed."""
+    return {
+        name: metadata.version(name) for name in ("diffusers", "k-diffusion") if importlib.util.find_spec(name.replace("-", "_"))
+    }
+
+
 class Double:
     """A module in which float32 is float64."""
 
@@ -233,3 +241,37 @@ def run_peer(peer: Peer, model: EpsModel, x: Tensor, grid: Array, noise: Noise |
     with double(peer.scheduler), torch.no_grad():
         scheduler, lams = on_grid(peer, grid, model)
         return drive(scheduler, model, x, lams, float(grid[-1]), noise, **peer.step)
+
+
+def k_diffusion() -> ModuleType:
+    """k_diffusion.sampling, without what its package imports beside it; InputError if k-diffusion is not installed."""
+    spec = importlib.util.find_spec("k_diffusion")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("k-diffusion is not installed: pip install --no-deps k-diffusion, or leave it out")
+    package, utils, torchsde = (ModuleType(name) for name in ("k_diffusion_alone", "k_diffusion_alone.utils", "torchsde"))
+    vars(package).update(__path__=[], utils=utils)
+    vars(utils).update(append_dims=lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)])
+    stubs = {module.__name__: module for module in (package, utils, torchsde) if module.__name__ not in sys.modules}
+    sys.modules.update(stubs)
+    try:
+        return _load("k_diffusion_alone.sampling", Path(spec.submodule_search_locations[0]) / "sampling.py")
+    finally:
+        for name in stubs:
+            del sys.modules[name]
+
+
+def dpm_solver(file: Path) -> ModuleType:
+    """The authors' dpm_solver_pytorch.py; InputError if `file` is something else."""
+    module = _load("dpm_solver_pytorch", file)
+    if missing := [name for name in ("NoiseScheduleVP", "model_wrapper", "DPM_Solver") if not hasattr(module, name)]:
+        raise InputError(f"{file} has no {missing[0]}: give the dpm_solver_pytorch.py of the authors of DPM-Solver")
+    return module
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -34,7 +34,7 @@ ALPHA = {
     "ve": torch.ones_like,
     "flow": torch.sigmoid,
 }  # schedule.PATHS in torch
-ROWS = 64  # samples that share a matrix product
+ROWS = 64  # samples that share a matrix product; fewer suit a small mixture better
 RowFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -53,14 +53,19 @@ class Mixture(nn.Module):
 
     tensors: log_pi (k,), mean (k, pixels), basis (k, pixels, rank), along (k, rank) = s, floor (k,) = v, label (k,). They may
     be float32; the basis is made orthonormal to the precision of `dtype`, in which all is computed. Every matrix product has
-    ROWS rows, padded if need be, so that a sample's bits do not depend on its batch.
+    `rows` rows, padded if need be, so that a sample's bits do not depend on its batch.
     """
 
     def __init__(
-        self, tensors: dict[str, Tensor], image: tuple[int, ...], path: str = "vp", dtype: torch.dtype = torch.float32
+        self,
+        tensors: dict[str, Tensor],
+        image: tuple[int, ...],
+        path: str = "vp",
+        dtype: torch.dtype = torch.float32,
+        rows: int = ROWS,
     ) -> None:
         super().__init__()
-        self.image, self.path = tuple(image), path
+        self.image, self.path, self.rows = tuple(image), path, rows
         exact = {name: tensor.double() for name, tensor in tensors.items()}
         basis = torch.linalg.qr(exact["basis"]).Q
         self.label = nn.Buffer(tensors["label"])
@@ -121,18 +126,18 @@ class Mixture(nn.Module):
         tensors = {"mean": average(self.mean), "basis": along, "along": scale**2, "floor": self.floor / factor**2}
         channels, height, width = self.image
         image = (channels, height // factor, width // factor)
-        return Mixture({**tensors, "log_pi": self.log_pi, "label": self.label}, image, self.path, self.mean.dtype)
+        return Mixture({**tensors, "log_pi": self.log_pi, "label": self.label}, image, self.path, self.mean.dtype, self.rows)
 
     def _by_rows(self, function: RowFunction, x: Tensor, lam: Tensor, y: Tensor | None) -> Tensor:
-        """function(x, lam, mask) over chunks of exactly ROWS rows; x as (rows, pixels)."""
+        """function(x, lam, mask) over chunks of exactly `self.rows` rows; x as (rows, pixels)."""
         n = len(x)
         x, lam = x.reshape(n, -1), lam.to(x.dtype)
         allowed = (
             x.new_zeros(n, len(self.label)) if y is None else torch.where(y[:, None] == self.label, 0.0, -torch.inf).to(x.dtype)
         )
-        pad = -n % ROWS
+        pad = -n % self.rows
         x, lam, allowed = (torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for value in (x, lam, allowed))
-        chunks = zip(x.split(ROWS), lam.split(ROWS), allowed.split(ROWS), strict=True)
+        chunks = zip(*(value.split(self.rows) for value in (x, lam, allowed)), strict=True)
         return torch.cat([function(*chunk) for chunk in chunks])[:n]
 
     def _components(self, y: Tensor, lam: Tensor, allowed: Tensor) -> Components:

@@ -41,9 +41,10 @@ class Variable:
     pair: Callable[[Schedule, float], tuple[float, float]]
 
     def inverse(self, schedule: Schedule, lam_s: float, lam_t: float) -> Callable[[float], float]:
-        """λ(v) for v between those of λ_s < λ_t; what rounding puts outside the two is put back on them."""
+        """λ(v) between two ends in either order; what rounding puts outside them is put back on them."""
+        noisy, clean = sorted((lam_s, lam_t))
         low, high = sorted(float(self.of(schedule, lam)) for lam in (lam_s, lam_t))
-        return lambda v: min(max(self.lam(schedule, min(max(v, low), high)), lam_s), lam_t)
+        return lambda v: float(min(max(self.lam(schedule, min(max(v, low), high)), noisy), clean))
 
 
 def _pair(schedule: Schedule, lam: float) -> tuple[float, float]:

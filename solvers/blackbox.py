@@ -109,7 +109,8 @@ def integrate(
     per_sample: bool = False,
     trajectory: bool = False,
 ) -> Result:
-    """Integrate x (batch, *shape) over the grid in `variable`, a name in ode.VARIABLES; an adaptive method heeds its ends only.
+    """Integrate x (batch, *shape) over the grid, or back over one reversed, in `variable`, a name in ode.VARIABLES; an adaptive
+    method heeds the grid's ends only.
 
     An adaptive method accepts a step if the rms of error/(atol + rtol |u|) is at most 1, u being the state that goes with the
     variable: x in lam and t, y = x/α in sigma_bar, as large as σ̄ where it is noisy. The rms is over the whole batch, so an image
@@ -142,7 +143,7 @@ def integrate(
 
 def _points(method: Method, form: Variable, schedule: Schedule, grid: Array) -> Array:
     """The grid in the variable; InputError for steps that an Adams method cannot do."""
-    v = form.of(schedule, grid)
+    v = np.ascontiguousarray(form.of(schedule, grid))
     if method.max_order and not np.allclose(np.diff(v), np.diff(v)[0], rtol=1e-6):
         raise InputError(
             f"the coefficients of {method.name} are those of equal steps in {form.symbol}: use --grid logsnr for those in λ, "

@@ -45,7 +45,7 @@ def ddpm_log_alpha(betas, t):
 
 def exact(name, t, beta_first=1e-4, beta_last=0.02, beta_min=0.1, beta_max=20.0, s=0.008, **ends):
     """(α, σ) at clock t as the papers define them."""
-    t = mp.mpf(float(t))
+    t = mp.mpf(t)
     if name == "edm":
         return mp.mpf(1), t
     if name == "flow":
@@ -101,6 +101,36 @@ def test_clock_against_50_digits(name, options):
         alpha, sigma = exact(name, t, **options)
         lam = float(mp.log(alpha / sigma))
         assert abs(schedule.t(lam) - t) <= 1e-10 * max(abs(t), schedule.t_clean, 1e-3 if name == "ddpm_linear" else 0)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_rate_against_50_digits(name, options):
+    """dλ/dt, at the ends too: the one-sided difference into the clock is off by h/2 · λ''/λ' < 1e-18 of itself."""
+    schedule = schedules.make(name, **options)
+    middle = (schedule.t_noisy + schedule.t_clean) / 2
+    for t in clock(schedule, n=9):
+        h = mp.mpf(10) ** -28 * (1 if t < middle else -1)
+        lams = [mp.log(alpha / sigma) for alpha, sigma in (exact(name, mp.mpf(t) + step, **options) for step in (0, h))]
+        assert abs(schedule.rate(t) * h / (lams[1] - lams[0]) - 1) < 1e-10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rate_is_the_central_difference_of_the_clock(name):
+    """At points that are no labels, where the slope of a table jumps."""
+    schedule = schedules.make(name)
+    t = np.linspace(schedule.t_noisy, schedule.t_clean, 102)[1:-1]
+    h = 1e-6 * t
+    central = (schedule.lam(t + h) - schedule.lam(t - h)) / (2 * h)
+    # the difference itself is off by 1e-15/(h dλ/dt) in rounding, and by h² times the third derivative
+    assert abs(schedule.rate(t) / central - 1).max() < 1e-7
+
+
+def test_rate_at_a_label_is_that_of_its_noisier_side():
+    schedule = schedules.ddpm_linear()
+    for label in (0, 1, 500, 998):
+        assert schedule.rate(label) == pytest.approx(schedule.rate(label + 1e-9), rel=1e-6)
+    assert schedule.rate(999) == pytest.approx(schedule.rate(999 - 1e-9), rel=1e-6)
+    assert schedule.rate(1) / schedule.rate(1 - 1e-9) > 1.1  # β_3/β_2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +207,7 @@ def test_outside_the_clock(name):
 def test_any_shape(name):
     schedule = schedules.make(name)
     lam = logsnrs(schedule, 11)[:18].reshape(3, 6)
-    for function in (schedule.alpha, schedule.sigma, schedule.t):
+    for function in (schedule.alpha, schedule.sigma, schedule.t, lambda lam: schedule.rate(schedule.t(lam))):
         whole = function(lam)
         assert whole.shape == (3, 6)
         assert whole.dtype == np.float64
