@@ -97,6 +97,7 @@ def speed(name: str, shape: tuple[int, ...], device: str, repeats: int) -> dict[
 
 
 def ours(x: Tensor) -> Prepare:
+    """Our loop."""
     plan, model = setting("dpmpp2m", STEPS)
     model = EpsModel(model.network, model.schedule, "noise")
     return lambda: lambda: run(plan, model, x)

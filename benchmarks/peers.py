@@ -85,7 +85,7 @@ def _dpm(ours: str, order: int, algorithm: str, heun: bool = False, lowers: int 
     config = {"solver_order": order, "algorithm_type": algorithm}
     config |= {"solver_type": "heun"} if heun else {}
     config |= {} if lowers else {"lower_order_final": False}
-    return Peer("DPMSolverMultistep", ours, variant, config, lowers=lowers)
+    return Peer("DPMSolverMultistep", ours, variant, config, lowers=lowers, same=ours != "dpm3m")
 
 
 def _unipc(order: int, variant: str, data: bool = True, lowers: int = ALWAYS) -> Peer:
@@ -113,6 +113,7 @@ PEERS: tuple[Peer, ...] = (
         for lowers in (BELOW_15, NEVER)
     ),
     *(_dpm("dpmpp3m-published", 3, "dpmsolver++", lowers=lowers) for lowers in (BELOW_15, NEVER)),
+    *(_dpm("dpm3m", 3, "dpmsolver", lowers=lowers) for lowers in (BELOW_15, NEVER)),  # not the same: half the second moment
     *(_unipc(order, variant) for order in (1, 2, 3) for variant in ("bh2", "bh1")),
     *(_unipc(order, "bh2", lowers=NEVER) for order in (2, 3)),
     *(_unipc(order, "bh2", data=False) for order in (2, 3)),

@@ -179,15 +179,14 @@ class BlackBox:
 
     name: str
     method: blackbox.Method
-    source: str = "torchdiffeq, on dx/dλ"
+    source: str = "torchdiffeq"
     stochastic: bool = False
 
     @property
     def options(self) -> dict[str, type]:
         """Those that the method heeds."""
-        tolerances = {"rtol": float, "atol": float, "max_nfe": int}
-        heeded = tolerances if self.adaptive or self.method.name == "implicit_adams" else {}
-        return {**heeded, "variable": str, "per_sample": bool}
+        tolerances = {"rtol": float, "atol": float, "max_nfe": int, "per_sample": bool}
+        return {"variable": str, **(tolerances if self.adaptive or self.method.name == "implicit_adams" else {})}
 
     @property
     def adaptive(self) -> bool:
@@ -230,6 +229,10 @@ class BlackBox:
         refuse_unknown(self.name, self.options, options)
         if on_commit is not None or on_step is not None:
             raise InputError(f"{self.name} is a black box and has no commits: use a planned solver")
+        if self.adaptive and len(grid) > 2 and not trajectory:
+            raise InputError(
+                f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for the --trajectory there"
+            )
         return blackbox.integrate(self.method, model, x, grid, trajectory=trajectory, **options)
 
 

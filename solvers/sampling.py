@@ -88,17 +88,17 @@ def encode(
 ) -> Result:
     """Run a solver backwards, from data x (batch, *shape) at the clean end of the grid to noise at its noisy end.
 
-    The plan is that of the same grid reversed, of the same order; with ddim it is DDIM inversion (Song et al., 2021a, section
+    A plan is that of the same grid reversed, of the same order; with ddim it is DDIM inversion (Song et al., 2021a, section
     5.4). Result.x is x_T, from which sample's plan leads back to x up to the error of both. In the dtype and on the device of x.
 
-    InputError for solvers that draw noise or choose their own steps, and for grids with an infinite end.
+    InputError for solvers that draw noise, for a ready plan, whose grid is one way, and for grids with an infinite end.
     """
     entry = find(solver)
     lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=False, **options)
     lams = grids.snap(lams, model.schedule) if model.clock == "label" else lams
-    if not isinstance(entry, Solver) or not np.isfinite(lams).all():
-        raise InputError(f"{entry.name} cannot be run backwards here: encode takes a planned solver and a grid with finite ends")
-    if entry.plan(lams, model.schedule, **options).stochastic:
+    if isinstance(entry, Planned) or not np.isfinite(lams).all():
+        raise InputError(f"{entry.name} cannot be run backwards here: encode takes a solver's name and a grid with finite ends")
+    if isinstance(entry, Solver) and entry.plan(lams, model.schedule, **options).stochastic:
         raise InputError(f"{entry.name} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0")
     with _evaluating(model.network):
         return entry.solve(model, x, lams[::-1], **options)

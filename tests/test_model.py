@@ -305,6 +305,88 @@ def test_unknown_names():
         EpsModel(recorder([]), schedules.flow(), "epsilon")
 
 
+# A λ for each sample
+
+LAMS = np.array([-3.0, 2.5, 0.1, -0.4, 2.5])
+
+
+@every_path
+@every_prediction
+@pytest.mark.parametrize("wanted", ["noise", "data", "flow"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_lam_for_each_sample(toy, path, predicts, wanted, hooked):
+    """Each row is what the model gives for it alone at its λ: network, guidance, hooks and all conversions."""
+    y = torch.tensor([0, 1, 1, 0, 1])
+    model = speaking(toy(path), predicts)
+    model = model.labelled(y).guided(2.0).clipped(0.5) if hooked else model
+    x = state(model, 0.0)
+    together = model.at(x, LAMS, wanted)
+    assert (model.nfe, model.calls) == (1, 2 if hooked else 1)
+    for i, lam in enumerate(LAMS):
+        alone = model.taking([i])(x[i : i + 1], lam, wanted)
+        assert abs(together[i] - alone[0]).max() < 1e-12 * max(1, abs(alone).max())
+    assert torch.equal(x, state(model, 0.0))
+
+
+def test_a_lam_for_each_sample_on_the_t_clock():
+    seen, schedule = [], schedules.ddpm_linear()
+    model = EpsModel(recorder(seen), schedule)
+    model.at(torch.zeros(5, 1, 2, 2, dtype=torch.float64), LAMS)
+    np.testing.assert_allclose(seen[0][1], schedule.t(LAMS), rtol=0, atol=1e-9)
+
+
+def test_a_label_for_each_sample():
+    seen, schedule = [], schedules.ddpm_linear()
+    model = EpsModel(recorder(seen), schedule, clock="label")
+    model.at(torch.zeros(3, 1, 2, 2), schedule.lam([999.0, 0.0, 41.0]))
+    assert seen[0][1].dtype == torch.int64
+    assert seen[0][1].tolist() == [999, 0, 41]
+    with pytest.raises(InputError, match=r"label 41\.5000"):
+        model.at(torch.zeros(3, 1, 2, 2), schedule.lam([999.0, 0.0, 41.5]))
+
+
+@pytest.mark.parametrize("lams", [[0.0], [0.0, 1.0], [0.0] * 6], ids=len)
+def test_as_many_lams_as_samples(toy, lams):
+    with pytest.raises(InputError, match=f"one a sample: {len(lams)} do not go with a batch of 5"):
+        toy().at(state(toy(), 0.0), lams)
+
+
+@pytest.mark.parametrize("lam", [-9.0, np.nan])
+def test_one_lam_outside_the_schedule(toy, lam):
+    with pytest.raises(InputError, match="outside the schedule"):
+        toy().at(state(toy(), 0.0), [0.0, 0.0, lam, 0.0, 0.0])
+
+
+def test_rows_are_counted_and_watched_as_the_whole(toy):
+    """at(..., rows=...) is taking(rows).at(...), but the numbers go on; a watch is given the smallest λ."""
+    seen = []
+    y = torch.tensor([0, 1, 1, 0, 1])
+    model = toy().labelled(y).guided(2.0, y=1 - y).watched(lambda *args: seen.append(args[:2]))
+    x = state(model, 0.0)
+    model(x, 0.0)
+    rows = [4, 0, 1]
+    result = model.at(x[rows], LAMS[rows], "data", rows)
+    assert torch.equal(result, model.taking(rows).at(x[rows], LAMS[rows], "data"))
+    assert torch.equal(result, toy().labelled(y[rows]).guided(2.0, y=1 - y[rows]).at(x[rows], LAMS[rows], "data"))
+    assert not torch.equal(result, toy().at(x[rows], LAMS[rows], "data"))
+    assert seen == [(1, 0.0), (2, -3.0), (1, -3.0)]
+    assert (model.nfe, model.calls) == (2, 4)
+
+
+def test_taking_follows_every_tensor_of_the_batch():
+    seen = []
+    y, text = torch.tensor([3, 1, 2]), torch.arange(12.0).view(3, 2, 2)
+    model = EpsModel(recorder(seen), schedules.flow())
+    model = model.conditioned(y=y, text=text, scale=torch.tensor(5.0), style="bold").guided(2.0, text=-text)
+    model.taking([2, 0])(torch.zeros(2, 1, 2, 2), 0.0)
+    for (_, _, condition), wanted in zip(seen, (text, -text), strict=True):
+        assert condition["y"].tolist() == [2, 3]
+        assert torch.equal(condition["text"], wanted[[2, 0]])
+        assert (condition["scale"], condition["style"]) == (5.0, "bold")
+    model(torch.zeros(3, 1, 2, 2), 0.0)
+    assert seen[-2][2]["y"].tolist() == [3, 1, 2]  # the original is as it was
+
+
 # Numbers and devices
 
 
@@ -395,11 +477,22 @@ def test_gradient_reaches_the_state(toy, variant):
     assert abs((gradient * along).sum() - change) < 1e-7  # roundings of 1e-15, divided by h
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradient_with_a_lam_for_each_sample(toy, variant):
+    model = VARIANTS[variant](toy())
+    x = state(model, 0.5, batch=2).requires_grad_()
+    (gradient,) = torch.autograd.grad(model.at(x, np.array([0.5, -1.0])).sum(), x)
+    for i, lam in enumerate((0.5, -1.0)):
+        (alone,) = torch.autograd.grad(model.taking([i])(x[i : i + 1], lam).sum(), x)
+        torch.testing.assert_close(gradient[i], alone[i], rtol=0, atol=1e-12)
+
+
 # Counters and watches
 
 
 def derivations(model):
     return {
+        "taking": model.taking([0, 1]),
         "conditioned": model.conditioned(y=torch.tensor([0, 1])),
         "labelled": model.labelled([0, 1]),
         "guided": model.guided(2.0, y=torch.tensor([0, 1])),
@@ -410,7 +503,9 @@ def derivations(model):
     }
 
 
-@pytest.mark.parametrize("name", ["conditioned", "labelled", "guided", "autocasted", "clipped", "thresholded", "watched"])
+@pytest.mark.parametrize(
+    "name", ["taking", "conditioned", "labelled", "guided", "autocasted", "clipped", "thresholded", "watched"]
+)
 def test_counters_are_not_shared(toy, name):
     model = toy()
     x = state(model, 0.0, batch=2)

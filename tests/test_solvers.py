@@ -91,7 +91,7 @@ def test_encode_refuses_what_cannot_run_backwards(toy):
     for options, what in (
         ({"solver": "ddpm"}, "draws noise"),
         ({"solver": "ddim", "eta": 0.5}, "draws noise"),
-        ({"solver": "dopri5"}, "planned solver"),
+        ({"solver": SOLVERS["ddim"].plan([-1.0, 1.0], model.schedule)}, "a solver's name"),
         ({"grid": [-1.0, 0.0, np.inf]}, "finite ends"),
     ):
         with pytest.raises(InputError, match=what):
@@ -196,3 +196,14 @@ def test_wrong_options_are_refused(solver, options):
 def test_evaluations_that_cannot_be_spent(solver, nfe, nearest, mixture32):
     with pytest.raises(InputError, match=f"nearest it can is {nearest}$"):
         sample(mixture32, solver=solver, nfe=nfe, shape=(1, 1, 28, 28))
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "dpm23", "rk4"])
+def test_encode_with_solvers_that_have_no_plan(solver, toy):
+    model = toy("vp")
+    x0 = model.network.sample(6, seed=2)
+    options = {"steps": 60} if solver == "rk4" else {"rtol": 1e-7, "atol": 1e-7}
+    noise = encode(model, x0, solver=solver, grid=[-2.0, 3.0] if "rtol" in options else "logsnr", **options).x
+    ends = [-2.0, 3.0] if "rtol" in options else [model.schedule.lam_min, model.schedule.lam_max]
+    back = SOLVERS["dopri5"].solve(model, noise, np.array(ends), rtol=1e-8, atol=1e-8).x
+    assert (back - x0).square().mean().sqrt() < 1e-3
