@@ -64,18 +64,27 @@ class Peer:
     def stochastic(self) -> bool:
         """Whether it draws noise."""
         sde = str(self.config.get("algorithm_type", "")).startswith("sde") or self.step.get("eta", 0) > 0
-        return sde or self.scheduler in ("DDPM", "EulerAncestralDiscrete", "SASolver")
+        return sde or self.scheduler in ("DDPM", "EulerAncestralDiscrete")
 
     def ours_on(self, grid: Array) -> dict[str, Any]:
         """The options that make ours the same method on this grid."""
         return {**self.options, "lower_final": True} if len(grid) - 1 < self.lowers else dict(self.options)
 
-    def steps_for(self, nfe: int) -> int | None:
+    @property
+    def to_zero(self) -> bool:
+        """Whether it can end at σ = 0; where UniPC is not finite there is a test's to say."""
+        if self.scheduler == "UniPCMultistep":
+            return self.lowers > 0 and self.config["solver_type"] == "bh2" and self.config.get("predict_x0", True)
+        if self.scheduler == "DPMSolverMultistep":
+            return self.config["algorithm_type"] != "dpmsolver"
+        return self.scheduler not in ("DEISMultistep", "DPMSolverSinglestep", "PNDM")
+
+    def steps_for(self, nfe: int, to_zero: bool = False) -> int | None:
         """The steps on which it spends exactly nfe evaluations; None if there are none."""
         if self.scheduler == "PNDM":
             return nfe - 9 if nfe > 12 else None
         if self.scheduler in TWO_CALLS:
-            return None if nfe % 2 else nfe // 2
+            return None if (nfe + to_zero) % 2 else (nfe + to_zero) // 2
         steps, rest = divmod(nfe, len(self.inner) + 1)
         return None if rest else steps
 
@@ -85,7 +94,7 @@ def _dpm(ours: str, order: int, algorithm: str, heun: bool = False, lowers: int 
     config = {"solver_order": order, "algorithm_type": algorithm}
     config |= {"solver_type": "heun"} if heun else {}
     config |= {} if lowers else {"lower_order_final": False}
-    return Peer("DPMSolverMultistep", ours, variant, config, lowers=lowers, same=ours != "dpm3m")
+    return Peer("DPMSolverMultistep", ours, variant, config, lowers=lowers)
 
 
 def _unipc(order: int, variant: str, data: bool = True, lowers: int = ALWAYS) -> Peer:
@@ -113,7 +122,7 @@ PEERS: tuple[Peer, ...] = (
         for lowers in (BELOW_15, NEVER)
     ),
     *(_dpm("dpmpp3m-published", 3, "dpmsolver++", lowers=lowers) for lowers in (BELOW_15, NEVER)),
-    *(_dpm("dpm3m", 3, "dpmsolver", lowers=lowers) for lowers in (BELOW_15, NEVER)),  # not the same: half the second moment
+    *(_dpm("dpm3m-published", 3, "dpmsolver", lowers=lowers) for lowers in (BELOW_15, NEVER)),
     *(_unipc(order, variant) for order in (1, 2, 3) for variant in ("bh2", "bh1")),
     *(_unipc(order, "bh2", lowers=NEVER) for order in (2, 3)),
     *(_unipc(order, "bh2", data=False) for order in (2, 3)),

@@ -135,8 +135,8 @@ class Mixture(nn.Module):
         allowed = (
             x.new_zeros(n, len(self.label)) if y is None else torch.where(y[:, None] == self.label, 0.0, -torch.inf).to(x.dtype)
         )
-        pad = -n % self.rows
-        x, lam, allowed = (torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for value in (x, lam, allowed))
+        if pad := -n % self.rows:
+            x, lam, allowed = (torch.cat([value, value[-1:].expand(pad, *value.shape[1:])]) for value in (x, lam, allowed))
         chunks = zip(*(value.split(self.rows) for value in (x, lam, allowed)), strict=True)
         return torch.cat([function(*chunk) for chunk in chunks])[:n]
 

@@ -153,7 +153,7 @@ class EpsModel:
         """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
         return self.bind([lam], x, predicts)(x)
 
-    def at(self, x: Tensor, lams: Array, predicts: str = "noise", rows: Sequence[int] | None = None) -> Tensor:
+    def at(self, x: Tensor, lams: Sequence[float] | Array, predicts: str = "noise", rows: Sequence[int] | None = None) -> Tensor:
         """The prediction for x (batch, *shape) at a λ of its own for each sample, lams (batch,): one evaluation, counted once.
 
         rows: which samples of this model's batch these are, if not all: as `taking` them, but counted and watched here.

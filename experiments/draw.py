@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,21 @@ def trajectory(lam: Floats, x: Floats, x0: Floats | None = None) -> Image.Image:
     tensor = torch.from_numpy(np.concatenate(rows, axis=1).astype(np.float32))
     pairs = [images.grid(to_pixels(pair), columns=len(chosen), width=84 * len(chosen)) for pair in tensor]
     width, height = pairs[0].size
-    sheet = Image.new(pairs[0].mode, (width, HEADER + len(pairs) * (height + GAP) - GAP), "white")
+    sheet = Image.new(pairs[0].mode, (width, len(pairs) * (height + GAP) - GAP), "white")
     for i, pair in enumerate(pairs):
-        sheet.paste(pair, (0, HEADER + i * (height + GAP)))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for column, value in enumerate(lam[chosen]):
-        pen.text(((column + 0.5) * width / len(chosen), HEADER / 2), f"{value:+.2f}", "black", font, anchor="mm")
-    return sheet
+        sheet.paste(pair, (0, i * (height + GAP)))
+    return headed(sheet, [f"{value:+.2f}" for value in lam[chosen]])
+
+
+def headed(sheet: Image.Image, names: Sequence[str]) -> Image.Image:
+    """The sheet with a line above it that has a name for each of its columns."""
+    width, height = sheet.size
+    whole = Image.new(sheet.mode, (width, HEADER + height), "white")
+    whole.paste(sheet, (0, HEADER))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
+    for column, name in enumerate(names):
+        pen.text(((column + 0.5) * width / len(names), HEADER / 2), name, "black", font, anchor="mm")
+    return whole
 
 
 def heatmap(plan: Plan, path: str | Path) -> None:

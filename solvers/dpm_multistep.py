@@ -31,6 +31,11 @@ def dpm3m(grid: Array, schedule: Schedule, **policy: Unpack[Policy]) -> Plan:
     return multistep("dpm3m", grid, schedule, "noise", 3, exponential("noise"), **policy)
 
 
+def dpm3m_published(grid: Array, schedule: Schedule, **policy: Unpack[Policy]) -> Plan:
+    """Multistep DPM-Solver-3 as the authors' code and diffusers have it: half the second moment, hence of order 2."""
+    return multistep("dpm3m-published", grid, schedule, "noise", 3, exponential("noise", "midpoint", 0.5), **policy)
+
+
 def dpmpp2m(grid: Array, schedule: Schedule, *, variant: str = "midpoint", **policy: Unpack[Policy]) -> Plan:
     """DPM-Solver++(2M) (Lu et al., 2022b, Algorithm 2). One evaluation a step."""
     rule = exponential("data", check_variant("dpmpp2m", variant, VARIANTS))

@@ -91,7 +91,8 @@ def multistep(
     """The plan of a rule with `order` nodes, one evaluation a step.
 
     corrector: its nodes, the end of the step among them, if there is one; `unic` is order + 1. It redoes the step with the same
-    noise; the last step, whose end is not evaluated, has none. eta: noise strength, a number or one a step.
+    noise. The last finite step has none: the state that the plan ends with, or leaves for λ = +∞, is the predicted one.
+    eta: noise strength, a number or one a step.
     """
     if start not in ("ramp", "single"):
         raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
@@ -103,8 +104,8 @@ def multistep(
     for (lam_s, lam_t), strength in zip(pairwise(grid), np.broadcast_to(eta, left), strict=True):
         this, finite, draw = Step(lam_s, lam_t, float(strength)), np.isfinite(lam_t - lam_s), len(grid) - left
         noise = float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * this.eta * this.h)) if this.eta else 0.0
-
-        correct = bool(corrector and finite and left > 1)
+        # The evaluation before a step to λ = +∞ makes the x̂0 that the plan ends with: it is to be of the state it is used with.
+        correct = bool(corrector and finite and left > 1 and np.isfinite(grid[-left + 1]))
         if start == "single" and len(history) < order and finite:
             step(table, history[-1][1], lam_t, single(max(order, corrector), prediction)(this.h))
             correct = False

@@ -35,6 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
     Solver("dpm-fast", dpm_solver.dpm_fast, 2, 3, "Lu et al. 2022a, App. B.4", spend=_fast),
     Solver("dpm2m", dpm_multistep.dpm2m, 2, 1, "Lu et al. 2022b, in noise form", unic=3),
     Solver("dpm3m", dpm_multistep.dpm3m, 3, 1, "exact weights, in noise form", started=2, unic=4),
+    Solver("dpm3m-published", dpm_multistep.dpm3m_published, 2, 1, "Lu et al. 2022a, their code", unic=3),
     Solver("dpmpp2s", dpm_solver.dpmpp2s, 2, 2, "Lu et al. 2022b, Alg. 1"),
     Solver("dpmpp3s", dpm_solver.dpmpp3s, 3, 3, "Lu et al. 2022b, dpm3 in data form"),
     Solver("dpmpp2m", dpm_multistep.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2", unic=3),

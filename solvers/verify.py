@@ -37,15 +37,16 @@ from diffode.mixture import ALPHA, Mixture
 from diffode.model import EpsModel
 from diffode.noise import SeededNoise
 from diffode.ode import accurate
+from diffode.prediction import PREDICTIONS
 from diffode.schedule import Array, Schedule
-from solvers.entries import Adaptive, BlackBox, Entry, Planned, Solver
+from solvers.entries import Adaptive, BlackBox, Entry, Options, Planned, Solver
 from solvers.execute import Result
 from solvers.gaussian import exact, variance
 from solvers.registry import SOLVERS, find
 
 LABEL, POOLED, SAMPLES = 9, 4, 16  # ankle boots: three components; averages of 4 × 4 pixels; images, and rows of a product
-TOLERANCE = 1e-3  # rtol and atol, where a solver takes them, but for its order
-NOISIEST = -12.0  # the mixture divides by α, so α = 0 is seen from here, where σ̄ = 1.6e5
+STEPS, TOLERANCE = 12, 1e-2  # where neither is the point; rtol and atol
+NOISIEST = -18.0  # the mixture divides by α, so α = 0 is seen from here, where α = 1.5e-8
 SCHEDULES = {"vp": schedules.vp_linear(), "flow": schedules.flow()}
 SETTINGS = (("vp", "logsnr", 0.5), ("flow", "karras", 2.0))  # path, grid, standard deviation of Gaussian data
 
@@ -63,35 +64,28 @@ class Check:
 
 
 class Network:
-    """The mixture as a network that predicts p0 x0 + p1 ε: (p0, p1) as a function of (α, σ); None for its own, α ε − σ x0.
+    """The mixture as a network that predicts `predicts`. rows: how many images it has been asked about; last: what about last."""
 
-    rows: how many images it has been asked about. x0: its latest x̂0.
-    """
-
-    def __init__(self, mixture: Mixture, pair: Callable[[Tensor, Tensor], tuple[Any, Any]] | None) -> None:
-        self.mixture, self.pair, self.rows = mixture, pair, 0
+    def __init__(self, mixture: Mixture, predicts: str) -> None:
+        self.mixture, self.predicts, self.rows = mixture, predicts, 0
 
     def __call__(self, x: Tensor, lam: Tensor) -> Tensor:
-        self.rows += len(x)
         lam = lam.clamp(min=NOISIEST)
-        own = self.mixture(x, lam)
+        tangent = self.mixture(x, lam)
+        self.rows, self.last = self.rows + len(x), (x.clone(), lam, tangent)
+        if self.predicts == "tangent":
+            return tangent
+        alpha, sigma, x0, eps = self.split()
+        p0, p1 = PREDICTIONS[self.predicts](alpha, sigma)  # type: ignore[arg-type]
+        return p0 * x0 + p1 * eps
+
+    def split(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(α, σ, x̂0, ε) where it was asked last."""
+        x, lam, tangent = self.last
         alpha = ALPHA[self.mixture.path](lam).view(-1, 1, 1, 1)
         sigma = alpha * torch.exp(-lam).view(-1, 1, 1, 1)
         size = alpha**2 + sigma**2
-        self.x0 = (alpha * x - sigma * own) / size
-        if self.pair is None:
-            return own
-        p0, p1 = self.pair(alpha, sigma)
-        return p0 * self.x0 + p1 * (sigma * x + alpha * own) / size
-
-
-PAIRS: dict[str, Callable[[Tensor, Tensor], tuple[Any, Any]] | None] = {
-    "tangent": None,
-    "noise": lambda alpha, sigma: (0.0, 1.0),
-    "data": lambda alpha, sigma: (1.0, 0.0),
-    "flow": lambda alpha, sigma: (-1.0, 1.0),
-    "velocity": lambda alpha, sigma: (-sigma, alpha),
-}
+        return alpha, sigma, (alpha * x - sigma * tangent) / size, (sigma * x + alpha * tangent) / size
 
 
 @cache
@@ -105,8 +99,13 @@ def mixture(path: str, dtype: torch.dtype) -> Mixture:
 
 def model_of(schedule: Schedule, predicts: str = "tangent", dtype: torch.dtype = torch.float64) -> EpsModel:
     """The mixture on a schedule, as a network that predicts `predicts`."""
-    network = Network(mixture(schedule.path.name, dtype), PAIRS[predicts])
-    return EpsModel(network, schedule, predicts, clock="lam")
+    return EpsModel(Network(mixture(schedule.path.name, dtype), predicts), schedule, predicts, clock="lam")
+
+
+def network_of(model: EpsModel) -> Network:
+    """The Network of a model of model_of."""
+    assert isinstance(model.network, Network)
+    return model.network
 
 
 def states(schedule: Schedule, lam: float) -> Tensor:
@@ -132,17 +131,17 @@ def trajectories(path: str) -> tuple[EpsModel, Tensor, Tensor]:
 
 def solve(entry: Entry, model: EpsModel, x: Tensor, lams: Array, *, seed: int = 0, **options: Any) -> Result:
     """Run it from x with the noise of seeds seed, seed + 1, ..., at TOLERANCE unless `options` say otherwise."""
-    tolerances = dict.fromkeys(("rtol", "atol"), TOLERANCE) if "rtol" in entry.options else {}
-    return entry.solve(model, x, lams, noise=SeededNoise(range(seed, seed + len(x))), **(tolerances | options))
+    tolerances = {"rtol": TOLERANCE, "atol": TOLERANCE} if "rtol" in entry.options else {}
+    return entry.solve(model, x, lams, noise=SeededNoise(range(seed, seed + len(x))), **{**tolerances, **options})
 
 
-def case(entry: Entry, steps: int = 20) -> tuple[Schedule, Array]:
-    """A schedule and a grid over all of it; to a plan its own grid, on a clock that is λ itself."""
+def case(entry: Entry, steps: int = STEPS) -> tuple[Schedule, Array]:
+    """A schedule and a grid over all of it, of an adaptive solver its ends; of a plan its own, on a clock that is λ itself."""
     if isinstance(entry, Planned):
         lams = np.array(entry.grid)
         own = Schedule("λ", entry.made.path, lams.min(), lams.max(), np.asarray, np.asarray, np.ones_like)
         return own, lams
-    return SCHEDULES["vp"], grids.make("logsnr", SCHEDULES["vp"], steps)
+    return SCHEDULES["vp"], grids.make("logsnr", SCHEDULES["vp"], 1 if entry.adaptive else steps)
 
 
 def slope(coarse: Tensor, fine: Tensor) -> float:
@@ -173,14 +172,14 @@ def order(entry: Entry) -> Check:
 def _strong(entry: Entry) -> Iterator[float]:
     """Between numbers of steps where h^order is what is left of the error and rounding, 1e-14, is far: single steps of several
     evaluations are soon exact; multistep methods of order 4 and 5 take long to show it."""
-    start = {"start": "single"} if "start" in entry.options else {}
-    exactly = {"rtol": 1e-5, "atol": 1e-5} if "rtol" in entry.options else {}
+    options: Options = {"start": "single"} if "start" in entry.options else {}
+    options |= {"rtol": 1e-5, "atol": 1e-5} if "rtol" in entry.options else {}
     equal = isinstance(entry, BlackBox) and entry.method.max_order > 0  # torchdiffeq's Adams methods take equal steps only
-    steps = 30 if entry.evaluations > 1 else 50 if entry.order <= 3 else 100
+    steps = (50 if entry.order <= 3 else 100) if entry.evaluations <= 1 else 20 if entry.order <= 3 else 30
     for path, spacing, _ in SETTINGS:
         model, x, truth = trajectories(path)
         lams = [grids.make("logsnr" if equal else spacing, model.schedule, n) for n in (steps, 2 * steps)]
-        yield slope(*(solve(entry, model, x, each, **start, **exactly).x - truth for each in lams))
+        yield slope(*(solve(entry, model, x, each, **options).x - truth for each in lams))
 
 
 def _weak(entry: Entry) -> Iterator[float]:
@@ -195,17 +194,16 @@ def _weak(entry: Entry) -> Iterator[float]:
 
 
 def _follows(entry: Entry) -> Check:
-    """Error against tolerance, from 1e-3 to 1e-5. Ours stay below it; fehlberg2 of torchdiffeq takes 1/512 of its error for all."""
+    """Error against tolerance, from 1e-3 to 1e-5. Ours stay below it; torchdiffeq's fehlberg2 estimates 1/512 of its error."""
     model, x, truth = trajectories("vp")
-    errors, most = [], 1 if isinstance(entry, Adaptive) else 1000
+    ends, errors = grids.make("logsnr", model.schedule, 1), []
+    most = 1 if isinstance(entry, Adaptive) else 1000
     for tolerance in (1e-3, 1e-5):
-        result = solve(
-            entry, model, x, np.array([model.schedule.lam_min, model.schedule.lam_max]), rtol=tolerance, atol=tolerance
-        )
-        errors.append(float((result.x - truth).square().mean().sqrt()) / tolerance)
+        off = solve(entry, model, x, ends, rtol=tolerance, atol=tolerance).x - truth
+        errors.append(float(off.square().mean().sqrt()) / tolerance)
     power = 1 + np.log10(errors[0] / errors[1]) / 2
-    shown = f"tol^{power:.1f}, {max(errors):.1g} tol"
-    return Check(shown, f"tol^0.5 or faster, {most} tol or less", bool(power >= 0.5 and max(errors) <= most))
+    ok = power >= 0.5 and np.max(errors) <= most
+    return Check(f"tol^{power:.1f}, {np.max(errors):.1g} tol", f"tol^0.5 or faster, {most} tol or less", bool(ok))
 
 
 def started(entry: Entry) -> Check:
@@ -214,7 +212,7 @@ def started(entry: Entry) -> Check:
         return Check()
     (model, x, _), claim = trajectories("vp"), entry.started or entry.order
     added = []
-    for steps in (100, 200):
+    for steps in (50, 100):
         lams = grids.make("logsnr", model.schedule, steps)
         added.append(solve(entry, model, x, lams).x - solve(entry, model, x, lams, start="single").x)
     left = min(slope(*added), float(entry.order))
@@ -222,23 +220,23 @@ def started(entry: Entry) -> Check:
 
 
 def forms(entry: Entry) -> Check:
-    """Rounding apart; of adaptive solvers rounding changes the steps."""
+    """But for rounding, which changes the steps of adaptive solvers a little, and NOISIEST, where a plan begins at α = 0."""
     schedule, lams = case(entry)
-    x, most = states(schedule, lams[0]), 1e-6 if entry.adaptive else 1e-9
-    noise = ["noise"] if lams[0] > -np.inf else []  # of which x0 cannot be had there
+    x, most = states(schedule, lams[0]), 1e-6 if entry.adaptive or lams[0] == -np.inf else 1e-9
+    noise = ["noise"] if lams[0] > -np.inf else []  # there it says nothing of x0
     velocity = ["velocity"] if schedule.path.name == "vp" else []
     first, *others = (solve(entry, model_of(schedule, name), x, lams).x for name in ("data", "flow", *velocity, *noise))
-    off = max(difference(other, first) for other in others)
-    return Check(f"{off:.0e}", f"below {most:.0e}", off < most)
+    off = np.max([difference(other, first) for other in others])
+    return Check(f"{off:.0e}", f"below {most:.0e}", bool(off < most))
 
 
 def round_trip(entry: Entry) -> Check:
-    """Errors may cancel on the way back, so they fall at least as fast as the order says; order 1/2 is left to what is not yet h^order."""
+    """Errors may cancel on the way back, and then fall faster than h^order."""
     if not isinstance(entry, Solver) or entry.stochastic:
         return Check()
     (model, x, _), least = trajectories("vp"), (entry.started or entry.order) - 0.5
     off = []
-    for steps in (40, 80):
+    for steps in (20, 40):
         lams = grids.make("logsnr", model.schedule, steps)
         off.append(solve(entry, model, solve(entry, model, x, lams[::-1]).x, lams).x - x)
     power = slope(*off)
@@ -246,73 +244,80 @@ def round_trip(entry: Entry) -> Check:
 
 
 def batch(entry: Entry) -> Check:
-    """An adaptive method of torchdiffeq has one error for all images, and keeps them within its tolerance only."""
-    together = 10 * TOLERANCE if isinstance(entry, BlackBox) and entry.adaptive else 0.0
-    schedule, lams = case(entry)
-    off, most = [], (max(1e-12, together), max(1e-5, together))
+    """The methods of torchdiffeq that have a tolerance have it for all images together; per_sample is their promise."""
+    alone = {"per_sample": True} if isinstance(entry, BlackBox) and "rtol" in entry.options else {}
+    (schedule, lams), images, off = case(entry), 2 if alone else SAMPLES, []
     for dtype in (torch.float64, torch.float32):
-        model, x = model_of(schedule, dtype=dtype), states(schedule, lams[0]).to(dtype)
-        half = SAMPLES // 2
-        halves = [solve(entry, model, x[i : i + half], lams, seed=i).x for i in (0, half)]
-        off.append(difference(torch.cat(halves), solve(entry, model, x, lams).x))
-    claimed = "below " + ", ".join(f"{value:.0e}" for value in most)
-    return Check(", ".join(f"{value:.0e}" if value else "0" for value in off), claimed, off[0] < most[0] and off[1] < most[1])
+        model, x = model_of(schedule, dtype=dtype), states(schedule, lams[0])[:images].to(dtype)
+        halves = [solve(entry, model, half, lams, seed=i * images // 2, **alone).x for i, half in enumerate(x.chunk(2))]
+        off.append(difference(torch.cat(halves), solve(entry, model, x, lams, **alone).x))
+    shown = ", ".join(f"{value:.0e}" if value else "0" for value in off)
+    return Check(shown, "below 1e-12, 1e-05 in float32", off[0] < 1e-12 and off[1] < 1e-5)
 
 
 def nfe(entry: Entry) -> Check:
-    """n more steps cost n times what a step is declared to; n steps may cost a constant besides, as of pndm."""
+    """n more steps cost n times what is declared a step; there may be a constant besides, as of pndm."""
     counted, agree = [], True
-    for steps in (20, 40):
+    for steps in (STEPS, 2 * STEPS):
         schedule, lams = case(entry, steps)
         model = model_of(schedule)
         result = solve(entry, model, states(schedule, lams[0]), lams)
         said = sum(result.taken.nfe) if result.taken else result.nfe * SAMPLES
-        agree &= said == model.network.rows and (not entry.evaluations or entry.nfe(lams, schedule) == result.nfe)  # type: ignore[attr-defined]
-        counted.append(model.network.rows / SAMPLES)  # type: ignore[attr-defined]
+        agree &= said == network_of(model).rows and (not entry.evaluations or entry.nfe(lams, schedule) == result.nfe)
+        counted.append(network_of(model).rows / SAMPLES)
     if isinstance(entry, Planned) or not entry.evaluations:
         return Check(f"{counted[0]:.3g}", "what the result says", agree)
-    step = (counted[1] - counted[0]) / 20
-    rest = f"{counted[0] - 20 * step:+g}" if counted[0] != 20 * step else ""
+    step = (counted[1] - counted[0]) / STEPS
+    rest = f"{counted[0] - STEPS * step:+g}" if counted[0] != STEPS * step else ""
     return Check(f"{step:g}n{rest}", f"{entry.evaluations} a step, and what the result says", agree and step == entry.evaluations)
 
 
 def clean_end(entry: Entry) -> Check:
-    """A planned solver refuses at most some of the three; torchdiffeq's take finite ends only."""
-    own, off, refused = isinstance(entry, Planned), [], ""
-    if own and entry.grid[-1] < np.inf:
-        return Check()
-    for steps in (1,) if own else (1, 2, 3):
-        schedule, lams = case(entry) if own else (SCHEDULES["vp"], grids.make("logsnr", SCHEDULES["vp"], steps, denoise=True))
+    """One of the three numbers of steps may be refused, as by dpm-fast; torchdiffeq's methods refuse an infinite λ."""
+    if isinstance(entry, Planned):
+        grids_to_end = [case(entry)] if entry.grid[-1] == np.inf else []
+    else:
+        schedule = SCHEDULES["vp"]
+        numbers = (2,) if entry.adaptive else (1, 2, 3)
+        grids_to_end = [(schedule, grids.make("logsnr", schedule, steps, denoise=True)) for steps in numbers]
+    off, refused = [], ""
+    for schedule, lams in grids_to_end:
         model = model_of(schedule)
         try:
-            off.append(difference(solve(entry, model, states(schedule, lams[0]), lams).x, model.network.x0))  # type: ignore[attr-defined]
+            x = solve(entry, model, states(schedule, lams[0]), lams).x
+            off.append(difference(x, network_of(model).split()[2]))
         except InputError as error:
             refused = str(error)
-    if not off:
-        return Check("refused", f"x̂0, not: {refused}", isinstance(entry, BlackBox))
-    return Check(f"{max(off):.0e}" if max(off) else "0", "x̂0 to 1e-9", max(off) < 1e-9)
+    if not grids_to_end:
+        return Check()
+    if not off or len(off) < len(grids_to_end) - 1:
+        return Check("refused", f"the last x̂0, not: {refused}", isinstance(entry, BlackBox))
+    return Check(f"{np.max(off):.0e}", "the last x̂0 to 1e-9", bool(np.max(off) < 1e-9))
 
 
 def noisy_end(entry: Entry) -> Check:
-    """Finite, and the same from both networks."""
-    schedule = schedules.flow(t_noisy=1.0)
+    """The same from both networks, which α = 1.5e-8 for 0 does not change by more than 1e-6."""
     if isinstance(entry, Planned):
         return Check()
-    lams = grids.make("time", schedule, 4)
+    schedule = schedules.flow(t_noisy=1.0)
+    lams = grids.make("time", schedule, 1 if entry.adaptive else 4)
     try:
         x, y = (solve(entry, model_of(schedule, name), states(schedule, lams[0]), lams).x for name in ("data", "flow"))
     except InputError as error:
         return Check("refused", f"finite, or refused with a reason: {error}")
     off = difference(x, y)
-    return Check(f"{off:.0e}", "the same below 1e-6", off < 1e-6)
+    return Check(f"{off:.0e}", "finite, the same below 1e-6", off < 1e-6)
 
 
 def float32(entry: Entry) -> Check:
-    """Rounding is 6e-8 a step, which energies of 1e3 in the mixture make 1e-5; the median of the samples, as of slope. The
-    steps of adaptive solvers change, within their tolerance."""
-    schedule, lams = case(entry)
-    x, most = states(schedule, lams[0]).float(), TOLERANCE if entry.adaptive else 1e-4
-    single, double = (solve(entry, model_of(schedule, dtype=t), x.to(t), lams).x for t in (torch.float32, torch.float64))
+    """To 1e-3, an eighth of a grey level of 255: rounding is 6e-8, the responsibilities of a mixture make it 1e-6, and a method
+    near the end of its stability, ipndm+unic, 1e-4. Adaptive solvers change steps. The median of the samples, as in slope."""
+    schedule, lams = case(entry, 2 * STEPS)
+    x, most = states(schedule, lams[0]).float(), 1e-2 if entry.adaptive else 1e-3
+    tight: Options = {"rtol": 1e-3, "atol": 1e-3} if entry.adaptive else {}
+    single, double = (
+        solve(entry, model_of(schedule, dtype=dtype), x.to(dtype), lams, **tight).x for dtype in (torch.float32, torch.float64)
+    )
     off = float(torch.tensor([difference(*pair) for pair in zip(single, double, strict=True)]).median())
     return Check(f"{off:.0e}", f"below {most:.0e}", off < most)
 
@@ -341,7 +346,7 @@ def verify(names: Sequence[str], report: Callable[[str], None]) -> bool:
 
     Returns whether every claim holds. InputError, before anything is measured, for a name that is not known.
     """
-    entries, began, broken = [find(name) for name in names or everything()], time.perf_counter(), 0
+    entries, began, made = [find(name) for name in names or everything()], time.perf_counter(), []
     name_width = max(len(entry.name) for entry in entries)
     report("  ".join(["solver".ljust(name_width), *(f"  {claim}".ljust(width + 2) for claim, width in WIDTHS.items())]).rstrip())
     for entry in entries:
@@ -351,9 +356,9 @@ def verify(names: Sequence[str], report: Callable[[str], None]) -> bool:
         for claim, check in checks.items():
             if not check.ok:
                 report(f"  ✗ {claim} of {entry.name}: claimed {check.claimed}, measured {check.measured}")
-                broken += 1
-    report(f"{len(entries)} solvers, {broken or 'no'} broken claims, {time.perf_counter() - began:.0f} s")
-    return not broken
+        made += [check.ok for check in checks.values() if check.claimed]
+    report(f"{sum(made)} of {len(made)} claims hold, {time.perf_counter() - began:.0f} s")
+    return all(made)
 
 
 def _tried(measure: Callable[[Entry], Check], entry: Entry) -> Check:

@@ -117,6 +117,45 @@ def test_backwards_and_forth(pair, toy):
     assert abs(noise.x - x).max() > 0.1
 
 
+def controlled(pair, model, x, h, rtol, atol):
+    """The λ of the accepted steps and the number of rejected ones by the docstring's formulas, with run() and planned steps."""
+    name, options = LOWER[pair.name]
+    (lam, end), previous, rejected, again, lams = ENDS, 1.0, 0, False, [ENDS[0]]
+
+    def size(lam):
+        return float(np.hypot(model.schedule.alpha(lam), model.schedule.sigma(lam)))
+
+    while lam < end:
+        lam_t = end if end - lam <= 1.05 * h else lam + h
+        step = np.array([lam, lam_t])
+        u = run(SOLVERS[PLANNED[pair.name]].plan(step, model.schedule), model, x).x
+        lower = run(SOLVERS[name].plan(step, model.schedule, **options), model, x).x
+        tolerance = atol * size(lam_t) + rtol * torch.maximum(x.abs() * size(lam_t) / size(lam), u.abs())
+        error = float((((u - lower).abs() + 2**-52 * u.abs()) / tolerance).square().mean().sqrt())
+        if error <= 1:
+            factor = 0.9 * error ** (-0.7 / pair.order) * previous ** (0.4 / pair.order)
+            h = (lam_t - lam) * np.clip(factor, 0.2, 1 if again else 5)
+            x, lam, previous, again = u, lam_t, max(error, 1e-4), False
+            lams.append(lam)
+        else:
+            h = (lam_t - lam) * np.clip(0.9 * error ** (-1 / pair.order), 0.2, 1)
+            rejected, again = rejected + 1, True
+    return lams, rejected
+
+
+@every_path
+@every_pair
+@pytest.mark.parametrize("first_step", [0.05, 1.0, 7.9])
+def test_the_controller_is_as_stated(pair, path, first_step, toy):
+    """Accepted, rejected and chosen as by the formulas, written out again for one sample."""
+    model = toy(path)
+    x = start(model, 1)
+    result = integrate(pair, model, x, ENDS, rtol=3e-4, atol=1e-4, first_step=first_step)
+    lams, rejected = controlled(pair, model, x, first_step, 3e-4, 1e-4)
+    assert result.taken.rejected == (rejected,)
+    np.testing.assert_allclose(result.plan.grid, lams, rtol=0, atol=1e-6)  # roundings of 1e-16 in small differences
+
+
 # Each sample alone
 
 
@@ -252,6 +291,13 @@ def test_the_budget_hands_back_the_last_state(pair, toy):
 
 
 @every_pair
+def test_a_rejected_step_is_tried_again_for_one_evaluation_less(pair, toy):
+    taken = integrate(pair, toy(), start(toy(), 2), ENDS, **loose(1e-6, first_step=8.0, max_nfe=2 * pair.evaluations - 1)).taken
+    assert taken.nfe == (2 * pair.evaluations - 1,) * 2
+    assert (taken.accepted, taken.rejected) == ((0, 0), (2, 2))
+
+
+@every_pair
 def test_a_budget_that_no_step_fits_moves_nothing(pair, toy):
     x = start(toy(), 2)
     result = integrate(pair, toy(), x, ENDS, max_nfe=pair.evaluations - 1)
@@ -311,6 +357,7 @@ def test_zero_terminal_snr(name):
     for tolerance in (1e-2, 1e-3, 1e-4):
         result = integrate(BY_NAME[name], model, x, np.array([-np.inf, model.schedule.lam_max]), **loose(tolerance))
         assert abs(result.x - exact(x)).max() < 10 * tolerance
+        assert np.exp(2 * result.taken.plans[0].grid[1]) == pytest.approx(tolerance / 10)
     assert result.taken.plans[0].grid[0] == -np.inf
     assert abs(run(result.taken.plans[0], model, x[:1]).x - result.x[:1]).max() < 1e-12
 

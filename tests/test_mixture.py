@@ -215,6 +215,78 @@ def test_bits_do_not_depend_on_the_batch(mixture32, lam, label):
         assert torch.equal(run([42, 7], call)[0], one)
 
 
+# Lower resolution
+
+
+@pytest.mark.parametrize(("image", "rank"), [((1, 4, 6), 2), ((1, 4, 6), 8), ((2, 2, 6), 3)])
+def test_pooled_against_full_covariances(image, rank):
+    """Means and covariances of 2 × 2 averages, written as a matrix; 8 directions are more than the 6 pixels that are left."""
+    generator = torch.Generator().manual_seed(0)
+    mean, basis = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 24), (3, 24, rank)))
+    tensors = {
+        "log_pi": torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log(),
+        "mean": mean,
+        "basis": torch.linalg.qr(basis).Q,
+        "along": torch.rand((3, rank), generator=generator, dtype=torch.float64) + 0.1,
+        "floor": torch.tensor([0.2, 0.15, 0.3], dtype=torch.float64),
+        "label": torch.tensor([0, 1, 0]),
+    }
+    small = Mixture(tensors, image, dtype=torch.float64).pooled(2)
+    channels, height, width = image
+    assert small.image == (channels, height // 2, width // 2)
+    average = np.kron(
+        np.eye(channels), np.kron(np.kron(np.eye(height // 2), [[0.5, 0.5]]), np.kron(np.eye(width // 2), [[0.5, 0.5]]))
+    )
+    kept = {name: getattr(small, name).numpy() for name in ("mean", "along", "floor")}
+    directions = small.basis.view(6, 3, -1).numpy()
+    for k in range(3):
+        u, s, v = (tensors[name][k].numpy() for name in ("basis", "along", "floor"))
+        covariance = average @ (u @ np.diag(s) @ u.T + v * np.eye(24)) @ average.T
+        np.testing.assert_allclose(kept["mean"][k], average @ mean[k].numpy(), atol=1e-14)
+        found = directions[:, k] @ np.diag(kept["along"][k]) @ directions[:, k].T + kept["floor"][k] * np.eye(6)
+        np.testing.assert_allclose(found, covariance, atol=1e-14)
+    assert torch.equal(small.log_pi, tensors["log_pi"])
+    assert torch.equal(small.label, tensors["label"])
+
+
+@pytest.mark.parametrize("factor", [4, 7, 14, 28])
+def test_pooled_is_exact(mixture64, factor):
+    """ε of the shipped mixture at 7 × 7 pixels and fewer, where its 24 directions are more than the pixels, is the score."""
+    small = mixture64.network.pooled(factor)
+    for lam in (-3.0, 0.0, 3.0):
+        x = diffused(small, "vp", lam, 8).requires_grad_()
+        (score,) = torch.autograd.grad(small.log_density(x, at(lam, x)).sum(), x)
+        eps, _ = split("vp", lam, x, small(x, at(lam, x)))
+        assert abs(eps + coefficients("vp", lam)[1] * score).max() < 1e-10  # floors are 1e-4: energies of 1e3
+
+
+def test_pooled_keeps_the_path_and_the_precision():
+    tensors, _ = checkpoint.read(pretrained.WEIGHTS / "mixture.safetensors")
+    small = Mixture(tensors, (1, 28, 28), "flow", torch.float32, rows=8).pooled(4)
+    assert (small.path, small.rows, small.mean.dtype) == ("flow", 8, torch.float32)
+
+
+@pytest.mark.parametrize("factor", [0, 3, 56])
+def test_factors_that_do_not_divide_are_refused(mixture32, factor):
+    with pytest.raises(InputError, match=f"cannot be averaged over {factor}"):
+        mixture32.network.pooled(factor)
+
+
+def test_vectors_have_no_pixels_to_average(toy_tensors):
+    with pytest.raises(InputError, match="cannot be averaged"):
+        Mixture(toy_tensors, (6,)).pooled(2)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_any_number_of_rows_gives_the_same(toy_tensors, rows):
+    usual, other = (Mixture(toy_tensors, (1, 2, 3), dtype=torch.float64, **how) for how in ({}, {"rows": rows}))
+    x = diffused(usual, "vp", 0.3, 12)
+    whole = other(x, at(0.3, x))
+    assert abs(whole - usual(x, at(0.3, x))).max() < 1e-13
+    for i in range(12):
+        assert torch.equal(other(x[i : i + 1], at(0.3, x[i : i + 1])), whole[i : i + 1])
+
+
 # Samples
 
 

@@ -13,6 +13,7 @@ from solvers.sampling import choose_grid
 
 PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
 ODE = [name for name in PLANNED if not SOLVERS[name].stochastic]
+CORRECTED = [f"{name}+unic" for name in ODE if SOLVERS[name].unic]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -31,7 +32,7 @@ def test_ends(solver, denoise, steps, mixture64):
     assert max(asked) <= mixture64.schedule.lam_max
 
 
-@pytest.mark.parametrize("solver", ODE)
+@pytest.mark.parametrize("solver", ODE + CORRECTED)
 def test_the_step_to_infinity_ends_with_x0_hat(solver, mixture64):
     """The last row puts σ = 0 and α = 1: the result is the network's own x̂0 at the last finite state that it was asked for."""
     last = []
@@ -202,8 +203,8 @@ def test_evaluations_that_cannot_be_spent(solver, nfe, nearest, mixture32):
 def test_encode_with_solvers_that_have_no_plan(solver, toy):
     model = toy("vp")
     x0 = model.network.sample(6, seed=2)
-    options = {"steps": 60} if solver == "rk4" else {"rtol": 1e-7, "atol": 1e-7}
+    options = {"steps": 60} if solver == "rk4" else {"rtol": 1e-5, "atol": 1e-5}
     noise = encode(model, x0, solver=solver, grid=[-2.0, 3.0] if "rtol" in options else "logsnr", **options).x
     ends = [-2.0, 3.0] if "rtol" in options else [model.schedule.lam_min, model.schedule.lam_max]
-    back = SOLVERS["dopri5"].solve(model, noise, np.array(ends), rtol=1e-8, atol=1e-8).x
+    back = SOLVERS["dopri5"].solve(model, noise, np.array(ends), rtol=1e-6, atol=1e-6).x
     assert (back - x0).square().mean().sqrt() < 1e-3
