@@ -1,7 +1,8 @@
 """How far from the truth each solver ends, at equal cost: python -m benchmarks.accuracy --out benchmarks/accuracy
 
 The model is the shipped mixture in float64, whose ε is exact; the truth is its probability-flow ODE followed from the same
-states, drawn from the prior at the first label of the DDPM table (λ = −5.06), to the end by an integrator of order 8. An error is the root mean square over the pixels of a sample, of which the median over samples is given. Fairness:
+states, drawn from the prior at the first label of the DDPM table (λ = −5.06), to the end by an integrator of order 8. An
+error is the root mean square over the pixels of a sample, of which the median over samples is given. Fairness:
 
   cost      every row of one NFE spent exactly that many evaluations; a solver that cannot is left out there
   grid      all take the steps of one grid, equal in λ ("logsnr") or in the network's clock ("time"); who takes two or three

@@ -333,7 +333,7 @@ def _files(job: Job, out: Path, save_plan: Path | None) -> dict[str, Path]:
 
 def _refuse_place(path: Path, option: str, suffix: str) -> None:
     """InputError for a file that could not be written, or would not be known by its suffix."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    folder = next((folder for folder in path.absolute().parents if folder.exists()), path)
     if path.suffix != suffix:
         raise InputError(f"{option} writes a {suffix} file, not {str(path)!r}: give it a name that ends in {suffix}")
     if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):

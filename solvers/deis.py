@@ -33,7 +33,7 @@ def deis_t(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[
 
 def deis_rho(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[Policy]) -> Plan:
     """ρAB-DEIS of order 1 to 4. One evaluation a step."""
-    return _adams("deis-rho", grid, schedule, order, in_sigma_bar, policy)
+    return _adams("deis-rho", grid, schedule, order, in_sigma_bar, policy, to_zero=True)
 
 
 def deis_lambda(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Unpack[Policy]) -> Plan:
@@ -43,7 +43,7 @@ def deis_lambda(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Un
 
 def lms(grid: Array, schedule: Schedule, *, order: int = 4, **policy: Unpack[Policy]) -> Plan:
     """Linear multistep of k-diffusion: Adams–Bashforth in σ̄ with variable steps, of order 1 to 4. One evaluation a step."""
-    return _adams("lms", grid, schedule, order, in_sigma_bar, policy)
+    return _adams("lms", grid, schedule, order, in_sigma_bar, policy, to_zero=True)
 
 
 def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
@@ -54,14 +54,16 @@ def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
     return single_steps("deis-rho-rk", grid, schedule, "noise", TABLES[tables[order]].steps("noise"))
 
 
-def _adams(name: str, grid: Array, schedule: Schedule, order: int, rule: Rule, policy: Policy) -> Plan:
+def _adams(
+    name: str, grid: Array, schedule: Schedule, order: int, rule: Rule, policy: Policy, *, to_zero: bool = False
+) -> Plan:
     if order not in (1, 2, 3, 4):
         raise InputError(f"the order of {name} is 1, 2, 3 or 4, not {order}")
-    return multistep(name, grid, schedule, "noise", order, rule, **policy)
+    return multistep(name, grid, schedule, "noise", order, rule, to_zero=to_zero, **policy)
 
 
 def in_sigma_bar(step: Step, nodes: Array) -> Array:
-    """Polynomials in σ̄, whose moments over the step are 1/(k + 1)."""
+    """Polynomials in σ̄, whose moments over the step are 1/(k + 1), also over one to σ̄ = 0."""
     c = np.expm1(step.lam_s - nodes) / np.expm1(step.lam_s - step.lam_t)
     return interpolatory(c, 1 / np.arange(1.0, len(nodes) + 1))
 

@@ -231,7 +231,7 @@ class BlackBox:
             raise InputError(f"{self.name} is a black box and has no commits: use a planned solver")
         if self.adaptive and len(grid) > 2 and not trajectory:
             raise InputError(
-                f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for the --trajectory there"
+                f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for a --trajectory there"
             )
         return blackbox.integrate(self.method, model, x, grid, trajectory=trajectory, **options)
 

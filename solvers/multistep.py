@@ -83,6 +83,7 @@ def multistep(
     rule: Rule,
     *,
     corrector: int = 0,
+    to_zero: bool = False,
     eta: Array | float = 0.0,
     start: str = "ramp",
     lower_final: bool = False,
@@ -92,7 +93,8 @@ def multistep(
 
     corrector: its nodes, the end of the step among them, if there is one; `unic` is order + 1. It redoes the step with the same
     noise. The last finite step has none: the state that the plan ends with, or leaves for λ = +∞, is the predicted one.
-    eta: noise strength, a number or one a step.
+    to_zero: the rule is finite over a step to λ = +∞, σ̄ = 0, and is not replaced by order 1 there. eta: noise strength, a number
+    or one a step.
     """
     if start not in ("ramp", "single"):
         raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
@@ -110,7 +112,8 @@ def multistep(
             step(table, history[-1][1], lam_t, single(max(order, corrector), prediction)(this.h))
             correct = False
         else:
-            count = min(order if finite else 1, len(history), left if lower_final else order)
+            most = order if finite or (to_zero and lam_t == np.inf) else 1
+            count = min(most, len(history), left if lower_final else order)
             table.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw, commit=not correct)
         if not finite:
             history.clear()  # a step of no finite length is of order 1, and no polynomial reaches across it

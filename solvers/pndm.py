@@ -30,7 +30,7 @@ def ipndm(grid: Array, schedule: Schedule, *, order: int = 4, **policy: Unpack[P
     """Improved PNDM (Zhang and Chen, 2023, appendix H): its first steps are of orders 1, 2, ... One evaluation a step."""
     if order not in (1, 2, 3, 4):
         raise InputError(f"the order of ipndm is 1, 2, 3 or 4, not {order}")
-    return multistep("ipndm", grid, schedule, "noise", order, equal_steps, **policy)
+    return multistep("ipndm", grid, schedule, "noise", order, equal_steps, to_zero=True, **policy)
 
 
 def pndm(grid: Array, schedule: Schedule) -> Plan:
@@ -41,8 +41,8 @@ def pndm(grid: Array, schedule: Schedule) -> Plan:
     table, history = Table(schedule.path, "noise", grid[0]), []
     for lam_s, lam_t in pairwise(grid):
         history.append(table.evaluate())
-        if not np.isfinite(lam_t - lam_s):
-            table.move(lam_t, {history.pop(): 1.0})
+        if len(history) < 4 and lam_t == np.inf:  # a Runge–Kutta step would evaluate at σ = 0
+            table.move(lam_t, {history[-1]: 1.0})
         elif len(history) < 4:
             first, middle = history[-1], float(schedule.lam(schedule.t([lam_s, lam_t]).mean()))
             indices = [first]

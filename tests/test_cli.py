@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and bad input answered with exit code 2, one sentence, and no file."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from PIL import Image
 
 import cli
 from diffode import checkpoint, data, pretrained
-from solvers import SOLVERS
+from solvers import SOLVERS, Plan
 
 ROOT = Path(cli.__file__).parent
 CLI = [sys.executable, str(ROOT / "cli.py")]
@@ -70,7 +71,9 @@ def test_help_is_quick():
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-@pytest.mark.parametrize("args", [["--help"], ["sample", "--help"], ["plan", "-h"], ["solvers", "-h"], ["train", "-h"]], ids=str)
+@pytest.mark.parametrize(
+    "args", [["--help"], ["sample", "--help"], ["plan", "-h"], ["solvers", "-h"], ["verify", "-h"], ["train", "-h"]], ids=str
+)
 def test_help_does_not_wait_for_torch(args):
     code = f"import sys, cli; cli.main({args}, standalone_mode=False); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -116,6 +119,73 @@ def test_sample_counts_an_adaptive_solver():
     assert json.loads(card.read_text())["nfe"] == nfe
 
 
+ADAPTIVE = ["--model", "mixture", "--solver", "dpm23", "--rtol", "0.05", "--atol", "0.05"]
+
+
+def test_sample_says_what_an_adaptive_pair_did():
+    result = run("sample", *ADAPTIVE, "--n", 5, "--batch", 2, "--out", "a.npz")
+    numbers = r"(\d+) to (\d+) NFE an image \(mean (\d+\.\d)\), (\d+\.\d) steps accepted, (\d+\.\d) rejected"
+    low, high, mean, accepted, rejected = map(float, re.search(numbers, result.stdout).groups())
+    card = json.loads(Path("a.npz.json").read_text())
+    assert result.stderr == ""
+    assert (low, high) == (min(card["nfe_of_each"]), max(card["nfe_of_each"]))
+    assert mean == pytest.approx(np.mean(card["nfe_of_each"]), abs=0.05)
+    assert (accepted, rejected) == pytest.approx((np.mean(card["accepted"]), np.mean(card["rejected"])), abs=0.05)
+    assert card["lam_reached"] == [card["grid"][-1]] * 5
+    assert card["network_calls"] == card["nfe"] == np.mean(card["nfe_of_each"])
+
+
+def test_sample_within_max_nfe_hands_back_the_last_state():
+    """The images are written, and it is said which did not arrive."""
+    result = run("sample", *ADAPTIVE, "--n", 3, "--max-nfe", 10, "--out", "a.png")
+    assert result.exit_code == 0
+    assert " 9 NFE an image, 3.0 steps accepted, 0.0 rejected, " in result.stdout  # three steps of three
+    card = json.loads(Path("a.png.json").read_text())
+    assert card["nfe_of_each"] == [9, 9, 9]
+    assert all(card["grid"][0] < lam < card["grid"][-1] for lam in card["lam_reached"])
+    (warning,) = result.stderr.splitlines()
+    assert warning.startswith(f"Warning: 3 of 3 images stopped at λ = {min(card['lam_reached']):.6g}")
+    assert "--max-nfe" in warning
+    assert Path("a.png").exists()
+
+
+def test_two_network_calls_an_evaluation_of_an_adaptive_pair_are_said():
+    stdout = run("sample", *ADAPTIVE, "--guidance", 2, "--n", 2, "--out", "a.png").stdout
+    card = json.loads(Path("a.png.json").read_text())
+    assert card["network_calls"] == 2 * card["nfe"]
+    assert f"{card['network_calls']:.6g} network calls" in stdout
+
+
+def test_the_plan_that_was_taken_can_be_kept_and_taken_again():
+    assert run("sample", *ADAPTIVE, "--seeds", 5, "--save-plan", "taken.json", "--out", "a.npz").exit_code == 0
+    assert run("sample", "--model", "mixture", "--solver", "taken.json", "--seeds", 5, "--out", "b.npz").exit_code == 0
+    one, two = (np.load(name)["arr_0"].astype(int) for name in ("a.npz", "b.npz"))
+    assert abs(one - two).max() <= 1  # the same sums in another order, rounded to 256 levels
+    cards = [json.loads(Path(f"{name}.npz.json").read_text()) for name in "ab"]
+    assert cards[0]["nfe"] == cards[1]["nfe"]
+    assert cards[1]["grid"] == Plan.load("taken.json").grid
+
+
+def test_the_plan_of_a_planned_solver_can_be_kept():
+    """It is the one that was run: of a solver with noise, too, and to λ = +∞."""
+    args = ["--solver", "ddim", "--eta", 1, "--grid", "time", "--denoise"]
+    assert sample(*args, "--save-plan", "new/plan.json", "--out", "a.npz").exit_code == 0
+    plan = run("plan", "ddim", "--nfe", 2, *args[2:]).stdout
+    assert run("plan", "new/plan.json").stdout == plan
+    assert run("sample", "--model", "mixture", "--n", 3, "--solver", "new/plan.json", "--out", "b.npz").exit_code == 0
+    assert (np.load("a.npz")["arr_0"] == np.load("b.npz")["arr_0"]).all()
+    result = sample(*args, "--save-plan", "new/plan.json", "--out", "c.npz")
+    refused(result, "new/plan.json exists", "--save-plan", "--overwrite")
+    assert sample(*args, "--save-plan", "new/plan.json", "--out", "c.npz", "--overwrite").exit_code == 0
+
+
+def test_no_plan_where_no_step_was_taken():
+    result = run("sample", *ADAPTIVE, "--n", 1, "--max-nfe", 2, "--save-plan", "p.json", "--out", "a.png")
+    assert result.exit_code == 0
+    assert "no step was accepted" in result.stderr
+    assert sorted(os.listdir()) == ["a.png", "a.png.json"]
+
+
 @pytest.mark.parametrize("rtol", ["-1", "0", "inf", "nan"])
 def test_a_tolerance_that_is_none(rtol):
     refused(run("sample", "--model", "mixture", "--solver", "dopri5", "--rtol", rtol), "rtol", "positive", rtol)
@@ -129,6 +199,32 @@ def test_sample_has_a_default_name_and_labels_in_turn():
     assert {"mixture-ddim-nfe-2-n-3.png", "mixture-ddim-nfe-2-eta-1.0-n-3.png"} <= names
     assert len(names) == 5
     assert json.loads(Path("samples/mixture-ddim-nfe-2-n-3.png.json").read_text())["labels"] == [0, 1, 2]
+
+
+COMMANDS = [
+    "", "--nfe 4", "--steps 4", "--eta 1", "--eta 0.5", "-o eta=1", "-o eta=1 -o x=2", "-o x=2 -o eta=1", "--grid time",
+    "--grid=-5,0,4", "--grid=-5,1,4", "--grid=0,1,2", "--grid=0,1,2.5", "--seeds 0,2,4", "--seeds 0,1,4", "--seeds 0-2",
+    "--seeds 2,1,0", "--seeds 4", "--label bag", "--label bag,coat", "--label none", "--guidance 2", "--clip", "--threshold 0.9",
+    "--dtype float64", "--denoise", "--rtol 1", "--atol 1", "--max-nfe 9", "--variable t", "--per-sample", "--variance large",
+    "--solver plan.json", "--solver a/plan.json", "--solver b/plan.json", "--solver a_plan.json", "--solver mine:solver",
+    "--solver rk:heun2", "--model runs/a/ema.safetensors", "--model runs/b/ema.safetensors", "--model ema", "--r1 0.3",
+    "--r2 0.3", "-o start=single", "-o start=single_1", f"-o x={'a' * 200}", f"-o x={'a' * 201}", "-o x=a/b", "-o x=a_b",
+]  # fmt: skip
+
+
+def test_two_commands_do_not_meet_in_one_default_name():
+    names = [cli.default_name(cli.sample.make_context("sample", shlex.split(command))) for command in COMMANDS]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[\w.,+=-]{1,120}", name)
+    assert names[:4] == ["fashion-ddim", "fashion-ddim-nfe-4", "fashion-ddim-steps-4", "fashion-ddim-eta-1.0"]
+    assert "fashion-ddim-option-eta=1" in names
+    assert "fashion-rk-heun2" in names
+
+
+def test_what_does_not_decide_the_images_is_not_in_the_default_name():
+    for command in ("--batch 3", "--device cpu", "--overwrite", "--trajectory", "--save-plan p.json"):
+        assert cli.default_name(cli.sample.make_context("sample", shlex.split(command))) == "fashion-ddim"
 
 
 def test_the_recorded_command_can_be_typed_again(monkeypatch):
@@ -157,6 +253,79 @@ def test_grids(grid):
     lams = json.loads(Path("a.png.json").read_text())["grid"]
     assert len(lams) == 3
     assert grid[0] != "-" or lams == [-5, 0, 4.6]
+
+
+@pytest.mark.parametrize(
+    ("solver", "short", "long"),
+    [
+        ("ddim", ["--eta", "0.5"], ["-o", "eta=0.5"]),
+        ("dpm2", ["--r1", "0.3"], ["--option", " r1 = 0.3 "]),
+        ("ddpm", ["--variance", "large"], ["-o", "variance=large"]),
+        ("rk:heun2", ["--variable", "lam"], ["-o", "variable=lam"]),
+        ("rk4", ["--variable", "sigma_bar"], ["-o", "variable=sigma_bar"]),
+        ("dopri5", ["--per-sample"], ["-o", "per-sample=true"]),
+        ("dopri5", ["--rtol", "0.1"], ["-o", "rtol=0.1"]),
+    ],
+)
+def test_an_option_by_its_own_name_and_by_option(solver, short, long):
+    plain, *both = ("plain.npz", "short.npz", "long.npz")
+    budget = ["--atol", 0.1] if solver == "dopri5" else ["--nfe", 4]
+    for name, args in zip((plain, *both), ([], short, long), strict=True):
+        result = run("sample", "--model", "mixture", "--n", 2, "--solver", solver, *budget, *args, "--out", name)
+        assert result.exit_code == 0, result.output
+    cards = [json.loads(Path(f"{name}.json").read_text()) for name in both]
+    assert cards[0]["options"] == cards[1]["options"] != {}
+    pixels = [np.load(name)["arr_0"].astype(int) for name in (plain, *both)]
+    assert (pixels[1] == pixels[2]).all()
+    assert (pixels[0] != pixels[1]).any()
+
+
+def test_options_that_json_cannot_hold(here):
+    """S_tmax = ∞ is what EDM's code has."""
+    args = ["--solver", "heun-churn", "-o", "s_tmax=inf", "-o", "s-churn=8", "--nfe", 7, "--denoise", "--out", "a.npz"]
+    assert run("sample", "--model", "mixture", "--n", 2, *args).exit_code == 0
+    assert json.loads(Path("a.npz.json").read_text())["options"] == {"s_tmax": "inf", "s_churn": 8.0}
+
+
+def test_every_option_of_every_solver_can_be_said():
+    """As text, and it is read as the type that the solver takes."""
+    from solvers.entries import parse
+
+    said = {float: "0.5", int: "3", bool: "true", str: "ramp"}
+    for entry in SOLVERS.values():
+        for name, kind in entry.options.items():
+            assert type(parse(entry, {name: said[kind]})[name]) is kind, (entry.name, name)
+
+
+def test_dpm_fast_spends_any_number():
+    for nfe in (4, 5, 6, 7):
+        assert f" {nfe} NFE" in sample("--solver", "dpm-fast", "--nfe", nfe, "--out", f"{nfe}.png").stdout
+        assert json.loads(Path(f"{nfe}.png.json").read_text())["options"] == {"tail": nfe % 3}
+
+
+def test_a_trajectory_is_written(here):
+    result = sample("--trajectory", "--denoise", "--out", "a.png")
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(here)) == ["a-trajectory.npz", "a-trajectory.png", "a.png", "a.png.json"]
+    states = np.load("a-trajectory.npz")
+    assert states["lam"].tolist() == [*json.loads(Path("a.png.json").read_text())["grid"], np.inf]
+    assert states["x"].shape == states["x0"].shape == (3, 3, 1, 28, 28)
+    assert np.isnan(states["x0"][:, 0]).all()
+    assert np.isfinite(states["x0"][:, 1:]).all()
+    np.testing.assert_allclose(states["x"][:, -1], states["x0"][:, -1], rtol=0, atol=1e-5)  # the last step ends with x̂0, rounded
+    refused(sample("--trajectory", "--out", "a.npz", "--denoise"), "a-trajectory.npz exists", "--out")
+    assert sample("--trajectory", "--out", "a.npz", "--overwrite").exit_code == 0
+    assert (data.to_pixels(torch.from_numpy(np.load("a-trajectory.npz")["x"][:, -1])) == np.load("a.npz")["arr_0"]).all()
+
+
+@pytest.mark.parametrize(("solver", "args", "states"), [("rk4", ["--nfe", 8], 3), ("dopri5", ["--rtol", 0.1], 12)])
+def test_a_trajectory_of_torchdiffeq_has_states_alone(solver, args, states):
+    result = run("sample", "--model", "mixture", "--n", 2, "--solver", solver, *args, "--trajectory", "--out", "a.npz")
+    assert result.exit_code == 0, result.output
+    arrays = np.load("a-trajectory.npz")
+    assert set(arrays) == {"lam", "x"}
+    assert arrays["x"].shape == (2, states, 1, 28, 28)
+    assert Image.open("a-trajectory.png").size[0] > 84 * states
 
 
 BAD = {
@@ -212,6 +381,32 @@ BAD = {
     "unknown model": (["--model", "fasion"], ["'fasion'", "fashion, mixture"]),
     "missing checkpoint": (["--model", "runs/ema.safetensors"], ["runs/ema.safetensors"]),
     "unknown option": (["--solvr", "ddim"], ["--solvr", "--solver"]),
+    "option unknown": (["-o", "etta=1"], ["ddim", "etta", "eta"]),
+    "option of no solver": (["--solver", "dpm1", "-o", "eta=1"], ["dpm1", "eta", "none"]),
+    "option without a value": (["-o", "eta"], ["eta", "NAME=VALUE"]),
+    "option with nothing": (["-o", "eta="], ["eta=", "NAME=VALUE"]),
+    "option without a name": (["-o", "=1"], ["=1", "NAME=VALUE"]),
+    "option of words": (["-o", "eta=x"], ["eta", "ddim", "a number", "'x'"]),
+    "option of a fraction": (["--solver", "deis-t", "-o", "order=2.5"], ["order", "deis-t", "a whole number", "'2.5'"]),
+    "option of maybe": (["--solver", "dpmpp2m", "-o", "lower_final=maybe"], ["lower_final", "true or false", "'maybe'"]),
+    "option of another word": (["--solver", "dpmpp2m", "-o", "start=heun"], ["dpmpp2m", "ramp", "single", "heun"]),
+    "option twice": (["-o", "eta=1", "-o", "eta=1"], ["eta", "twice", "leave one out"]),
+    "option twice in two ways": (["--eta", "0.5", "-o", "eta=1"], ["eta", "twice"]),
+    "option twice by its name": (["--eta", "0.5", "--eta", "1"], ["eta", "twice"]),
+    "option decided by nfe": (["--solver", "dpm-fast", "--nfe", "7", "-o", "tail=2"], ["--nfe", "tail", "dpm-fast"]),
+    "variable": (["--solver", "rk4", "--nfe", "4", "--variable", "x"], ["--variable", "'x'", "sigma_bar"]),
+    "variable t of rk": (["--solver", "rk:heun2", "--variable", "t"], ["rk:heun2", "sigma_bar", "lam", "'t'"]),
+    "variable of ddim": (["--variable", "lam"], ["ddim", "variable", "eta"]),
+    "per-sample of ddim": (["--per-sample"], ["ddim", "per_sample", "eta"]),
+    "no plan to keep": (["--solver", "rk4", "--nfe", "4", "--save-plan", "p.json"], ["rk4", "no plan"]),
+    "plan of no .json": (["--save-plan", "p.txt"], ["--save-plan", ".json", "p.txt"]),
+    "plan in the card's place": (["--save-plan", "a.png.json"], ["a.png.json", "--save-plan"]),
+    "plan in a folder's place": (["--save-plan", "/"], ["--save-plan"]),
+    "plan under a file": (["--save-plan", "/dev/null/p.json"], ["/dev/null", "--save-plan"]),
+    "missing plan": (["--solver", "missing.json"], ["missing.json", "--save"]),
+    "missing module": (["--solver", "missing_module:solver"], ["missing_module", "MODULE:NAME"]),
+    "trajectory of two batches": (["--trajectory", "--batch", "2"], ["--trajectory", "3", "--batch 2"]),
+    "corrector of none": (["--solver", "ddim+unic"], ["ddim", "corrector", "dpmpp2m+unic"]),
 }
 
 
@@ -220,6 +415,24 @@ def test_bad_input(here, name):
     args, words = BAD[name]
     standard = {"--model": "mixture", "--n": "3", "--out": "a.png"} | ({} if name.startswith("grid") else {"--nfe": "2"})
     refused(run("sample", *(part for option in standard.items() for part in option), *args), *words)
+    assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--n", 3, "--save-plan", "p.json"], ["3 images", "--save-plan", "--n 1"]),
+        (["--n", 3, "--trajectory"], ["dpm23", "no common states"]),
+        (["--n", 3, "--nfe", 9], ["dpm23", "--rtol"]),
+        (["--n", 3, "--steps", 9], ["dpm23", "--rtol"]),
+        (["--n", 3, "--grid=-5,0,4"], ["dpm23", "--rtol"]),
+        (["--n", 3, "--max-nfe", 0], ["--max-nfe", "x>=1"]),
+        (["--n", 3, "-o", "max_nfe=0"], ["max_nfe", "0"]),
+    ],
+    ids=str,
+)
+def test_bad_input_of_an_adaptive_pair(here, args, words):
+    refused(run("sample", *ADAPTIVE, *args, "--out", "a.png"), *words)
     assert os.listdir(here) == []
 
 
@@ -305,6 +518,22 @@ def test_ctrl_c_leaves_no_output_and_the_same_command_goes_on(here):
     assert process.returncode == 130
 
 
+def test_ctrl_c_of_a_trajectory_and_the_same_command_goes_on(here):
+    """The batch that was under way begins again, and the states are those of an undisturbed run."""
+    args = ["sample", "--model", "mixture", "--nfe", "300", "--n", "20", "--batch", "20", "--trajectory", "--out"]
+    process = subprocess.Popen([*CLI, *args, "a.npz"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(here, ".a.npz.*", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert not [name for name in os.listdir(here) if not name.startswith(".")]
+    assert run(*args, "a.npz").exit_code == run(*args, "b.npz").exit_code == 0
+    one, two = np.load("a-trajectory.npz"), np.load("b-trajectory.npz")
+    assert all(np.array_equal(one[name], two[name], equal_nan=True) for name in ("lam", "x", "x0"))
+    assert not [name for name in os.listdir(here) if name.startswith(".")]
+
+
 def wait_for(folder, pattern, process):
     while not list(folder.glob(pattern)):
         assert process.poll() is None, process.communicate()
@@ -352,6 +581,137 @@ def test_plan_knows_every_grid_and_schedule(grid, schedule, denoise):
 )
 def test_plan_refuses(args, words):
     refused(run("plan", *args), *words)
+
+
+def test_a_plan_is_saved_drawn_and_shown(here):
+    result = run("plan", "unipc3", "--nfe", 5, "--save", "new/plan.json", "--png", "plan.png")
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(here)) == ["new", "plan.png"]
+    assert str(Plan.load("new/plan.json")) + "\n" == result.stdout
+    assert run("plan", "new/plan.json").stdout == result.stdout
+    assert run("plan", "new/plan.json", "--png", "again.png").exit_code == 0
+    assert Path("again.png").read_bytes() == Path("plan.png").read_bytes()
+    assert Image.open("plan.png").format == "PNG"
+    before = {path: path.read_bytes() for path in here.rglob("*.*") if path.is_file()}
+    refused(run("plan", "ddim", "--save", "new/plan.json"), "new/plan.json exists", "--save another name", "--overwrite")
+    refused(run("plan", "ddim", "--save", "b.json", "--png", "plan.png"), "plan.png exists", "--png another name", "--overwrite")
+    assert {path: path.read_bytes() for path in here.rglob("*.*") if path.is_file()} == before
+    assert run("plan", "ddim", "--save", "new/plan.json", "--png", "plan.png", "--overwrite").exit_code == 0
+    assert Plan.load("new/plan.json").solver == "ddim"
+
+
+def test_a_plan_is_drawn_with_matplotlib_only(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused(run("plan", "ddim", "--save", "a.json", "--png", "a.png"), "matplotlib", "pip install 'diffode[plots]'")
+    assert os.listdir(here) == []
+    assert run("plan", "ddim", "--save", "a.json").exit_code == 0
+
+
+@pytest.mark.parametrize("place", ["--save=wall/a.json", "--save=a.txt", "--png=a.jpg", "--png=wall/b/c.png", "--save=here.json"])
+def test_a_plan_that_cannot_be_written(here, place):
+    (here / "wall").write_text("brick")
+    (here / "here.json").mkdir()
+    option, _, path = place.partition("=")
+    refused(run("plan", "ddim", place), path, option)
+    assert sorted(os.listdir(here)) == ["here.json", "wall"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_ours(here):
+    (here / "locked").mkdir(mode=0o500)
+    refused(run("plan", "ddim", "--save", "locked/a.json"), "locked", "--save")
+    refused(sample("--out", "a.png", "--save-plan", "locked/a.json"), "locked", "--save-plan")
+    refused(sample("--out", "locked/a.png"), "locked")
+
+
+def save_plan(*args, name="plan.json"):
+    assert run("plan", *args, "--save", name).exit_code == 0
+
+
+CORRUPT = {
+    "empty": lambda text: "",
+    "cut": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[1, 2]",
+    "no stages": lambda text: '{"solver": "ddim"}',
+    "binary": lambda text: "\x00\x01",
+    "a wrong number": lambda text: text.replace('"x": 1.', '"x": 2.', 2),
+    "a number of words": lambda text: text.replace('"x": 1.0', '"x": "one"', 1),
+    "another path": lambda text: text.replace('"vp"', '"vpp"'),
+    "another field": lambda text: text.replace('"evaluate"', '"evalute"'),
+}
+
+
+@pytest.mark.parametrize("how", CORRUPT)
+def test_a_corrupt_plan(here, how):
+    save_plan("ddim", "--nfe", 4)
+    text = (here / "plan.json").read_text()
+    (here / "plan.json").write_text(CORRUPT[how](text))
+    assert (here / "plan.json").read_text() != text
+    for command in (["plan", "plan.json"], ["sample", "--model", "mixture", "--n", 1, "--solver", "plan.json", "--out", "a.png"]):
+        refused(run(*command), "plan.json is not a")
+    assert os.listdir(here) == ["plan.json"]
+
+
+def test_a_plan_has_its_own_budget_schedule_and_path(here):
+    save_plan("ddim", "--nfe", 4)
+    save_plan("ddim", "--nfe", 4, "--schedule", "flow", name="flow.json")
+    here_is = ["sample", "--model", "mixture", "--n", 1, "--out", "a.png", "--solver"]
+    for more in (["--nfe", 4], ["--steps", 4], ["--grid", "logsnr"], ["--grid=-5,4"], ["--denoise"]):
+        refused(run(*here_is, "plan.json", *more), "plan.json", "its own grid", "leave --nfe, --steps, --grid and --denoise out")
+        refused(run("plan", "plan.json", *more), "plan.json", "leave all other options out")
+    refused(run("plan", "plan.json", "--schedule", "ddpm_linear"), "plan.json", "leave all other options out")
+    for command in (["plan", "plan.json"], [*here_is, "plan.json"]):
+        refused(run(*command, "--eta", 1), "plan.json", "eta")
+    refused(run(*here_is, "flow.json"), "flow.json", "flow", "vp")
+    assert sorted(os.listdir(here)) == ["flow.json", "plan.json"]
+
+
+def test_another_plan_of_the_same_name_is_another_job(here):
+    """What was sampled with the first is not mixed with the second."""
+    args = ["sample", "--model", "mixture", "--n", "36", "--batch", "3", "--solver", "plan.json", "--out", "a.npz"]
+    save_plan("ddim", "--nfe", 40)
+    process = subprocess.Popen([*CLI, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(here, ".a.npz.*/0.npz", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, process.communicate()
+    save_plan("dpmpp2m", "--nfe", 2, "--overwrite")
+    result = run(*args)
+    assert "36 images, 2 NFE an image" in result.stdout
+    whole = run("sample", "--model", "mixture", "--n", 36, "--batch", 3, "--solver", "dpmpp2m", "--nfe", 2, "--out", "b.npz")
+    assert whole.exit_code == 0
+    assert (np.load("a.npz")["arr_0"] == np.load("b.npz")["arr_0"]).all()
+
+
+MINE = """
+from solvers import Solver
+from solvers.ddim import ddim
+mine = Solver("mine", lambda grid, schedule: ddim(grid, schedule, eta={eta}), 1, 1, "me")
+other = 1
+"""
+
+
+def test_a_solver_of_ones_own(here):
+    (here / "my_solvers.py").write_text(MINE.format(eta=0.5))
+    args = ["sample", "--model", "mixture", "--n", 2, "--nfe", 3, "--out"]
+    for name, more in (("a.npz", ["--solver", "my_solvers:mine"]), ("b.npz", ["--eta", 0.5])):
+        assert run(*args, name, *more).exit_code == 0
+    assert (np.load("a.npz")["arr_0"] == np.load("b.npz")["arr_0"]).all()
+    first, named = (json.loads(Path(f"{name}.npz.json").read_text())["plan"] for name in "ab")
+    assert first is not None
+    assert named is None
+    refused(run(*args, "c.npz", "--solver", "my_solvers:other"), "my_solvers:other", "not a Solver")
+    refused(run(*args, "c.npz", "--solver", "my_solvers:none"), "my_solvers:none", "MODULE:NAME")
+
+
+def test_verify_measures_claims(monkeypatch):
+    result = run("verify", "ddim")
+    assert result.exit_code == 0, result.output
+    assert "ddim" in result.stdout
+    monkeypatch.setitem(SOLVERS, "ddim", dataclasses.replace(SOLVERS["ddim"], order=2))
+    result = run("verify", "ddim")
+    assert result.exit_code == 1
+    assert "order of ddim" in result.stdout
+    refused(run("verify", "ddim", "dmpp2m"), "dmpp2m", "did you mean dpmpp2m")
 
 
 def test_solvers_are_listed():

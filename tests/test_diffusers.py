@@ -58,10 +58,7 @@ def test_the_same_method_is_the_same_numbers(peer, steps, spacing, model):
     torch.testing.assert_close(ours(peer.ours, model, x, lams, **peer.ours_on(lams)), theirs, rtol=0, atol=1e-8)
 
 
-OF_ORDER_1_AT_ZERO = [peer for peer in SAME if peer.to_zero and peer.scheduler not in ("LMSDiscrete", "IPNDM")]
-
-
-@pytest.mark.parametrize("peer", OF_ORDER_1_AT_ZERO, ids=name_of)
+@pytest.mark.parametrize("peer", [peer for peer in SAME if peer.to_zero], ids=name_of)
 def test_the_step_to_zero_is_the_same(peer, model):
     lams = np.array([-4.0, -2.0, 0.0, 1.0, 2.0, np.inf])
     x = prior(lams[0])

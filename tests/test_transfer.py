@@ -54,7 +54,8 @@ def test_interpolatory_weights_integrate_polynomials():
 
 
 # Runge–Kutta has no such moments in λ, since its nodes are in σ̄; the constant weights of pndm are wrong on purpose.
-EXPONENTIAL = ["dpm2", "dpm3", "dpm2m", "dpm3m", "dpmpp2s", "dpmpp3s", "dpmpp2m", "dpmpp3m", "deis-t", "deis-rho", "deis-lambda", "lms"]
+EXPONENTIAL = ["dpm2", "dpm3", "dpm2m", "dpm3m", "dpmpp2s", "dpmpp3s", "dpmpp2m", "dpmpp3m"]
+EXPONENTIAL += ["deis-t", "deis-rho", "deis-lambda", "lms"]
 
 
 @pytest.mark.parametrize("solver", EXPONENTIAL)
