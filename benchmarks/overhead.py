@@ -14,6 +14,7 @@ Absolute times of a shared machine mean little; the ratios are what to look at.
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 import resource
@@ -23,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -133,11 +135,14 @@ def k_diffusion(x: Tensor) -> Prepare:
 
 
 def authors(x: Tensor, file: Path) -> Prepare:
-    """DPM_Solver.sample of the authors of DPM-Solver."""
+    """DPM_Solver.sample of the authors of DPM-Solver, in data form, which two versions of their file ask for differently."""
     module = peers.dpm_solver(file)
     betas = torch.linspace(1e-4, 0.02, 1000, device=x.device)
     schedule = module.NoiseScheduleVP("discrete", betas=betas)
-    solver = module.DPM_Solver(module.model_wrapper(lambda x, t: x, schedule), schedule, algorithm_type="dpmsolver++")
+    vars(module)["tqdm"] = lambda steps, **_: steps  # one version draws a progress bar, which is not what is timed
+    older = "predict_x0" in inspect.signature(module.DPM_Solver).parameters
+    form: dict[str, Any] = {"predict_x0": True} if older else {"algorithm_type": "dpmsolver++"}
+    solver = module.DPM_Solver(module.model_wrapper(lambda x, t: x, schedule), schedule, **form)
     return lambda: lambda: solver.sample(x, steps=STEPS, order=2, method="multistep", lower_order_final=False)
 
 

@@ -91,8 +91,11 @@ def _figure(plan: Plan) -> Figure:
     width, height = matrix.shape[1] * wide, matrix.shape[0] * high
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    edges: dict[str, Any] = {"edgecolors": "white", "linewidth": 1.5 if written else 0.5} if high > 0.1 else {"rasterized": True}
-    mesh = axes.pcolormesh(np.ma.masked_array(matrix, ~live), cmap="RdBu_r", norm=norm, **edges)
+    shown = np.ma.masked_array(matrix, ~live)
+    if high > 0.1:
+        mesh = axes.pcolormesh(shown, cmap="RdBu_r", norm=norm, edgecolors="white", linewidth=1.5 if written else 0.5)
+    else:  # too many cells to be drawn one by one
+        mesh = axes.pcolorfast(shown, cmap="RdBu_r", norm=norm)
     axes.set_facecolor("#f1f1ef")
     axes.invert_yaxis()
     _label(axes, plan, 8 if written else 6, high)

@@ -129,7 +129,8 @@ def choose_grid(
         entry.plan(lams[:0] if changed else lams, schedule, **options)
         return lams, options
     dense = isinstance(entry, BlackBox) and entry.adaptive  # inner values are where its trajectory is given
-    if entry.adaptive and not dense and (steps is not None or (not isinstance(grid, str) and len(grid) > 2)):
+    inner = not isinstance(grid, str) and int(np.isfinite(grid).sum()) > 2
+    if entry.adaptive and not dense and (steps is not None or inner):
         raise InputError(
             f"{entry.name} chooses its own steps: leave --steps and inner values of --grid out, and give --rtol and --atol"
         )
@@ -143,7 +144,7 @@ def choose_grid(
         return entry.nfe(grids.make(grid, schedule, steps, denoise=denoise), schedule, **options)
 
     if steps is None and nfe is None:
-        steps = 1 if entry.adaptive else math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
+        steps = 1 + denoise if entry.adaptive else math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))
     elif nfe is not None and isinstance(entry, Solver) and entry.spend is not None and nfe > 0:
         steps, extra = entry.spend(nfe, denoise)
         options = {**options, **extra}

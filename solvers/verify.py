@@ -286,7 +286,7 @@ def clean_end(entry: Entry) -> Check:
         model = model_of(schedule)
         try:
             x = solve(entry, model, states(schedule, lams[0]), lams).x
-            off.append(difference(x, network_of(model).split()[2]) if _ends_with_x0(entry, schedule, lams) else 0.0 * difference(x, x))
+            off.append(difference(x, x if _extrapolates(entry, schedule, lams) else network_of(model).split()[2]))
         except InputError as error:
             refused = str(error)
     if not grids_to_end:
@@ -296,9 +296,10 @@ def clean_end(entry: Entry) -> Check:
     return Check(f"{np.max(off):.0e}", "the last x̂0 to 1e-9", bool(np.max(off) < 1e-9))
 
 
-def _ends_with_x0(entry: Entry, schedule: Schedule, lams: Array) -> bool:
-    """Whether the last row is of order 1; methods that step in σ̄ use more evaluations there, and are only to be finite."""
-    return entry.adaptive or isinstance(entry, BlackBox) or len(entry.plan(lams, schedule).stages[-1].c) == 1
+def _extrapolates(entry: Entry, schedule: Schedule, lams: Array) -> bool:
+    """Whether the last row has several ε: to methods that step in σ̄ the end is a step like any other, and x has to be finite."""
+    plan = entry.plan(lams, schedule) if isinstance(entry, Solver | Planned) else None
+    return plan is not None and plan.prediction == "noise" and len(plan.stages[-1].c) > 1
 
 
 def noisy_end(entry: Entry) -> Check:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import InputError, pretrained
+from diffode import EpsModel, InputError, pretrained
+from diffode.data import to_pixels
+from diffode.noise import SeededNoise
 from experiments import generate
 from experiments.generate import Job, choose_device, choose_labels
+from solvers import Plan
 
 NFE = 3
 
@@ -24,7 +27,7 @@ def mixture():
 def make(mixture):
     """make(**changes): a job of the mixture."""
 
-    def job(solver="ddim", nfe=NFE, grid="logsnr", denoise=False, options=None, **rest):
+    def job(solver="ddim", nfe=NFE, grid=None, denoise=False, options=None, **rest):
         rest = {"seeds": list(range(10)), "batch": 4, "guidance": 1.0, **rest}
         rest.setdefault("labels", choose_labels(None, mixture.classes, rest["seeds"]))
         budget = {"nfe": nfe, "steps": None, "grid": grid, "denoise": denoise}
@@ -54,6 +57,10 @@ def interrupt_after(evaluations):
             raise KeyboardInterrupt
 
     return watch
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
@@ -129,6 +136,149 @@ def test_an_interrupted_run_goes_on_where_it_was(make, mixture, tmp_path, name, 
     assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name}.json", "whole"])
 
 
+@pytest.mark.parametrize("after", [1, 30])
+def test_what_each_image_took_is_kept_when_a_run_is_interrupted(make, mixture, tmp_path, after):
+    """Of an adaptive pair, whose images differ in it."""
+    job = make("dpm23", nfe=None, batch=3, seeds=list(range(8)), options={"rtol": 0.05, "atol": 0.05, "max_nfe": 25})
+    whole = generate.generate(job, mixture, tmp_path / "whole.npz")
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(job, mixture, tmp_path / "a.npz", watch=interrupt_after(after))
+    report = generate.generate(job, mixture, tmp_path / "a.npz")
+    assert report.resumed == (after > 25)
+    cards = [strict(tmp_path / f"{name}.npz.json") for name in ("a", "whole")]
+    for name in ("nfe_of_each", "accepted", "rejected", "lam_reached"):
+        assert cards[0][name] == cards[1][name]
+        assert len(cards[0][name]) == 8
+    assert report.warnings == whole.warnings != ()
+    assert report.nfe == np.mean(cards[0]["nfe_of_each"])
+
+
+def test_a_sample_that_reached_the_end_did_not_stop(make, mixture, tmp_path):
+    """The warning counts those that did, and says where."""
+    options = {"rtol": 0.05, "atol": 0.05}
+    generate.generate(make("dpm23", nfe=None, seeds=list(range(8)), options=options), mixture, tmp_path / "free.npz")
+    least = min(strict(tmp_path / "free.npz.json")["nfe_of_each"])
+    job = make("dpm23", nfe=None, seeds=list(range(8)), options={**options, "max_nfe": least})
+    (warning,) = generate.generate(job, mixture, tmp_path / "a.npz").warnings
+    lams = strict(tmp_path / "a.npz.json")["lam_reached"]
+    stopped = [lam for lam in lams if lam < job.grid[-1]]
+    assert 0 < len(stopped) < 8
+    assert warning.startswith(f"{len(stopped)} of 8 images stopped at λ = {min(stopped):.6g}")
+
+
+def test_the_plan_that_was_taken_outlives_an_interruption(make, mixture, tmp_path, monkeypatch):
+    """Between the batch and the output; and it is there for who asks for it only then."""
+    job = make("dpm12", nfe=None, seeds=[3], options={"rtol": 0.1, "atol": 0.1})
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generate.generate(job, mixture, tmp_path / "a.npz")
+    report = generate.generate(job, mixture, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
+    assert report.resumed == 1
+    assert Plan.load(tmp_path / "plan.json").nfe == report.nfe
+    assert sorted(os.listdir(tmp_path)) == ["a.npz", "a.npz.json", "plan.json"]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun-churn", "unipc2", "rk4"])
+def test_a_trajectory_outlives_an_interruption(make, mixture, tmp_path, monkeypatch, solver):
+    """Its states are those of the batch, which is not sampled again."""
+    job = make(solver, nfe=8, batch=10, trajectory=True)
+    generate.generate(job, mixture, tmp_path / "whole.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generate.generate(job, mixture, tmp_path / "a.png")
+    calls = []
+    assert generate.generate(job, mixture, tmp_path / "a.png", watch=lambda done, lam: calls.append(lam)).resumed == 1
+    assert calls == []
+    one, two = (np.load(tmp_path / f"{name}-trajectory.npz") for name in ("a", "whole"))
+    assert set(one) == set(two) == {"lam", "x", *(["x0"] if solver != "rk4" else [])}
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert (tmp_path / "a-trajectory.png").read_bytes() == (tmp_path / "whole-trajectory.png").read_bytes()
+
+
+def test_a_trajectory_begins_with_noise_and_ends_with_the_image(make, mixture, run, tmp_path):
+    """And x̂0 is that of the step: for ddim the state is α x̂0 + σ ε with the ε that x̂0 leaves of the state before."""
+    job = make(nfe=6, batch=10, trajectory=True)
+    pixels = run(job)
+    states = np.load(tmp_path / "a-trajectory.npz")
+    assert states["lam"].tolist() == job.grid
+    noise = SeededNoise(job.seeds)(0, torch.empty(10, 1, 28, 28))
+    schedule = mixture.model.schedule
+    alpha, sigma = (f(states["lam"])[:, None, None, None] for f in (schedule.alpha, schedule.sigma))
+    np.testing.assert_allclose(states["x"][:, 0], sigma[0] * noise.numpy(), rtol=0, atol=1e-6)
+    assert (to_pixels(torch.from_numpy(states["x"][:, -1])) == pixels).all()
+    for i in range(1, 7):
+        eps = (states["x"][:, i - 1] - alpha[i - 1] * states["x0"][:, i]) / sigma[i - 1]
+        np.testing.assert_allclose(states["x"][:, i], alpha[i] * states["x0"][:, i] + sigma[i] * eps, rtol=0, atol=1e-4)
+
+
+def test_a_trajectory_leaves_the_images_alone(make, run):
+    assert (run(make(batch=10, trajectory=True)) == run(make(batch=10), "b.npz")).all()
+
+
+@pytest.fixture
+def plan_file(mixture, tmp_path, monkeypatch):
+    """plan_file(solver, nfe): writes plan.json, in the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(solver, nfe, name="plan.json", **more):
+        generate.make_plan(solver, nfe=nfe, **more).save(name)
+
+    return write
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp2m+unic", "heun-churn", "dpm3"])
+@pytest.mark.parametrize("denoise", [False, True])
+def test_a_plan_of_a_file_is_the_solver_that_it_was(make, run, plan_file, solver, denoise):
+    """Also where its grid goes back and forth, as that of heun-churn does, and where it ends at λ = +∞."""
+    nfe = {"heun-churn": 6 + denoise, "dpm3": 6 + denoise}.get(solver, 6)
+    plan_file(solver, nfe, denoise=denoise)
+    job = make("plan.json", nfe=None)
+    assert job.denoise == denoise
+    assert (run(job) == run(make(solver, nfe=nfe, denoise=denoise), "b.npz")).all()
+
+
+def test_another_plan_of_the_same_name_is_another_job(make, mixture, plan_file, tmp_path):
+    plan_file("ddim", 4)
+    job = make("plan.json", nfe=None)
+    (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace("\n", " "))
+    assert make("plan.json", nfe=None) == job  # the same numbers, written otherwise
+    plan_file("ddim", 4, options={"eta": 1e-3})
+    other = make("plan.json", nfe=None)
+    assert other.digest != job.digest
+    assert dataclasses.replace(other, plan=job.plan) == job  # the table alone tells them apart
+    with pytest.raises(InputError, match=r"plan\.json is not the plan that it was"):
+        generate.generate(job, mixture, tmp_path / "a.npz")
+    assert sorted(os.listdir(tmp_path)) == ["plan.json"]
+
+
+def test_a_plan_that_changes_while_it_is_run_is_read_once(make, mixture, run, plan_file, tmp_path):
+    """All batches are of the plan that the job was made with."""
+    plan_file("ddim", 4)
+    job = make("plan.json", nfe=None)
+    whole = run(job, "whole.npz")
+    pixels = run(job, watch=lambda done, lam: plan_file("ddpm", 4))
+    assert (pixels == whole).all()
+
+
+def test_a_network_of_whole_labels_is_given_them(mixture, tmp_path):
+    """The grid of the job, and the plan that is kept, are those that are run: snapped."""
+    seen = []
+
+    def network(x, t):
+        seen.extend(t.tolist())
+        return 0.1 * x
+
+    model = EpsModel(network, mixture.model.schedule, clock="label")
+    loaded = dataclasses.replace(mixture, model=model)
+    job = generate.make_job(loaded, "mine", "ddim", nfe=7, seeds=[0], labels=None, batch=1)
+    generate.generate(job, loaded, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").grid == job.grid
+    np.testing.assert_allclose(model.schedule.t(np.array(job.grid[:-1])), seen, rtol=0, atol=1e-6)
+
+
 def test_another_job_of_the_same_name_is_unaffected(make, mixture, run, tmp_path):
     job, other = make(), make(options={"eta": 1.0})
     with pytest.raises(KeyboardInterrupt):
@@ -153,6 +303,8 @@ CHANGES = {
     "dtype": "float64",
     "device": "cuda",
     "options": {"eta": 0.5},
+    "plan": "0" * 64,
+    "trajectory": True,
 }
 
 
@@ -178,12 +330,12 @@ def test_two_runs_at_once(make, mixture, run, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.npz", "a.npz.json", "alone.npz", "alone.npz.json"]
 
 
-@pytest.mark.parametrize("name", ["a.npz", "a.png", "a", "a.npz.json", "a.json"])
+@pytest.mark.parametrize("name", ["a.npz", "a.png", "a", "a.npz.json", "a.json", "a-trajectory.npz", "a-trajectory.png"])
 def test_what_exists_is_not_touched(make, mixture, tmp_path, name):
     (tmp_path / name).write_text("years of work")
-    out = tmp_path / name.removesuffix(".json")
-    with pytest.raises(InputError, match="--overwrite"):
-        generate.generate(make(), mixture, out)
+    out = tmp_path / name.removesuffix(".json").replace("-trajectory", "")
+    with pytest.raises(InputError, match=rf"{name} exists.*--overwrite"):
+        generate.generate(make(batch=10, trajectory=True), mixture, out)
     assert (tmp_path / name).read_text() == "years of work"
     assert os.listdir(tmp_path) == [name]
 
@@ -203,14 +355,15 @@ def test_a_dangling_link_is_not_replaced(make, mixture, tmp_path):
     assert (tmp_path / "a.npz").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["a.npz", "a"])
+@pytest.mark.parametrize("name", ["a.npz", "a", "a.npz.json", "a-trajectory.npz", "p.json"])
 def test_overwrite_refuses_in_advance_what_cannot_be_replaced(make, mixture, tmp_path, name):
     """Not after an hour of sampling."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "notes.txt").write_text("years of work")
-    calls = []
+    calls, out = [], tmp_path / (name if name == "a" else "a.npz")
+    more = {"save_plan": tmp_path / "p.json", "overwrite": True, "watch": lambda done, lam: calls.append(lam)}
     with pytest.raises(InputError, match=name):
-        generate.generate(make(), mixture, tmp_path / name, overwrite=True, watch=lambda done, lam: calls.append(lam))
+        generate.generate(make(batch=10, trajectory=True), mixture, out, **more)
     assert not calls
     assert (tmp_path / name / "notes.txt").read_text() == "years of work"
     assert os.listdir(tmp_path) == [name]
@@ -231,7 +384,12 @@ def strict(path):
         {"options": {"eta": 0.3}, "guidance": 2.5, "clip": True, "seeds": [9, 2**63 - 1, 4]},
         {"solver": "dpm3", "nfe": 6, "options": {"r1": 0.3}, "grid": "time", "threshold": 0.9, "labels": None},
         {"solver": "dpmpp2m", "nfe": None, "grid": [-5.0, -1.0, 2.0, 4.0], "dtype": "float64"},
-        {"solver": "dopri5", "nfe": None, "options": {"rtol": 1e-2, "atol": 1e-2}},
+        {"solver": "dopri5", "nfe": None, "options": {"rtol": 1e-2, "atol": 1e-2, "per_sample": True, "variable": "t"}},
+        {"solver": "dpm12", "nfe": None, "options": {"rtol": 0.1, "atol": 0.1, "max_nfe": 20}},
+        {"solver": "dpm-fast", "nfe": 5},
+        {"solver": "heun-churn", "nfe": 6, "options": {"s_tmax": float("inf")}},
+        {"solver": "unipc3", "nfe": 8, "options": {"start": "single", "lower_final": True}},
+        {"batch": 10, "trajectory": True},
         {"dtype": "bfloat16"},
     ],
     ids=str,
@@ -252,6 +410,19 @@ def test_a_tolerance_that_is_not_a_number_of_json_is_refused(make, mixture, tmp_
     with pytest.raises(InputError, match="rtol"):
         generate.generate(make("dopri5", nfe=None, options={"rtol": float("inf")}), mixture, tmp_path / "a.npz")
     assert not (tmp_path / "a.npz").exists()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_images_that_torchdiffeq_takes_alone_are_counted_alone(make, mixture, tmp_path, guidance):
+    """NFE and network calls an image are the means over images, as they would be in batches of one."""
+    options = {"rtol": 1e-2, "atol": 1e-2}
+    one = make("dopri5", nfe=None, batch=1, guidance=guidance, options=options)
+    alone = generate.generate(one, mixture, tmp_path / "one.npz")
+    job = make("dopri5", nfe=None, batch=10, guidance=guidance, options={**options, "per_sample": True})
+    report = generate.generate(job, mixture, tmp_path / "a.npz")
+    assert (report.nfe, report.calls) == pytest.approx((alone.nfe, alone.calls), rel=1e-12)
+    assert report.calls == pytest.approx(guidance * report.nfe)
+    assert (np.load(tmp_path / "a.npz")["arr_0"] == np.load(tmp_path / "one.npz")["arr_0"]).all()
 
 
 @pytest.mark.parametrize(("guidance", "calls"), [(1.0, 1), (2.0, 2)])

@@ -222,3 +222,15 @@ def test_encode_with_solvers_that_have_no_plan(solver, toy):
     ends = [-2.0, 3.0] if "rtol" in options else [model.schedule.lam_min, model.schedule.lam_max]
     back = SOLVERS["dopri5"].solve(model, noise, np.array(ends), rtol=1e-6, atol=1e-6).x
     assert (back - x0).square().mean().sqrt() < 1e-3
+
+
+@pytest.mark.parametrize("solver", ["dpm12", "dpmpp23"])
+def test_adaptive_solvers_go_on_to_sigma_0(solver, toy):
+    result = sample(toy("vp"), solver=solver, denoise=True, shape=(3, 1, 2, 3))
+    assert set(result.taken.lam) == {np.inf}
+    again = sample(
+        toy("vp"), solver=solver, grid=[result.taken.plans[0].grid[0], result.taken.plans[0].grid[-2], np.inf], shape=(3, 1, 2, 3)
+    )
+    assert torch.equal(again.x, result.x)
+    with pytest.raises(InputError, match="finite"):
+        sample(toy("vp"), solver="dopri5", denoise=True, shape=(3, 1, 2, 3))

@@ -20,12 +20,8 @@ from solvers.singlestep import single_steps
 from solvers.transfer import Table
 from solvers.verify import CLAIMS, everything, verify
 
-# These correct the last finite state after it has been evaluated, so that a step to σ = 0 from it does not end with x̂0.
-LATE = [pytest.mark.xfail(strict=True, reason="the corrector moves the last finite state after its evaluation")]
-NOISE_FORM = [name for name in everything() if name.endswith("+unic") and "dpmpp" not in name]
 
-
-@pytest.mark.parametrize("solver", [pytest.param(name, marks=LATE if name in NOISE_FORM else []) for name in everything()])
+@pytest.mark.parametrize("solver", everything())
 def test_every_solver_keeps_its_claims(solver):
     lines = []
     assert verify([solver], lines.append), "\n".join(lines)

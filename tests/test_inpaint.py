@@ -1,0 +1,224 @@
+"""Inpainting: what is known is kept, what is not known is made, by the seed alone; and jumps back are rows of a right plan."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from diffode import InputError
+from diffode.data import to_pixels
+from experiments import inpaint as experiment
+from experiments.inpaint import MASKS, again, inpaint, jump, real_images
+from solvers import SOLVERS, Solver, run
+from solvers.registry import find
+
+LABELS = torch.arange(4)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return real_images(4)[0]
+
+
+@pytest.fixture(scope="module")
+def model(mixture32):
+    return mixture32.labelled(LABELS)
+
+
+PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
+
+
+@pytest.mark.parametrize("solver", [*PLANNED, "dpmpp2m+unic"])
+def test_every_planned_solver_keeps_what_is_known(model, known, solver):
+    mask = MASKS["half"](28, 28)
+    made = inpaint(model, known, mask, range(4), solver=solver, steps=4)
+    kept, new = mask.expand_as(known), ~mask.expand_as(known)
+    assert (made[kept] == known[kept]).all()
+    assert (to_pixels(made)[..., :14, :] == to_pixels(known)[..., :14, :]).all()
+    assert ((made - known)[new].abs() > 0.01).float().mean() > 0.5
+    assert torch.isfinite(made).all()
+
+
+@pytest.mark.parametrize("solver", ["dpm12", "dopri5", "rk4"])
+def test_solvers_without_common_steps_are_refused(model, known, solver):
+    with pytest.raises(InputError, match=solver):
+        inpaint(model, known, MASKS["half"](28, 28), range(4), solver=solver)
+
+
+@pytest.mark.parametrize(("solver", "options"), [("ddim", {"eta": 1.0}), ("dpmpp2m", {}), ("heun-churn", {})])
+def test_a_seed_is_a_completion(mixture32, known, solver, options):
+    """In any batch; other seeds are others."""
+    mask = MASKS["box"](28, 28)
+
+    def completed(rows, seeds):
+        return inpaint(mixture32.labelled(LABELS[rows]), known[rows], mask, seeds, solver=solver, nfe=8, **options)
+
+    whole = completed([0, 1, 2, 3], [5, 6, 7, 2**63 - 1])
+    assert (whole == completed([0, 1, 2, 3], [5, 6, 7, 2**63 - 1])).all()
+    torch.testing.assert_close(whole[[3, 1]], completed([3, 1], [2**63 - 1, 6]), rtol=0, atol=1e-5)
+    others = completed([0, 1, 2, 3], [8, 9, 10, 11])
+    assert ((whole - others)[~mask.expand_as(whole)].abs() > 0.01).float().mean() > 0.5
+
+
+def test_what_is_known_is_seen(mixture32, known):
+    """What is made is nearer to the original than what is made of nothing."""
+    model, mask = mixture32.labelled(LABELS.repeat(8)), MASKS["half"](28, 28)
+    known, new = known.repeat(8, 1, 1, 1), ~mask.expand(32, 1, 28, 28)
+    made = inpaint(model, known, mask, range(32), solver="ddim", nfe=20, eta=1.0)
+    of_nothing = inpaint(model, known, torch.zeros_like(mask), range(32), solver="ddim", nfe=20, eta=1.0)
+    off, off_nothing = ((x - known)[new].square().mean() for x in (made, of_nothing))
+    assert off < 0.5 * off_nothing
+
+
+def test_masks():
+    left, box = MASKS["half"](28, 28), MASKS["box"](28, 28)
+    assert left[..., :14].all()
+    assert not left[..., 14:].any()
+    assert (~box).sum() == 14 * 14
+    assert not box[..., 7:21, 7:21].any()
+
+
+def test_jump_is_across_the_edge_alone():
+    x = torch.zeros(2, 1, 28, 28)
+    x[..., 14:] = 0.25
+    x[..., 20:] = 5
+    assert jump(x, MASKS["half"](28, 28)) == 0.25
+
+
+def test_real_images_are_one_of_each_class():
+    images, labels = real_images(12)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert len(np.unique(images.flatten(1).numpy(), axis=0)) == 12
+
+
+# Jumps
+
+
+SINGLE = [
+    "ddim",
+    "ddpm",
+    "euler-ancestral",
+    "dpm1",
+    "dpm2",
+    "dpm3",
+    "dpmpp2s",
+    "dpmpp3s",
+    "heun",
+    "kdpm2",
+    "deis-rho-rk",
+    "rk:rk4",
+]
+
+
+def planned(solver, schedule, steps=6, **options):
+    grid = np.linspace(schedule.lam_min, schedule.lam_max, steps + 1)
+    return find(solver).plan(grid, schedule, **options)
+
+
+@pytest.mark.parametrize("solver", SINGLE)
+@pytest.mark.parametrize("times", [1, 3])
+def test_jumps_are_rows_and_each_turn_is_the_step_again(mixture64, solver, times):
+    """A Plan proves that they keep the marginals; without their noise a jump is from x_t to (α_s/α_t) x_t."""
+    plan = planned(solver, mixture64.schedule)
+    jumping = again(plan, times)
+    steps = [(s, t) for s, t in zip(plan.grid, plan.grid[1:], strict=False)]
+    expected = [plan.grid[0]]
+    for s, t in steps:
+        expected += [t] + [s, t] * times * (abs(s) < experiment.WINDOW)
+    assert jumping.grid == expected
+    assert len(jumping.grid) > len(plan.grid)
+    turns = {s: 1 + times * (abs(s) < experiment.WINDOW) for s, _ in steps}
+    assert jumping.nfe == sum(turns[s] * find(solver).evaluations for s, _ in steps)
+    draws = [stage.draw for stage in jumping.stages if stage.draw is not None]
+    assert len(set(draws)) == len(draws)
+    assert jumping.memory == plan.memory
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm3", "heun", "dpmpp2s"])
+def test_a_turn_after_a_jump_is_the_step_from_where_it_led(mixture64, solver):
+    """Run row by row: the states of a plan with jumps are those of the plan's own steps, each from the state before it."""
+    model, schedule = mixture64, mixture64.schedule
+    plan = planned(solver, schedule, steps=3)
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(2, 1, 28, 28, generator=generator, dtype=torch.float64) for _ in range(2))
+    jumping = run(again(plan, 1), model, x, noise=lambda draw, like: draw * z, trajectory=True)
+    draw = 0
+    for (lam_s, before), (lam_t, after) in zip(jumping.trajectory, jumping.trajectory[1:], strict=False):
+        if lam_t > lam_s:
+            step = find(solver).plan(np.array([lam_s, lam_t]), schedule)
+            expected = run(step, model, before).x
+        else:
+            draw += 1
+            ratio = float(schedule.alpha(lam_t) / schedule.alpha(lam_s))
+            n = float(np.sqrt(schedule.sigma(lam_t) ** 2 - ratio**2 * schedule.sigma(lam_s) ** 2))
+            expected = ratio * before + n * draw * z
+        torch.testing.assert_close(after, expected, rtol=0, atol=1e-9)
+    assert draw == 2  # the first of three steps begins before the window
+
+
+def test_no_jumps_are_the_plan_itself(mixture64):
+    plan = planned("unipc3", mixture64.schedule)
+    assert again(plan, 0) is plan
+
+
+@pytest.mark.parametrize("solver", ["dpmpp2m", "unipc2", "deis-t", "lms", "ipndm"])
+def test_steps_that_remember_cannot_be_taken_again(mixture64, solver):
+    with pytest.raises(InputError, match=f"{solver}.*earlier steps.*--jumps"):
+        again(planned(solver, mixture64.schedule), 2)
+
+
+def test_noise_of_the_step_is_fresh_in_each_turn(mixture64):
+    plan = again(planned("ddim", mixture64.schedule, eta=1.0), 2)
+    draws = [stage.draw for stage in plan.stages if stage.draw is not None]
+    assert draws == list(range(1, len(plan.stages)))
+
+
+def test_jumps_help(mixture64, known):
+    """They are there for agreement: the edge of what is known shows less."""
+    model, mask = mixture64.labelled(LABELS.repeat(8)), MASKS["half"](28, 28)
+    known = known.repeat(8, 1, 1, 1).double()
+    plan = planned("ddim", mixture64.schedule, steps=20, eta=1.0)
+    plain, jumping = (inpaint(model, known, mask, range(32), solver=p) for p in (plan, again(plan, 3)))
+    assert jump(jumping, mask) < jump(plain, mask)
+
+
+@pytest.mark.parametrize("args", [[], ["--solver", "dpmpp2m"], ["--solver", "dpm2", "--nfe", "4", "--mask", "box"]], ids=str)
+def test_the_command(tmp_path, args):
+    out = tmp_path / "new" / "inpainting.png"
+    result = CliRunner().invoke(experiment.main, ["--fast", "--out", str(out), *args])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"{out}\n")
+    with Image.open(out) as image:
+        assert image.width > image.height > 100
+    assert [path.name for path in out.parent.iterdir()] == ["inpainting.png"]
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--solver", "dmpp2m"], "did you mean dpmpp2m"),
+        (["--solver", "dpm2", "--nfe", "7"], "6 or 8"),
+        (["--solver", "dpm2", "--eta", "1"], "eta"),
+        (["--solver", "dpm23"], "adaptive"),
+        (["--eta", "2"], "between 0 and 1"),
+    ],
+)
+def test_the_command_refuses(tmp_path, args, word):
+    result = CliRunner().invoke(experiment.main, ["--fast", "--out", str(tmp_path / "a.png"), *args])
+    assert result.exit_code == 2, result.output
+    assert word in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_is_given_jumps_where_it_can_have_them(mixture64):
+    schedule = mixture64.schedule
+    assert experiment.make_plan("ddim", schedule, None, None, None).nfe == 56
+    assert experiment.make_plan("dpmpp2m", schedule, None, None, None).nfe == 20
+    with pytest.raises(InputError, match="--jumps"):
+        experiment.make_plan("dpmpp2m", schedule, None, None, 2)
+    quiet, loud = (experiment.make_plan("ddim", schedule, 5, eta, 0) for eta in (0.0, None))
+    assert (quiet.stochastic, loud.stochastic) == (False, True)
+    assert dataclasses.replace(loud, solver="ddim") == loud
