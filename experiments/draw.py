@@ -19,6 +19,7 @@ from solvers import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.floating[Any]]
@@ -92,6 +93,7 @@ def _figure(plan: Plan) -> Figure:
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     shown = np.ma.masked_array(matrix, ~live)
+    mesh: ScalarMappable
     if high > 0.1:
         mesh = axes.pcolormesh(shown, cmap="RdBu_r", norm=norm, edgecolors="white", linewidth=1.5 if written else 0.5)
     else:  # too many cells to be drawn one by one

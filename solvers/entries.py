@@ -6,7 +6,8 @@ All have the same face: name, order, what a step costs, options; nfe(grid) says 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -54,10 +55,8 @@ class Solver:
     def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
         """The table; InputError for an option that this solver does not have."""
         refuse_unknown(self.name, self.options, options)
-        try:
+        with named(self.name):
             return self.build(np.asarray(grid, np.float64), schedule, **options)
-        except InputError as error:
-            raise InputError(str(error) if self.name in str(error) else f"{self.name}: {error}") from error
 
     def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
         """What it spends on this grid."""
@@ -169,7 +168,8 @@ class Adaptive:
                 f"{self.name} steps each sample on its own and has no common states to hand to a callback or a trajectory: "
                 "run the plan that it took, or use a planned solver"
             )
-        return adaptive.integrate(self.pair, model, x, grid, **options)
+        with named(self.name):
+            return adaptive.integrate(self.pair, model, x, grid, **options)
 
 
 @dataclass(frozen=True)
@@ -229,16 +229,26 @@ class BlackBox:
         refuse_unknown(self.name, self.options, options)
         if on_commit is not None or on_step is not None:
             raise InputError(f"{self.name} is a black box and has no commits: use a planned solver")
-        if self.adaptive and len(grid) > 2 and not trajectory:
+        if self.adaptive and np.isfinite(grid).sum() > 2 and not trajectory:
             raise InputError(
                 f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for a --trajectory there"
             )
-        return blackbox.integrate(self.method, model, x, grid, trajectory=trajectory, **options)
+        with named(self.name):
+            return blackbox.integrate(self.method, model, x, grid, trajectory=trajectory, **options)
 
 
 Entry = Solver | Planned | Adaptive | BlackBox
 
 _CHOOSES = "{} is adaptive and chooses its own number of evaluations: leave --nfe out and give --rtol and --atol"
+
+
+@contextmanager
+def named(solver: str) -> Iterator[None]:
+    """Whatever is refused within says which solver it was."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if solver in str(error) else f"{solver}: {error}") from error
 
 
 def keywords(build: Callable[..., Plan]) -> dict[str, type]:

@@ -42,7 +42,7 @@ def sample(
     **options: Any,
 ) -> Result:
     """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch; with
-    the adaptive methods of torchdiffeq, whose error is a norm over the batch, within their tolerance.
+    torchdiffeq's adaptive methods, whose error is a norm over the batch, if they are told per_sample.
 
     solver: a Plan, or what `find` knows; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of
     ε(x, λ), about 50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise:

@@ -57,7 +57,7 @@ def test_a_heat_map_is_a_png_of_moderate_size(tmp_path, steps, most):
     with Image.open(tmp_path / "plan.png") as image:
         assert image.format == "PNG"
         assert max(image.size) < most
-        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+        assert np.count_nonzero(image.convert("L").histogram()) > 20
     assert [path.name for path in tmp_path.iterdir()] == ["plan.png"]
 
 
