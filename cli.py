@@ -25,7 +25,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted: the same command goes on where it was.", err=True)
+            goes_on = ": the same command goes on where it was" if ctx.invoked_subcommand == "sample" else ""
+            click.echo(f"Interrupted{goes_on}.", err=True)
             ctx.exit(130)
         except BrokenPipeError:
             raise
@@ -177,7 +178,7 @@ def main() -> None:
     default="ddim",
     show_default=True,
     metavar="NAME|FILE",
-    help="A name that `solvers` lists, or a plan's .json file.",
+    help="A name that `solvers` lists (NAME+unic), a plan's .json file, or MODULE:NAME.",
 )
 @budget
 @settings(*SETTINGS)

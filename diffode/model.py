@@ -171,8 +171,9 @@ class EpsModel:
         batch = len(like)
         clocks = self._clocks(lams, like)
         target = "data" if self.hooks else prediction.check(predicts)
-        direct = [self._conversion(self.predicts, target, lam, like) for lam in lams]
-        after = [self._conversion(target, predicts, lam, like) for lam in lams]
+        ends = np.stack([self.schedule.alpha(lams), self.schedule.sigma(lams)], -1)
+        direct = [_conversion(self.predicts, target, end, like) for end in ends]
+        after = [_conversion(target, predicts, end, like) for end in ends]
         watched = [float(np.min(lam)) for lam in lams]
         model = self if rows is None else self.taking(rows)
         condition = _on(like.device, model.condition, batch)
@@ -197,16 +198,14 @@ class EpsModel:
 
         def evaluate(x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
             self.nfe += 1
-            m = (torch.empty_like(x) if out is None else out).copy_(call(x, i, condition))
+            m = call(x, i, condition).to(x.dtype)
             if weight != 1:
-                m.mul_(weight).add_(call(x, i, null), alpha=1 - weight)
-            _combine(m, x, direct[i])
+                m = torch.mul(m, weight, out=out).add_(call(x, i, null), alpha=1 - weight)
+            m = _combine(m, x, direct[i], out)
             if self.hooks:
-                x0 = m
                 for hook in self.hooks:
-                    x0 = hook(x0)
-                x0 = _combine(x0.clone(), x, after[i])  # not in place: a gradient may need what a hook was given or gave
-                m = x0 if out is None else out.copy_(x0)
+                    m = hook(m)
+                m = _combine(m, x, after[i], out)
             for watch in self.watches:
                 watch(self.nfe, watched[i], m)
             return m
@@ -226,16 +225,6 @@ class EpsModel:
         if isinstance(self.network, torch.nn.Module):
             yield from self.network.parameters()
             yield from self.network.buffers()
-
-    def _conversion(self, native: str, wanted: str, lam: float | Array, like: Tensor) -> tuple[Coefficient, Coefficient]:
-        """(a, b) with wanted = a x + b native, at one λ or at a λ for each sample."""
-        if native == wanted:
-            return 0.0, 1.0
-        ends = np.stack([self.schedule.alpha(lam), self.schedule.sigma(lam)], -1).tolist()
-        if np.ndim(lam) == 0:
-            return prediction.convert(native, wanted, *ends)
-        a, b = columns(np.array([prediction.convert(native, wanted, *end) for end in ends]).T, like)
-        return a, b
 
     def _clocks(self, lams: Sequence[float] | Array, like: Tensor) -> Tensor:
         """The network's second argument for each evaluation, (evaluations, batch)."""
@@ -265,16 +254,29 @@ def columns(values: Array, like: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.as_tensor(values, dtype=like.dtype).to(like.device).view(len(values), -1, *[1] * (like.ndim - 1)))
 
 
-def _combine(m: Tensor, x: Tensor, pair: tuple[Coefficient, Coefficient]) -> Tensor:
-    """m <- a x + b m, in place; terms that are not there are not touched, since 0 · NaN is NaN."""
+def _conversion(native: str, wanted: str, end: Array, like: Tensor) -> tuple[Coefficient, Coefficient]:
+    """(a, b) with wanted = a x + b native, for end = (α, σ), or (batch, 2) with a pair for each sample."""
+    if native == wanted:
+        return 0.0, 1.0
+    if end.ndim == 1:
+        return prediction.convert(native, wanted, *end.tolist())
+    a, b = columns(np.array([prediction.convert(native, wanted, *one) for one in end.tolist()]).T, like)
+    return a, b
+
+
+def _combine(m: Tensor, x: Tensor, pair: tuple[Coefficient, Coefficient], out: Tensor | None) -> Tensor:
+    """a x + b m in `out`, or in memory of its own, since m may be the network's; terms that are not there are not touched, since
+    0 · NaN is NaN."""
     a, b = pair
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return m.mul_(b).add_(a * x)
+        return torch.mul(m, b, out=out).add_(a * x)
     if b != 1:
-        m.mul_(b)
-    if a != 0:
-        m.add_(x, alpha=a)
-    return m
+        m = torch.mul(m, b, out=out)
+    elif out is None:
+        m = m.clone()
+    elif m is not out:
+        m = out.copy_(m)
+    return m.add_(x, alpha=a) if a != 0 else m
 
 
 def _taken(condition: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:

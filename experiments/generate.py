@@ -296,7 +296,8 @@ def generate(
     files = _files(job, out, save_plan)
     _refuse_existing(files, overwrite)
     images.check_place(out)
-    plan = _plan(job, loaded.model.schedule, save_plan)
+    entry = find(job.solver)
+    plan = _plan(job, entry, loaded.model.schedule, save_plan)
     starts = range(0, len(job.seeds), job.batch)
     with _workplace(out, job) as work:
         parts = [work / f"{start}.npz" for start in starts]
@@ -304,14 +305,14 @@ def generate(
         model = prepare(loaded, job)
         for start, part in zip(starts, parts, strict=True):
             if not part.exists():
-                _one_batch(job, plan, model, loaded.image, start, part, watch)
+                _one_batch(job, _how(job, entry, plan), model, loaded.image, start, part, watch)
         batches = [dict(np.load(part)) for part in parts]
         arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         each = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", *STATES)}
         taken = Plan.load(work / TAKEN) if save_plan is not None and (work / TAKEN).exists() else plan
         report = Report(each, float(arrays["seconds"].sum()), resumed, tuple(_warnings(job, each, save_plan, taken)))
         _refuse_existing(files, overwrite)
-        _write(job, files, arrays, taken, _card(job, report, command))
+        _write(job, files, arrays, taken, _card(job, entry, report, command))
     return report
 
 
@@ -349,10 +350,9 @@ def _refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
             raise InputError(f"{path} exists: give {option} another name, or --overwrite")
 
 
-def _plan(job: Job, schedule: Schedule, save_plan: Path | None) -> Plan | None:
+def _plan(job: Job, entry: Entry, schedule: Schedule, save_plan: Path | None) -> Plan | None:
     """The plan that every batch runs, None for solvers without; InputError if the job was made with another one of the name, or
     if there will be none to save."""
-    entry = find(job.solver)
     if isinstance(entry, Adaptive) and save_plan is not None and len(job.seeds) > 1:
         raise InputError(
             f"each of {len(job.seeds)} images takes its own steps with {entry.name}, and --save-plan keeps one plan: "
@@ -371,9 +371,17 @@ def _options(entry: Entry, job: Job) -> Options:
     return parse(entry, {name: str(value) for name, value in job.options.items()})
 
 
+def _how(job: Job, entry: Entry, plan: Plan | None) -> dict[str, Any]:
+    """What sample is told of the solver: the plan, or else the name, its grid and its options."""
+    if plan is not None:
+        return {"solver": plan}
+    states = {"trajectory": True} if job.trajectory and isinstance(entry, BlackBox) else {}
+    return {"solver": job.solver, "grid": job.grid, "denoise": job.denoise, **_options(entry, job), **states}
+
+
 def _one_batch(
     job: Job,
-    plan: Plan | None,
+    how: dict[str, Any],
     model: EpsModel,
     image: tuple[int, ...],
     start: int,
@@ -386,11 +394,9 @@ def _one_batch(
         model = model.labelled(job.labels[start:stop])
     if watch is not None:
         model = model.watched(lambda evaluation, lam, m: watch(start, lam))
-    entry = find(job.solver)
-    how = {"solver": plan} if plan else {"solver": job.solver, "grid": job.grid, "denoise": job.denoise, **_options(entry, job)}
     states: list[tuple[Any, ...]] = []
-    if job.trajectory:
-        how |= {"trajectory": True} if isinstance(entry, BlackBox) else {"on_step": lambda step: states.append(_kept(step))}
+    if job.trajectory and "trajectory" not in how:
+        how = {**how, "on_step": lambda step: states.append(_kept(step))}
     began = time.perf_counter()
     result = sample(
         model,
@@ -466,13 +472,13 @@ def _write(job: Job, files: dict[str, Path], arrays: Arrays, plan: Plan | None, 
         images.writer(files["out"])(files["out"], arrays["pixels"], job.seeds, labels)
 
 
-def _card(job: Job, report: Report, command: str) -> dict[str, Any]:
+def _card(job: Job, entry: Entry, report: Report, command: str) -> dict[str, Any]:
     """Everything needed to make the output again, and what it was made with."""
     each = {name: [_json(value) for value in array.tolist()] for name, array in report.each.items() if name != "calls"}
     each["nfe_of_each"] = each.pop("nfe")
     return {
         **asdict(job),
-        "order": find(job.solver).order or None,
+        "order": entry.order or None,
         "nfe": report.nfe,
         "network_calls": report.calls,
         **(each if len(each) > 1 else {}),

@@ -149,6 +149,13 @@ def test_sample_within_max_nfe_hands_back_the_last_state():
     assert Path("a.png").exists()
 
 
+def test_sample_goes_on_to_sigma_0_with_an_adaptive_pair():
+    assert run("sample", *ADAPTIVE, "--n", 2, "--denoise", "--out", "a.png").exit_code == 0
+    card = json.loads(Path("a.png.json").read_text())
+    assert card["denoise"]
+    assert card["lam_reached"] == ["inf", "inf"]
+
+
 def test_two_network_calls_an_evaluation_of_an_adaptive_pair_are_said():
     stdout = run("sample", *ADAPTIVE, "--guidance", 2, "--n", 2, "--out", "a.png").stdout
     card = json.loads(Path("a.png.json").read_text())

@@ -240,6 +240,18 @@ def test_a_plan_of_a_file_is_the_solver_that_it_was(make, run, plan_file, solver
     assert (run(job) == run(make(solver, nfe=nfe, denoise=denoise), "b.npz")).all()
 
 
+def test_a_plan_of_a_file_has_a_trajectory(make, run, plan_file, tmp_path):
+    """With every state that it commits: those that heun-churn makes noisier among them."""
+    plan_file("heun-churn", 6)
+    run(make("plan.json", nfe=None, batch=10, trajectory=True))
+    run(make("heun-churn", nfe=6, batch=10, trajectory=True), "b.npz")
+    one, two = (np.load(tmp_path / f"{name}-trajectory.npz") for name in "ab")
+    assert one["lam"].tolist() == Plan.load("plan.json").grid
+    assert (np.diff(one["lam"]) < 0).any()
+    for name in ("lam", "x", "x0"):
+        np.testing.assert_array_equal(one[name], two[name])
+
+
 def test_another_plan_of_the_same_name_is_another_job(make, mixture, plan_file, tmp_path):
     plan_file("ddim", 4)
     job = make("plan.json", nfe=None)
@@ -254,13 +266,20 @@ def test_another_plan_of_the_same_name_is_another_job(make, mixture, plan_file, 
     assert sorted(os.listdir(tmp_path)) == ["plan.json"]
 
 
-def test_a_plan_that_changes_while_it_is_run_is_read_once(make, mixture, run, plan_file, tmp_path):
-    """All batches are of the plan that the job was made with."""
+@pytest.mark.parametrize("change", ["rewritten", "gone"])
+def test_a_plan_is_read_once(make, run, plan_file, tmp_path, change):
+    """All batches are of the plan that the job was made with, whatever becomes of the file meanwhile."""
     plan_file("ddim", 4)
     job = make("plan.json", nfe=None)
     whole = run(job, "whole.npz")
-    pixels = run(job, watch=lambda done, lam: plan_file("ddpm", 4))
-    assert (pixels == whole).all()
+
+    def meddle(done, lam):
+        if change == "gone":
+            (tmp_path / "plan.json").unlink(missing_ok=True)
+        else:
+            plan_file("ddpm", 4)
+
+    assert (run(job, watch=meddle) == whole).all()
 
 
 def test_a_network_of_whole_labels_is_given_them(mixture, tmp_path):

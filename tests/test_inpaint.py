@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from diffode import InputError
+from diffode import EpsModel, InputError
 from diffode.data import to_pixels
+from diffode.noise import SeededNoise
 from experiments import inpaint as experiment
 from experiments.inpaint import MASKS, again, inpaint, jump, real_images
 from solvers import SOLVERS, Solver, run
@@ -71,6 +72,23 @@ def test_what_is_known_is_seen(mixture32, known):
     of_nothing = inpaint(model, known, torch.zeros_like(mask), range(32), solver="ddim", nfe=20, eta=1.0)
     off, off_nothing = ((x - known)[new].square().mean() for x in (made, of_nothing))
     assert off < 0.5 * off_nothing
+
+
+def test_the_noise_of_the_known_pixels_is_fresh_and_not_that_of_the_solver(mixture32, known):
+    """At every step α x_known + σ z, with draws of z that are like no other and like none of the solver's."""
+    seen, schedule = [], mixture32.schedule
+
+    def network(x, lam):
+        seen.append((x.clone(), float(lam[0])))
+        return torch.zeros_like(x)
+
+    inpaint(EpsModel(network, schedule, clock="lam"), known, torch.ones(1, 28, 28, dtype=torch.bool), range(4), nfe=5, eta=1.0)
+    own = SeededNoise(range(4))
+    draws = [(x - float(schedule.alpha(lam)) * known) / float(schedule.sigma(lam)) for x, lam in seen]
+    draws += [own(draw, known) for draw in range(6)]
+    correlation = np.corrcoef(torch.stack(draws).flatten(1).numpy()) - np.eye(11)
+    assert abs(correlation).max() < 5 / np.sqrt(known.numel())
+    assert all(abs(z.std() - 1) < 0.1 for z in draws)
 
 
 def test_masks():
