@@ -89,7 +89,7 @@ SETTINGS = {
     "r2": (float, "Single steps of order 3: the second intermediate point. [default: 2/3]"),
     "variance": (click.Choice(["small", "large"]), "ddpm: σ² = β̃ (small) or σ² = β (large)."),
     "variable": (click.Choice(["lam", "sigma_bar", "t"]), "torchdiffeq, rk:NAME (not t): what to integrate in."),
-    "rtol": (float, "Adaptive solvers: relative tolerance. [default: 0.01; torchdiffeq 1e-5]"),
+    "rtol": (float, "Adaptive solvers: relative tolerance. [default: 0.005; torchdiffeq 1e-5]"),
     "atol": (float, "Adaptive solvers: absolute tolerance, in units of x. [default: the same]"),
     "max_nfe": (click.IntRange(1), "Adaptive solvers: at most so many evaluations an image. [default: 100000]"),
 }
@@ -210,23 +210,23 @@ def sample(ctx: click.Context, **o: Any) -> None:
     from tqdm import tqdm
 
     from diffode import pretrained
-    from experiments import generate
+    from experiments import generate, jobs
 
     if (o["n"] or 0) > MOST_IMAGES:
         raise click.UsageError(f"--n {o['n']} is more than the {MOST_IMAGES} images that one command takes")
     if o["n"] and o["seeds"] and o["n"] != len(o["seeds"]):
         raise click.UsageError(f"--n {o['n']} and --seeds ({len(o['seeds'])} of them) disagree: leave one out")
     seeds = o["seeds"] or list(range(o["n"] or 64))
-    loaded = pretrained.load(o["model"], generate.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
+    loaded = pretrained.load(o["model"], jobs.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
     taken = ("nfe", "steps", "grid", "denoise", "guidance", "clip", "threshold", "dtype", "batch", "trajectory")
-    job = generate.make_job(
+    job = jobs.make_job(
         loaded,
         o["model"],
         o["solver"],
-        options=generate.choose_options(o["solver"], given(ctx)),
+        options=jobs.choose_options(o["solver"], given(ctx)),
         seeds=seeds,
-        labels=generate.choose_labels(o["label"], loaded.classes, seeds),
-        device=generate.choose_device(o["device"]),
+        labels=jobs.choose_labels(o["label"], loaded.classes, seeds),
+        device=jobs.choose_device(o["device"]),
         **{name: o[name] for name in taken},
     )
     out = o["out"] or Path("samples") / f"{default_name(ctx)}.png"
@@ -256,10 +256,10 @@ def sample(ctx: click.Context, **o: Any) -> None:
 @click.pass_context
 def plan(ctx: click.Context, solver: str, save: Path | None, png: Path | None, overwrite: bool, **o: Any) -> None:
     """Print the table of numbers that SOLVER, a name or a plan's .json file, is at a given budget."""
-    from experiments import generate
+    from experiments import generate, jobs
 
     taken = ("schedule", "nfe", "steps", "grid", "denoise")
-    made = generate.make_plan(solver, options=generate.choose_options(solver, given(ctx)), **{name: o[name] for name in taken})
+    made = jobs.make_plan(solver, options=jobs.choose_options(solver, given(ctx)), **{name: o[name] for name in taken})
     generate.write_plan(made, save, png, overwrite)
     click.echo(str(made))
 

@@ -20,8 +20,8 @@ class SeededNoise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        if any(not 0 <= seed < 2**63 for seed in seeds):
-            raise InputError("a seed must be a whole number from 0 to 2^63 − 1")
+        if any(not 0 <= seed < 2**32 for seed in seeds):
+            raise InputError("a seed must be a whole number from 0 to 2^32 − 1, which is what torch's CPU generator tells apart")
         self.seeds = list(seeds)
         self._drawn = -1
         self._generators: list[torch.Generator] = []

@@ -21,7 +21,7 @@ from diffode.model import EpsModel
 from diffode.training import TrainConfig, Trainer
 from diffode.training import train as advance
 from diffode.unet import UNetConfig
-from experiments.generate import choose_device
+from experiments.jobs import choose_device
 from solvers import sample
 
 SAMPLES, COLUMNS = 40, 10

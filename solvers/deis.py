@@ -54,9 +54,7 @@ def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
     return single_steps("deis-rho-rk", grid, schedule, "noise", TABLES[tables[order]].steps("noise"))
 
 
-def _adams(
-    name: str, grid: Array, schedule: Schedule, order: int, rule: Rule, policy: Policy, *, to_zero: bool = False
-) -> Plan:
+def _adams(name: str, grid: Array, schedule: Schedule, order: int, rule: Rule, policy: Policy, *, to_zero: bool = False) -> Plan:
     if order not in (1, 2, 3, 4):
         raise InputError(f"the order of {name} is 1, 2, 3 or 4, not {order}")
     return multistep(name, grid, schedule, "noise", order, rule, to_zero=to_zero, **policy)

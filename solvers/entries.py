@@ -231,7 +231,7 @@ class BlackBox:
             raise InputError(f"{self.name} is a black box and has no commits: use a planned solver")
         if self.adaptive and np.isfinite(grid).sum() > 2 and not trajectory:
             raise InputError(
-                f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for a --trajectory there"
+                f"{self.name} chooses its own steps: leave --steps and inner values of --grid out, or ask for --trajectory there"
             )
         with named(self.name):
             return blackbox.integrate(self.method, model, x, grid, trajectory=trajectory, **options)

@@ -378,7 +378,7 @@ BAD = {
     "seeds reversed among others": (["--seeds", "1,9-3"], ["--seeds", "9-3"]),
     "seeds without an end": (["--seeds", "5-"], ["--seeds", "5-"]),
     "seeds twice": (["--seeds", "1,0-2"], ["--seeds", "1,0-2", "different"]),
-    "seeds too large": (["--n", "1", "--seeds", str(2**63)], ["seed", "2^63"]),
+    "seeds too large": (["--n", "1", "--seeds", str(2**32)], ["seed", "2^32"]),
     "n and seeds": (["--seeds", "1,2"], ["--n 3", "--seeds"]),
     "n 0": (["--n", "0"], ["--n", "x>=1"]),
     "batch 0": (["--batch", "0"], ["--batch", "x>=1"]),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffode import InputError
 from experiments import draw
-from experiments.generate import make_plan
+from experiments.jobs import make_plan
 
 PLANS = {
     "unipc3": {"nfe": 8},
