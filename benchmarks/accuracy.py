@@ -11,8 +11,9 @@ error is the root mean square over the pixels of a sample, of which the median o
   end       all end at the last label, λ = 4.61; or ("zero") go on from there to σ = 0, the steps before being equal in the
             clock. The truth at σ = 0 is that at λ = 11.5. Who cannot end there is left out
   precision theirs runs its own code in float64 too
-  options   ours are the defaults, and what makes them the method of a peer; theirs are the defaults, and variants. With fewer
-            than 15 steps most of theirs lower the order of the last ones, which ours do if they are told lower_final
+  options   ours are the defaults, other orders where there are several, and what makes them the method of a peer; theirs are
+            the defaults, and variants. With fewer than 15 steps most of theirs lower the order of the last ones, which ours
+            do if they are told lower_final
 
 Two checks are printed and written: no solver of ours is worse by more than 1 % than the peer of the same method, and at each
 NFE and grid the best of ours beats the best of theirs.
@@ -48,6 +49,7 @@ from solvers.sampling import choose_grid
 GRIDS = {"logsnr": ("logsnr", False), "time": ("time", False), "zero": ("time", True)}  # name, whether to σ = 0
 TITLES = {"logsnr": "steps equal in λ", "time": "steps equal in t", "zero": "steps equal in t, then to σ = 0"}
 BUDGETS = (5, 6, 8, 10, 12, 15, 20, 30, 50)
+OF_ANY_ORDER = ("ipndm", "deis-t", "deis-rho", "deis-lambda")  # whose default is one of several
 FAMILIES: dict[str, tuple[str, ...]] = {  # what is drawn, a colour each
     "tab:gray": ("ddim",),
     "tab:blue": ("dpmpp2m", "dpmpp3m"),
@@ -136,6 +138,7 @@ class Bench:
         deterministic = [peer for peer in PEERS if not peer.stochastic]
         for on, nfe in itertools.product(self.grids, self.budgets):
             wanted: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in of_the_registry()}
+            wanted |= {label(name, {"order": order}): (name, {"order": order}) for name in OF_ANY_ORDER for order in (2, 3, 4)}
             for peer in deterministic:
                 if row := self.theirs(peer, on, nfe):
                     yield row

@@ -39,6 +39,13 @@ class Path:
     sigma: Function
     dlog_alpha: Function
 
+    def __reduce__(self) -> tuple[Callable[..., Path], tuple[str]]:
+        return _path, (self.name,)  # functions are not pickled
+
+
+def _path(name: str) -> Path:
+    return PATHS[name]
+
 
 PATHS = {
     path.name: path

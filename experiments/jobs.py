@@ -194,7 +194,8 @@ def _settle(
 
 def digest(plan: Plan) -> str:
     """The SHA-256 of what a plan says."""
-    said = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, plan.stages
+    rows = [(stage.lam, stage.draw, stage.evaluate, stage.commit) for stage in plan.stages]
+    said = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, rows, plan.matrix().tolist()
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

@@ -53,8 +53,8 @@ class Pair:
 
 
 PAIRS = (
-    Pair("dpm12", "noise", 2, first, second, "Lu et al. 2022a, App. C"),
-    Pair("dpm23", "noise", 3, partial(second, r1=1 / 3), third, "Lu et al. 2022a, App. C"),
+    Pair("dpm12", "noise", 2, first, second, "Lu et al. 2022a, appendix"),
+    Pair("dpm23", "noise", 3, partial(second, r1=1 / 3), third, "Lu et al. 2022a, appendix"),
     Pair("dpmpp12", "data", 2, first, second, "dpm12 in data form"),
     Pair("dpmpp23", "data", 3, partial(second, r1=1 / 3), third, "dpm23 in data form"),
 )
@@ -213,7 +213,9 @@ def integrate(
         plans=plans,
     )
     plan = plans[0] if plans and all(other == plans[0] for other in plans) else None
-    return Result(batch.x, max(taken.nfe, default=0), model.calls - calls, plan, taken=taken)
+    return Result(
+        batch.x, max(taken.nfe, default=0), model.calls - calls, plan, taken=taken, finished=set(taken.lam) <= {float(grid[-1])}
+    )
 
 
 def _plan(pair: Pair, model: EpsModel, grid: list[float]) -> Plan | None:

@@ -135,7 +135,9 @@ def integrate(
         return states, *equation.spent
 
     alone = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))] if per_sample else []
+    before = model.nfe, model.calls
     states, nfe, calls = zip(*(solve(*part) for part in alone or [(method.name, model, x)]), strict=True)
+    model.nfe, model.calls = before[0] + max(nfe), before[1] + sum(calls)  # those alone were counted on models of their own
     path = [u * form.scale(schedule, lam) for lam, u in zip(lams, torch.cat(states, 1), strict=True)]
     kept = tuple((float(lam), x.to("cpu", copy=True)) for lam, x in zip(lams, path, strict=True)) if trajectory else ()
     return Result(path[-1], max(nfe), sum(calls), trajectory=kept)

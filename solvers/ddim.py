@@ -21,13 +21,14 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
-from solvers.transfer import Table
+from solvers.transfer import Table, refuse_backwards
 
 
 def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
     """DDIM with its η, from 0 (deterministic) to 1 (DDPM). One evaluation a step."""
     if not 0 <= eta <= 1:
         raise InputError(f"η of ddim must be between 0 and 1, not {eta:g}")
+    refuse_backwards("ddim", grid, eta > 0)
     table = Table(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
     for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
         noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s))) if eta else 0.0
@@ -63,6 +64,7 @@ def euler_ancestral(grid: Array, schedule: Schedule, *, eta: float = 1.0) -> Pla
 def _euler(solver: str, grid: Array, schedule: Schedule, eta: float) -> Plan:
     if grid[0] == -np.inf:
         raise InputError(f"{solver} steps in σ/α, which is infinite where the grid begins: ddim is the same and can begin there")
+    refuse_backwards(solver, grid, eta > 0)
     sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
     table = Table(schedule.path, "noise", grid[0])
     for i in range(len(grid) - 1):

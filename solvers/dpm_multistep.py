@@ -60,7 +60,7 @@ def sde_dpmpp1(grid: Array, schedule: Schedule, *, eta: float = 1.0, **policy: U
 def sde_dpmpp2m(
     grid: Array, schedule: Schedule, *, eta: float = 1.0, variant: str = "midpoint", **policy: Unpack[Policy]
 ) -> Plan:
-    """SDE-DPM-Solver++(2M) (Lu et al., 2022b, Eq. 18); η = 0 is dpmpp2m."""
+    """SDE-DPM-Solver++(2M) (Lu et al., 2022b, section 5); η = 0 is dpmpp2m."""
     rule = exponential("data", check_variant("sde-dpmpp2m", variant, VARIANTS))
     return multistep("sde-dpmpp2m", grid, schedule, "data", 2, rule, eta=_strength("sde-dpmpp2m", eta), **policy)
 

@@ -48,7 +48,7 @@ def dpmpp3s(grid: Array, schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2
 
 
 def dpm_fast(grid: Array, schedule: Schedule, *, tail: int = 1) -> Plan:
-    """DPM-Solver-fast (Lu et al., 2022a, appendix B.4): steps of DPM-Solver-3, then one of 1 or 2, or one of 2 and one of 1.
+    """DPM-Solver-fast (Lu et al., 2022a, appendix): steps of DPM-Solver-3, then one of 1 or 2, or one of 2 and one of 1.
 
     Any number of evaluations K can be spent, in K // 3 + 1 steps; tail = K mod 3 says how the plan ends. A step to λ = +∞ is
     of order 1 and comes after.

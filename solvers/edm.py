@@ -11,7 +11,7 @@ from diffode.schedule import Array, Schedule
 from solvers.butcher import TABLES
 from solvers.plan import Plan, Stage
 from solvers.singlestep import Rows, first, single_steps, step
-from solvers.transfer import Table
+from solvers.transfer import Table, refuse_backwards
 
 HEUN = TABLES["heun2"].steps("noise")
 
@@ -47,6 +47,7 @@ def heun_churn(
     """
     if not (s_churn >= 0 and s_tmin >= 0 and s_tmax >= 0 and s_noise > 0):
         raise InputError(f"churn takes s_churn, s_tmin, s_tmax ≥ 0 and s_noise > 0, not {s_churn}, {s_tmin}, {s_tmax}, {s_noise}")
+    refuse_backwards("heun-churn", grid, s_churn > 0)
     table, gamma = Table(schedule.path, "noise", grid[0]), min(s_churn / (len(grid) - 1), np.sqrt(2) - 1)
     for draw, (lam_s, lam_t) in enumerate(pairwise(grid), 1):
         lam_hat = max(lam_s - np.log1p(gamma), grid[0])

@@ -55,8 +55,11 @@ class Solver:
     def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
         """The table; InputError for an option that this solver does not have."""
         refuse_unknown(self.name, self.options, options)
+        grid = np.asarray(grid, np.float64)
+        if grid.ndim != 1 or len(grid) < 2 or not (np.all(grid[1:] > grid[:-1]) or np.all(grid[1:] < grid[:-1])):
+            raise InputError(f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {grid.tolist()}")
         with named(self.name):
-            return self.build(np.asarray(grid, np.float64), schedule, **options)
+            return self.build(grid, schedule, **options)
 
     def nfe(self, grid: Array, schedule: Schedule, **options: Any) -> int:
         """What it spends on this grid."""
@@ -256,9 +259,10 @@ def keywords(build: Callable[..., Plan]) -> dict[str, type]:
     known: dict[str, type] = {}
     for name, parameter in inspect.signature(build, eval_str=True).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            known.update(get_type_hints(get_args(parameter.annotation)[0]))
+            known.update(get_type_hints(get_args(parameter.annotation)[0]) if get_args(parameter.annotation) else {})
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            known[name] = str if parameter.annotation is parameter.empty else parameter.annotation
+            kinds = [kind for kind in get_args(parameter.annotation) or (parameter.annotation,) if kind is not type(None)]
+            known[name] = kinds[0] if kinds[0] in (bool, int, float) else str
     return known
 
 

@@ -13,7 +13,7 @@ from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.noise import Noise
 from diffode.prediction import convert
-from solvers.plan import Plan, Stage
+from solvers.plan import Plan, Stage, value
 
 OnCommit = Callable[[Tensor, float], Tensor]  # (state, λ) -> state: projection, inpainting
 
@@ -48,7 +48,7 @@ class Result:
     """x: the final state, (batch, *shape). nfe: evaluations of ε(x, λ), the most of any sample. calls: network calls they took.
 
     plan: the table that was run; None where there is none, or one a sample. trajectory: the committed states with their λ, on
-    the host, if asked for. taken: what an adaptive solver did.
+    the host, if asked for. taken: what an adaptive solver did. finished: False if max_nfe stopped it before the end.
     """
 
     x: Tensor
@@ -57,6 +57,7 @@ class Result:
     plan: Plan | None = None
     trajectory: tuple[tuple[float, Tensor], ...] = ()
     taken: Taken | None = None
+    finished: bool = True
 
 
 def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
@@ -102,7 +103,8 @@ def run(
             free += [m.pop(j) for j in list(m) if last_use.get(j, -1) <= row]
             if stage.commit:
                 if on_commit is not None:
-                    u = on_commit(u, stage.lam) if differentiable else u.copy_(on_commit(u, stage.lam))
+                    new = _replaced(on_commit(u, stage.lam), u)
+                    u = new if differentiable else u.copy_(new)
                 if on_step is not None:
                     on_step(Step(committed, stage.lam, u, x0))
                 if trajectory:
@@ -126,10 +128,20 @@ def _row(stage: Stage, anchor: Tensor, m: dict[int, Tensor], noise: Noise | None
         for j, c in stage.c.items():
             u = u + c * m[j]
         return u if z is None else u + stage.noise * z
-    torch.mul(anchor, stage.x, out=out) if stage.x else out.zero_()
+    x = value(stage.x)
+    torch.mul(anchor, x, out=out) if x else out.zero_()
     for j, c in stage.c.items():
-        out.add_(m[j], alpha=c)  # type: ignore[arg-type]
-    return out if z is None else out.add_(z, alpha=stage.noise)  # type: ignore[arg-type]
+        out.add_(m[j], alpha=value(c))
+    return out if z is None else out.add_(z, alpha=value(stage.noise))
+
+
+def _replaced(new: Tensor, u: Tensor) -> Tensor:
+    """What on_commit gave; InputError if it is not a state."""
+    if not isinstance(new, Tensor) or new.shape != u.shape:
+        raise InputError(
+            f"on_commit must return a state of shape {tuple(u.shape)}, not {getattr(new, 'shape', type(new).__name__)}"
+        )
+    return new
 
 
 def _data(plan: Plan, lam: float, x: Tensor, m: Tensor) -> Tensor:

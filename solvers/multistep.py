@@ -20,7 +20,7 @@ from solvers.butcher import single
 from solvers.phi import interpolatory, moments
 from solvers.plan import Plan
 from solvers.singlestep import SIGN, SLOPES, step
-from solvers.transfer import Table
+from solvers.transfer import Table, refuse_backwards
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def multistep(
         raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
     if start == "single" and np.any(eta):
         raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave it at ramp")
+    refuse_backwards(solver, grid, bool(np.any(eta)))
     corrector = corrector or (order + 1) * unic
     table, left = Table(schedule.path, prediction, grid[0]), len(grid) - 1
     history = [(grid[0], table.evaluate())]  # oldest first

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffode.errors import InputError
@@ -54,9 +55,14 @@ class Stage:
         object.__setattr__(self, "lam", float(self.lam))
         for name in ("x", "noise"):
             object.__setattr__(self, name, _number(getattr(self, name)))
+        if np.isnan(self.lam) or not isinstance(self.evaluate, bool) or not isinstance(self.commit, bool):
+            raise InputError(
+                f"a stage has a λ, and evaluate and commit are true or false, not {self.lam}, {self.evaluate!r}, {self.commit!r}"
+            )
         live = {int(j): _number(c) for j, c in self.c.items() if isinstance(c, Tensor) or c != 0}  # 0 · NaN is NaN
         object.__setattr__(self, "c", live)
-        if (value(self.noise) != 0) != (self.draw is not None) or (self.draw or 1) < 1:
+        draws = self.draw is None or (type(self.draw) is int and self.draw >= 1)
+        if (value(self.noise) != 0) != (self.draw is not None) or not draws:
             raise InputError(
                 f"the stage at λ = {self.lam:g} has noise {self.noise:g} and draw {self.draw}: give both or neither, "
                 "and draws from 1 on, 0 being the initial state"
@@ -100,14 +106,15 @@ class Plan:
         )
         p0, p1 = PREDICTIONS[self.prediction](0.0, 0.0)
         x, noise, total = value(stage.x), value(stage.noise), sum(value(c) for c in stage.c.values())
-        off = _off(alpha_s * x, p0 * total, alpha_t)
-        if self.exact_marginals:
-            kept = sigma_s * x + p1 * total
-            off = max(off, _off(sigma_s * x, p1 * total, sigma_t) if not noise else 0.0)
-            if noise:  # in the variance, since a kept part that is much smaller than n is known no better
-                largest = max(abs(sigma_s * x), abs(total), sigma_t)
-                off = max(off, abs(kept**2 + noise**2 - sigma_t**2) / (2 * sigma_t * largest), -kept / largest)
-        if not off <= 1e-10 or not np.isfinite([x, noise, total]).all():
+        offs = [_off(alpha_s * x, p0 * total, alpha_t)]
+        if self.exact_marginals and not noise:
+            offs.append(_off(sigma_s * x, p1 * total, sigma_t))
+        elif self.exact_marginals:  # in the variance, since a kept part that is much smaller than n is known no better
+            kept, largest = sigma_s * x + p1 * total, max(abs(sigma_s * x), abs(total), sigma_t)
+            offs += [abs(kept**2 + noise**2 - sigma_t**2) / (2 * sigma_t * largest), -kept / largest]
+        off = float(np.max(offs))  # which a NaN does not get lost in
+        single = any(isinstance(n, Tensor) and n.dtype != torch.float64 for n in (stage.x, stage.noise, *stage.c.values()))
+        if not off <= (1e-5 if single else 1e-10) or not np.isfinite([x, noise, total, sigma_s * x]).all():
             raise InputError(
                 f"stage {row} of {self.solver}, λ = {anchor.lam:g} to {stage.lam:g}, breaks the transfer law by {off:.1e}: "
                 f"x = {x:g}, c = {dict(stage.c)}, noise = {noise:g} do not carry a point mass to a point mass"
@@ -166,7 +173,8 @@ class Plan:
         try:
             made = json.loads(FilePath(path).read_text(encoding="utf-8"))
             rows = [{**row, "lam": float(row["lam"]), "c": {int(j): c for j, c in row["c"].items()}} for row in made["stages"]]
-            flag = made["exact_marginals"]
+            if not isinstance(flag := made["exact_marginals"], bool) or not isinstance(made["solver"], str):
+                raise TypeError(f"exact_marginals {flag!r}, solver {made['solver']!r}")
             return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
         except FileNotFoundError:
             raise InputError(f"there is no plan {path}: write one with Plan.save, or with cli.py plan NAME --save FILE") from None

@@ -32,7 +32,7 @@ ENTRIES: tuple[Entry, ...] = (
     Solver("dpm1", dpm_solver.dpm1, 1, 1, "Lu et al. 2022a, Eq. 3.7"),
     Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
     Solver("dpm3", dpm_solver.dpm3, 3, 3, "Lu et al. 2022a, Alg. 5"),
-    Solver("dpm-fast", dpm_solver.dpm_fast, 2, 3, "Lu et al. 2022a, App. B.4", spend=_fast),
+    Solver("dpm-fast", dpm_solver.dpm_fast, 2, 3, "Lu et al. 2022a, appendix", spend=_fast),
     Solver("dpm2m", dpm_multistep.dpm2m, 2, 1, "Lu et al. 2022b, in noise form", unic=3),
     Solver("dpm3m", dpm_multistep.dpm3m, 3, 1, "exact weights, in noise form", started=2, unic=4),
     Solver("dpm3m-published", dpm_multistep.dpm3m_published, 2, 1, "Lu et al. 2022a, their code", unic=3),
@@ -41,8 +41,8 @@ ENTRIES: tuple[Entry, ...] = (
     Solver("dpmpp2m", dpm_multistep.dpmpp2m, 2, 1, "Lu et al. 2022b, Alg. 2", unic=3),
     Solver("dpmpp3m", dpm_multistep.dpmpp3m, 3, 1, "Lu et al. 2022b, exact weights", started=2, unic=4),
     Solver("dpmpp3m-published", dpm_multistep.dpmpp3m_published, 2, 1, "Lu et al. 2022b, their code", unic=3),
-    Solver("sde-dpmpp1", dpm_multistep.sde_dpmpp1, 1, 1, "Lu et al. 2022b, Eq. 17", unic=2, stochastic=True),
-    Solver("sde-dpmpp2m", dpm_multistep.sde_dpmpp2m, 2, 1, "Lu et al. 2022b, Eq. 18", unic=2, stochastic=True),
+    Solver("sde-dpmpp1", dpm_multistep.sde_dpmpp1, 1, 1, "Lu et al. 2022b, SDE", unic=2, stochastic=True),
+    Solver("sde-dpmpp2m", dpm_multistep.sde_dpmpp2m, 2, 1, "Lu et al. 2022b, SDE", unic=2, stochastic=True),
     Solver("sde-dpmpp3m", dpm_multistep.sde_dpmpp3m, 2, 1, "exact weights", unic=2, stochastic=True),
     Solver("sde-dpmpp3m-published", dpm_multistep.sde_dpmpp3m_published, 2, 1, "k-diffusion", unic=2, stochastic=True),
     Solver("unipc1", unipc.unipc1, 2, 1, "Zhao et al. 2023"),
@@ -84,15 +84,16 @@ def find(solver: str | Plan) -> Entry:
         return SOLVERS[solver]
     if solver.endswith(".json"):
         return Planned(Plan.load(solver), solver)
-    base = SOLVERS.get(solver.removesuffix("+unic"))
+    under = solver.removesuffix("+unic")
+    base = SOLVERS.get(under) or (_imported(under) if ":" in under and not under.startswith("rk:") else None)
+    if base is not None and under == solver:
+        return base
     if isinstance(base, Solver) and base.unic:
         build = partial(base.build, unic=True)
         return dataclasses.replace(base, name=solver, build=build, order=base.unic, started=3 * (base.unic > 3), unic=0)
     if base is not None:
         can = ", ".join(f"{e.name}+unic" for e in ENTRIES if isinstance(e, Solver) and e.unic)
         raise InputError(f"{base.name} takes no corrector: those that do are {can}")
-    if ":" in solver and not solver.startswith("rk:"):
-        return _imported(solver)
     near = difflib.get_close_matches(solver, SOLVERS, 1)
     raise InputError(
         f"unknown solver {solver!r}{f': did you mean {near[0]}?' if near else ','} known are {', '.join(SOLVERS)}, "

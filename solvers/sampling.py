@@ -27,7 +27,8 @@ DEFAULT_NFE = 50
 def sample(
     model: EpsModel,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] = (),
+    x: Tensor | None = None,
     solver: str | Plan = "ddim",
     nfe: int | None = None,
     steps: int | None = None,
@@ -44,10 +45,11 @@ def sample(
     """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch; with
     torchdiffeq's adaptive methods, whose error is a norm over the batch, if they are told per_sample.
 
-    solver: a Plan, or what `find` knows; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of
-    ε(x, λ), about 50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise:
-    the last step ends at λ = +∞. A module is in eval mode meanwhile. dtype: of the state. device: that of the network unless
-    told otherwise. on_commit, on_step, trajectory: see run.
+    solver: a Plan, or what `find` knows; `options` are its own (eta, r1, rtol, ...). nfe: exactly so many evaluations of ε(x, λ),
+    about 50 unless told otherwise; or steps. grid: a name in diffode.grid.GRIDS, or increasing values of λ. denoise: the last
+    step ends at λ = +∞. x: the state to begin with at the grid's first λ, as `encode` makes it, instead of a shape and noise;
+    in its dtype and on its device. A module is in eval mode meanwhile. dtype: of the state. device: that of the network
+    unless told otherwise. on_commit, on_step, trajectory: see run.
 
     Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
     """
@@ -57,17 +59,21 @@ def sample(
     lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
     if model.clock == "label" and not isinstance(entry, Planned):
         lams = grids.snap(lams, model.schedule)
-    noise = SeededNoise(seeds_of(seed, shape[0]))
-    device = torch.device(device) if device is not None else model.device
-    x = noise(0, torch.empty(shape, dtype=dtype, device=device)) * float(model.schedule.sigma(lams[0]))
+    if (x is None) != bool(shape):
+        raise InputError("give either a shape (batch, ...) to draw noise of, or x, a state to begin with")
+    if x is None and lams[-1] < lams[0]:
+        raise InputError(f"{entry.name} is a plan from data to noise: give the data as x")
+    noise = SeededNoise(seeds_of(seed, shape[0] if x is None else len(x)))
+    if x is None:
+        like = torch.empty(shape, dtype=dtype, device=model.device if device is None else device)
+        x = noise(0, like) * float(model.schedule.sigma(lams[0]))
+    start = x
 
-    def solve(model: EpsModel) -> Result:
+    def solve(model: EpsModel, **hooks: Any) -> Result:
         with _evaluating(model.network):
-            return entry.solve(
-                model, x, lams, noise=noise, on_commit=on_commit, on_step=on_step, trajectory=trajectory, **options
-            )
+            return entry.solve(model, start, lams, noise=noise, **hooks, **options)
 
-    result = solve(model)
+    result = solve(model, on_commit=on_commit, on_step=on_step, trajectory=trajectory)
     if not result.x.is_meta and not torch.isfinite(result.x).all():  # one look at the end; only then find where it began
         solve(model.watched(refuse_nonfinite))
         raise InputError(
@@ -84,12 +90,16 @@ def encode(
     nfe: int | None = None,
     steps: int | None = None,
     grid: str | Sequence[float] = "logsnr",
+    on_commit: OnCommit | None = None,
+    on_step: OnStep | None = None,
+    trajectory: bool = False,
     **options: Any,
 ) -> Result:
     """Run a solver backwards, from data x (batch, *shape) at the clean end of the grid to noise at its noisy end.
 
     A plan is that of the same grid reversed, of the same order; with ddim it is DDIM inversion (Song et al., 2021a, section
-    5.4). Result.x is x_T, from which sample's plan leads back to x up to the error of both. In the dtype and on the device of x.
+    5.4). Result.x is x_T, and sample(model, x=x_T, ...) leads back to x up to the error of both. In the dtype and on the
+    device of x.
 
     InputError for solvers that draw noise, for a ready plan, whose grid is one way, and for grids with an infinite end.
     """
@@ -98,10 +108,8 @@ def encode(
     lams = grids.snap(lams, model.schedule) if model.clock == "label" else lams
     if isinstance(entry, Planned) or not np.isfinite(lams).all():
         raise InputError(f"{entry.name} cannot be run backwards here: encode takes a solver's name and a grid with finite ends")
-    if isinstance(entry, Solver) and entry.plan(lams, model.schedule, **options).stochastic:
-        raise InputError(f"{entry.name} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0")
     with _evaluating(model.network):
-        return entry.solve(model, x, lams[::-1], **options)
+        return entry.solve(model, x, lams[::-1], on_commit=on_commit, on_step=on_step, trajectory=trajectory, **options)
 
 
 def choose_grid(

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffode.errors import InputError
 from diffode.prediction import PREDICTIONS
-from diffode.schedule import Path
+from diffode.schedule import Array, Path
 from solvers.plan import Plan, Stage
 
 
@@ -41,6 +41,12 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
         )
     log_q = 0.5 * np.log1p(-min((noise / sigma_t) ** 2, 1 - 1e-16)) if noise else 0.0
     return (alpha_t * p1 - np.exp(log_q) * sigma_t * p0) / det, alpha_t * sigma_s * float(np.expm1(log_q - (lam_t - lam_s))) / det
+
+
+def refuse_backwards(solver: str, grid: Array, noise: bool) -> None:
+    """InputError for noise on a falling grid: it cannot be encoded."""
+    if noise and grid[-1] < grid[0]:
+        raise InputError(f"{solver} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0 (tau=0)")
 
 
 class Table:

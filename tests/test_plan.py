@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -106,3 +107,43 @@ def test_a_file_that_is_no_json_is_refused(text, tmp_path):
         Plan.load(tmp_path / "plan.json")
     with pytest.raises(InputError, match="there is no plan"):
         Plan.load(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"lam": np.nan}, {"evaluate": 2}, {"commit": 1}, {"draw": 0}, {"draw": 1.5, "noise": 0.1}, {"x": np.nan}]
+)
+def test_a_stage_is_what_it_is_said_to_be(change):
+    good = SOLVERS["ddim"].plan(np.linspace(-2, 2, 4), schedules.edm())
+
+    def changed():
+        stages = (*good.stages[:2], dataclasses.replace(good.stages[2], **change), *good.stages[3:])
+        return dataclasses.replace(good, stages=stages)
+
+    with pytest.raises(InputError):
+        changed()
+
+
+def test_a_plan_cannot_leave_an_infinite_sigma():
+    with pytest.raises(InputError), np.errstate(all="ignore"):
+        SOLVERS["ddim"].plan([-np.inf, 0.0, 1.0], schedules.edm())
+
+
+def test_a_plan_is_pickled():
+    plan = SOLVERS["unipc2"].plan(np.linspace(-2, 2, 4), schedules.flow())
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_that_are_tensors_run_like_others(dtype, toy):
+    model, plan = toy("vp"), SOLVERS["sde-dpmpp2m"].plan(np.linspace(-2, 2, 6), schedules.vp_linear())
+
+    def tensor(number):
+        return torch.tensor(number, dtype=dtype)
+
+    stages = [
+        dataclasses.replace(s, x=tensor(s.x), c={j: tensor(c) for j, c in s.c.items()}, noise=tensor(s.noise) if s.draw else 0.0)
+        for s in plan.stages
+    ]
+    tuned = dataclasses.replace(plan, stages=tuple(stages))
+    kw = {"shape": (2, 1, 2, 3), "dtype": torch.float64}
+    torch.testing.assert_close(sample(model, solver=tuned, **kw).x, sample(model, solver=plan, **kw).x, rtol=0, atol=1e-5)

@@ -161,7 +161,7 @@ def test_dpm_fast_spends_any_number_of_evaluations(nfe, denoise, toy):
 
 
 def test_dpm_fast_ends_as_published():
-    """Lu et al. (2022a), appendix B.4: 10 = 3 + 3 + 3 + 1, 11 = 3 + 3 + 3 + 2, 12 = 3 + 3 + 3 + 2 + 1."""
+    """Lu et al. (2022a), appendix: 10 = 3 + 3 + 3 + 1, 11 = 3 + 3 + 3 + 2, 12 = 3 + 3 + 3 + 2 + 1."""
     schedule = schedules.vp_linear()
     for nfe, orders in ((10, [3, 3, 3, 1]), (11, [3, 3, 3, 2]), (12, [3, 3, 3, 2, 1])):
         lams, options = choose_grid(find("dpm-fast"), schedule, nfe=nfe, steps=None, grid="logsnr", denoise=False)
@@ -234,3 +234,53 @@ def test_adaptive_solvers_go_on_to_sigma_0(solver, toy):
     assert torch.equal(again.x, result.x)
     with pytest.raises(InputError, match="finite"):
         sample(toy("vp"), solver="dopri5", denoise=True, shape=(3, 1, 2, 3))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "sde-dpmpp2m", "euler-ancestral", "heun-churn", "sa-solver"])
+def test_noise_cannot_be_encoded(solver, toy):
+    options = {"eta": 0.5} if solver == "ddim" else {}
+    for grid_ in ("logsnr", [-3.0, 0.5]):
+        with pytest.raises(InputError, match=f"{solver} draws noise"):
+            encode(toy("vp"), torch.zeros(1, 1, 2, 3, dtype=torch.float64), solver=solver, grid=grid_, **options)
+
+
+def test_sampling_goes_on_from_a_state(toy):
+    """encode, and back by sample(x=...); a plan from data to noise wants its data."""
+    model = toy("vp")
+    x0 = model.network.sample(4, seed=2)
+    encoded = encode(model, x0, solver="dpm3", nfe=300, trajectory=True)
+    assert len(encoded.trajectory) == 101
+    back = sample(model, x=encoded.x, solver="dpm3", nfe=300).x
+    assert (back - x0).abs().max() < 1e-3
+    assert torch.equal(sample(model, x=x0, solver=encoded.plan).x, encoded.x)
+    with pytest.raises(InputError, match="give the data as x"):
+        sample(model, solver=encoded.plan, shape=(2, 1, 2, 3))
+    for wrong in ({}, {"shape": (4, 1, 2, 3), "x": x0}):
+        with pytest.raises(InputError, match="either a shape"):
+            sample(model, **wrong)
+
+
+def test_a_solver_of_ones_own_with_options_and_unic(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "from solvers import Solver\nfrom solvers.dpm_multistep import dpmpp2m\n"
+        "def build(grid, schedule, *, a: float | None = None, unic: bool = False):\n"
+        "    return dpmpp2m(grid, schedule, unic=unic)\n"
+        "mine = Solver('mine', build, 2, 1, 'me', unic=3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert parse(find("own:mine"), {"a": "0.5"}) == {"a": 0.5}
+    schedule = schedules.vp_linear()
+    lams = np.linspace(-2, 2, 5)
+    assert find("own:mine+unic").plan(lams, schedule).stages == find("unipc2").plan(lams, schedule).stages
+
+
+@pytest.mark.parametrize("lams", [[0.0, 0.0, 1.0], [0.0, 1.0, 0.5], [0.0], []])
+def test_a_grid_goes_one_way(lams):
+    with pytest.raises(InputError, match="all increasing or all decreasing"):
+        SOLVERS["dpmpp2m"].plan(lams, schedules.vp_linear())
+
+
+def test_an_unfinished_run_says_so(toy):
+    kw = {"solver": "dpm23", "shape": (2, 1, 2, 3)}
+    assert sample(toy("vp"), **kw).finished
+    assert not sample(toy("vp"), max_nfe=6, **kw).finished
