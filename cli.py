@@ -276,7 +276,7 @@ def verify(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @main.command()
 def solvers() -> None:
-    """List the solvers: name, order, NFE a step, whether stochastic, options, source."""
+    """List the solvers: name, order, NFE a step, options, source."""
     from solvers.registry import table
 
     click.echo(table())

@@ -39,6 +39,10 @@ class Path:
     sigma: Function
     dlog_alpha: Function
 
+    def at(self, lam: float) -> tuple[float, float]:
+        """(α, σ) at one λ."""
+        return float(self.alpha(np.float64(lam))), float(self.sigma(np.float64(lam)))
+
     def __reduce__(self) -> tuple[Callable[..., Path], tuple[str]]:
         return _path, (self.name,)  # functions are not pickled
 

@@ -13,13 +13,12 @@ import torch
 
 from diffode import pretrained
 from diffode.errors import InputError
-from diffode.grid import snap
 from diffode.schedule import Array, Schedule, make
 from experiments import draw
 from solvers import SOLVERS, BlackBox, Plan, Solver
 from solvers.entries import Entry, Options, Planned, parse
 from solvers.registry import find
-from solvers.sampling import choose_grid
+from solvers.sampling import choose_grid, on_labels
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -159,7 +158,7 @@ def make_job(
     if trajectory and isinstance(entry, BlackBox) and entry.adaptive and steps is None and not isinstance(grid, list):
         steps = draw.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
     lams, options = _settle(entry, schedule, nfe, steps, grid, denoise, options or {})
-    lams = snap(lams, schedule) if loaded.model.clock == "label" and not isinstance(entry, Planned) else lams
+    lams = on_labels(entry, loaded.model, lams)
     finite = [float(lam) for lam in lams if lam < np.inf]
     named = solver in SOLVERS or solver.endswith("+unic")
     return Job(

@@ -10,7 +10,7 @@ from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.butcher import TABLES
 from solvers.plan import Plan, Stage
-from solvers.singlestep import Rows, first, single_steps, step
+from solvers.singlestep import Rows, single_steps, step
 from solvers.transfer import Table, refuse_backwards
 
 HEUN = TABLES["heun2"].steps("noise")
@@ -55,6 +55,5 @@ def heun_churn(
             noise = float(schedule.sigma(lam_hat)) * np.sqrt(-np.expm1(2 * (lam_hat - lam_s)))
             x = float(schedule.alpha(lam_hat) / schedule.alpha(lam_s))
             table.put(Stage(lam_hat, x, noise=noise * s_noise, draw=draw, evaluate=False))
-        rows = HEUN(lam_t - table.lam) if np.isfinite(lam_t - table.lam) else first(np.inf)
-        step(table, table.evaluate(), lam_t, rows)
+        step(table, table.evaluate(), lam_t, HEUN)
     return table.plan("heun-churn", exact_marginals=s_noise == 1)

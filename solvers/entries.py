@@ -106,7 +106,7 @@ class Planned:
     @property
     def grid(self) -> list[float]:
         """The only grid it can be run on."""
-        return [self.made.stages[0].lam, *(lam for lam in self.made.grid[1:])]
+        return self.made.grid
 
     def plan(self, grid: Array, schedule: Schedule, **options: Any) -> Plan:
         """The plan; InputError for a grid that is not its own, another path, or any option."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,6 +145,5 @@ def _replaced(new: Tensor, u: Tensor) -> Tensor:
 
 def _data(plan: Plan, lam: float, x: Tensor, m: Tensor) -> Tensor:
     """x̂0 of an evaluation m at x."""
-    alpha, sigma = (float(f(np.float64(lam))) for f in (plan.path.alpha, plan.path.sigma))
-    a, b = convert(plan.prediction, "data", alpha, sigma)
+    a, b = convert(plan.prediction, "data", *plan.path.at(lam))
     return b * m + a * x if a else b * m

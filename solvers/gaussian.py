@@ -23,7 +23,7 @@ def variance(plan: Plan, s: float) -> float:
         u = value(stage.x) * anchor + sum((value(c) * m[j] for j, c in stage.c.items()), np.zeros(draws))
         u[stage.draw or 0] += value(stage.noise)
         if stage.evaluate:
-            alpha, sigma = float(path.alpha(np.float64(stage.lam))), float(path.sigma(np.float64(stage.lam)))
+            alpha, sigma = path.at(stage.lam)
             m.append((p[0] * alpha * s**2 + p[1] * sigma) / exact(plan, stage.lam, s) * u)
         anchor = u if stage.commit else anchor
     return float(anchor @ anchor)
@@ -31,4 +31,5 @@ def variance(plan: Plan, s: float) -> float:
 
 def exact(plan: Plan, lam: float, s: float) -> float:
     """α² s² + σ² at λ."""
-    return float(plan.path.alpha(np.float64(lam)) ** 2 * s**2 + plan.path.sigma(np.float64(lam)) ** 2)
+    alpha, sigma = plan.path.at(lam)
+    return alpha**2 * s**2 + sigma**2

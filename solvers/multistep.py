@@ -110,7 +110,7 @@ def multistep(
         # The evaluation before a step to λ = +∞ makes the x̂0 that the plan ends with: it is to be of the state it is used with.
         correct = bool(corrector and finite and left > 1 and np.isfinite(grid[-left + 1]))
         if start == "single" and len(history) < order and finite:
-            step(table, history[-1][1], lam_t, single(max(order, corrector), prediction)(this.h))
+            step(table, history[-1][1], lam_t, single(max(order, corrector), prediction))
             correct = False
         else:
             most = order if finite or (to_zero and lam_t == np.inf) else 1

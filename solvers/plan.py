@@ -101,9 +101,7 @@ class Plan:
 
     def _check_transfer(self, row: int, anchor: Stage, stage: Stage) -> None:
         """α_s X + p0 ΣC = α_t, and k² + n² = σ_t² with k = σ_s X + p1 ΣC ≥ 0, to 1e-10 of the largest term."""
-        (alpha_s, alpha_t), (sigma_s, sigma_t) = (
-            f(np.array([anchor.lam, stage.lam])) for f in (self.path.alpha, self.path.sigma)
-        )
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.path.at(anchor.lam), self.path.at(stage.lam)
         p0, p1 = PREDICTIONS[self.prediction](0.0, 0.0)
         x, noise, total = value(stage.x), value(stage.noise), sum(value(c) for c in stage.c.values())
         offs = [_off(alpha_s * x, p0 * total, alpha_t)]
@@ -111,7 +109,8 @@ class Plan:
             offs.append(_off(sigma_s * x, p1 * total, sigma_t))
         elif self.exact_marginals:  # in the variance, since a kept part that is much smaller than n is known no better
             kept, largest = sigma_s * x + p1 * total, max(abs(sigma_s * x), abs(total), sigma_t)
-            offs += [abs(kept**2 + noise**2 - sigma_t**2) / (2 * sigma_t * largest), -kept / largest]
+            variance = kept * kept + noise * noise
+            offs += [abs(variance - sigma_t * sigma_t) / max(2 * sigma_t * largest, 1e-300), -kept / max(largest, 1e-300)]
         off = float(np.max(offs))  # which a NaN does not get lost in
         single = any(isinstance(n, Tensor) and n.dtype != torch.float64 for n in (stage.x, stage.noise, *stage.c.values()))
         if not off <= (1e-5 if single else 1e-10) or not np.isfinite([x, noise, total, sigma_s * x]).all():

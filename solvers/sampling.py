@@ -57,8 +57,7 @@ def sample(
         raise InputError(f"the state is float32 or float64, not {dtype}: for a network in half precision use model.autocasted")
     entry = find(solver)
     lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=denoise, **options)
-    if model.clock == "label" and not isinstance(entry, Planned):
-        lams = grids.snap(lams, model.schedule)
+    lams = on_labels(entry, model, lams)
     if (x is None) != bool(shape):
         raise InputError("give either a shape (batch, ...) to draw noise of, or x, a state to begin with")
     if x is None and lams[-1] < lams[0]:
@@ -105,7 +104,7 @@ def encode(
     """
     entry = find(solver)
     lams, options = choose_grid(entry, model.schedule, nfe=nfe, steps=steps, grid=grid, denoise=False, **options)
-    lams = grids.snap(lams, model.schedule) if model.clock == "label" else lams
+    lams = on_labels(entry, model, lams)
     if isinstance(entry, Planned) or not np.isfinite(lams).all():
         raise InputError(f"{entry.name} cannot be run backwards here: encode takes a solver's name and a grid with finite ends")
     with _evaluating(model.network):
@@ -159,6 +158,11 @@ def choose_grid(
     elif nfe is not None:
         steps = _steps_that_spend(nfe, entry.name, spent)
     return grids.make(grid, schedule, steps, denoise=denoise), options
+
+
+def on_labels(entry: Entry, model: EpsModel, lams: Array) -> Array:
+    """The grid, snapped to the labels if the model takes whole ones only; that of a ready plan is what it is."""
+    return grids.snap(lams, model.schedule) if model.clock == "label" and not isinstance(entry, Planned) else lams
 
 
 def _steps_that_spend(nfe: int, name: str, spent: Callable[[int], int]) -> int:

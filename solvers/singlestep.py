@@ -7,7 +7,6 @@ where d(x/σ)/dλ = e^λ x̂0. A stage at λ_s + r h then has weights that are r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -60,12 +59,17 @@ def check_variant(solver: str, variant: str, known: Sequence[str]) -> str:
     return variant
 
 
-def step(table: Table, start: int, lam_t: float, rows: Rows) -> None:
-    """Write one step to λ_t: `start` is the evaluation at the anchor. Its last row commits, unevaluated."""
+def step(table: Table, start: int, lam_t: float, method: Method) -> None:
+    """Write one step to λ_t: `start` is the evaluation at the anchor. Its last row commits, unevaluated.
+
+    A step from λ = −∞ or to λ = +∞ has no finite length, and is of order 1 whatever the method.
+    """
     lam_s, indices = table.lam, [start]
+    h = lam_t - lam_s
+    rows = method(h) if np.isfinite(h) else first(h)
     for r, weights in rows:
         table.move(
-            lam_t if r == 1 else lam_s + r * (lam_t - lam_s),
+            lam_t if r == 1 else lam_s + r * h,
             {indices[j]: w for j, w in weights.items()},
             commit=len(indices) == len(rows),
         )
@@ -74,12 +78,8 @@ def step(table: Table, start: int, lam_t: float, rows: Rows) -> None:
 
 
 def single_steps(solver: str, grid: Array, schedule: Schedule, prediction: str, rows: Method | Sequence[Method]) -> Plan:
-    """The plan of a method, or of one method a step: rows(h) gives the stages of a step of length h, the last of which commits.
-
-    A step from λ = −∞ or to λ = +∞ has no finite length, and is of order 1 whatever the method.
-    """
+    """The plan of a method, or of one a step: rows(h) are the stages of a step of length h, the last of which commits."""
     table = Table(schedule.path, prediction, grid[0])
-    for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
-        h, method = lam_t - lam_s, rows if callable(rows) else rows[i]
-        step(table, table.evaluate(), lam_t, method(h) if np.isfinite(h) else first(h))
+    for i, lam_t in enumerate(grid[1:]):
+        step(table, table.evaluate(), lam_t, rows if callable(rows) else rows[i])
     return table.plan(solver)

@@ -31,7 +31,7 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
     free of cancellation for small h and finite at λ_t = +∞. InputError where det = 0: a noise prediction at α = 0, a data
     prediction at σ = 0.
     """
-    alpha_s, sigma_s, alpha_t, sigma_t = (float(f(np.float64(lam))) for lam in (lam_s, lam_t) for f in (path.alpha, path.sigma))
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = path.at(lam_s), path.at(lam_t)
     p0, p1 = PREDICTIONS[prediction](0.0, 0.0)
     det = alpha_s * p1 - sigma_s * p0
     if det == 0 or not np.isfinite(det):

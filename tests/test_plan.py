@@ -147,3 +147,13 @@ def test_numbers_that_are_tensors_run_like_others(dtype, toy):
     tuned = dataclasses.replace(plan, stages=tuple(stages))
     kw = {"shape": (2, 1, 2, 3), "dtype": torch.float64}
     torch.testing.assert_close(sample(model, solver=tuned, **kw).x, sample(model, solver=plan, **kw).x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"noise": 1.0, "draw": 1}, {"noise": 1e200, "draw": 1}, {"x": 1e200}, {"x": 0.0, "c": {}}])
+def test_a_last_row_that_cannot_be_is_refused_in_words(change):
+    """At σ = 0 and with numbers whose squares overflow, as everywhere."""
+    for last in (np.inf, 2.0):
+        good = SOLVERS["dpmpp2m"].plan([-2.0, 0.0, 1.0, last], schedules.vp_linear())
+        rows = (*good.stages[:-1], dataclasses.replace(good.stages[-1], **change))
+        with pytest.raises(InputError, match="transfer law"):
+            dataclasses.replace(good, stages=rows)
