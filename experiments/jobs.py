@@ -160,7 +160,7 @@ def make_job(
     lams, options = _settle(entry, schedule, nfe, steps, grid, denoise, options or {})
     lams = on_labels(entry, loaded.model, lams)
     finite = [float(lam) for lam in lams if lam < np.inf]
-    named = solver in SOLVERS or solver.endswith("+unic")
+    named = solver.removesuffix("+unic") in SOLVERS
     return Job(
         model=model,
         sha256=loaded.sha256,

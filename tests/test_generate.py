@@ -476,3 +476,17 @@ def test_devices():
     for name in ("tpu", "", "CPU!", "cpu:x", *(["cuda"] if not torch.cuda.is_available() else [])):
         with pytest.raises(InputError, match="cpu"):
             choose_device(name)
+
+
+def test_a_solver_of_ones_own_under_unic_is_another_job_when_it_is_edited(mixture, tmp_path, monkeypatch):
+    """Its name does not say its table, whether UniC is on top or not."""
+    (tmp_path / "unicown.py").write_text(
+        "from solvers import Solver\nfrom solvers.dpm_multistep import dpmpp2m\n"
+        "mine = Solver('mine', dpmpp2m, 2, 1, 'me', unic=3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    rest = {"nfe": 5, "seeds": [0], "labels": None, "batch": 1}
+    own = [jobs.make_job(mixture, "mixture", f"unicown:mine{suffix}", **rest).plan for suffix in ("", "+unic")]
+    assert None not in own
+    assert own[0] != own[1]
+    assert jobs.make_job(mixture, "mixture", "dpmpp2m+unic", **rest).plan is None
