@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from experiments.script import told
+
 __version__ = "0.1.0"
 MOST_IMAGES = 10_000_000
 BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}"
@@ -22,22 +24,8 @@ class Commands(click.Group):
     """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with told(ctx, goes_on=ctx.invoked_subcommand == "sample"):
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            goes_on = ": the same command goes on where it was" if ctx.invoked_subcommand == "sample" else ""
-            click.echo(f"Interrupted{goes_on}.", err=True)
-            ctx.exit(130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise click.UsageError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}") from error
-        except ValueError as error:
-            from diffode.errors import InputError
-
-            if isinstance(error, InputError):
-                raise click.UsageError(str(error)) from error
-            raise
 
 
 class Numbers(click.ParamType):

@@ -1,0 +1,136 @@
+"""The rows of an experiment, one a cell, each written when it is finished: killed at any moment, the same command goes on.
+
+A cell is a mapping of names to values that says what is computed (solver, nfe, seed, ...); its row is the cell and what came of it.
+OUT.json holds {"about", "made", "rows"}: what all rows have in common, the runs that made them, and the rows in the order of the
+cells; OUT.csv holds the rows alone. A cell that fails is a row with its `error`, and is tried again by the next run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffode.errors import InputError
+from diffode.files import alone, atomic, folder_for
+
+Row = dict[str, Any]
+
+
+def made_by(command: str) -> Row:
+    """What a result was made with: the command, versions, machine, commit and date."""
+    return {
+        "command": command,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def commit() -> str:
+    """The commit of this code, "+changes" if it was changed since, or "unknown"."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + "+changes" * bool(changed.strip())
+
+
+def fill(
+    out: Path,
+    cells: Sequence[Mapping[str, Any]],
+    compute: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    about: Mapping[str, Any],
+    command: str,
+    overwrite: bool = False,
+) -> list[Row]:
+    """Compute the row of every cell that OUT.json does not have yet, and write OUT.json and OUT.csv after each.
+
+    about: what decides all rows beside their cells (model, samples, ...); InputError if the file was made with another, unless
+    `overwrite`. What a cell cannot do (InputError) is a row with its error. Returns the rows of the cells, in their order.
+    """
+    file = out.with_suffix(".json")
+    about = json.loads(json.dumps(dict(about)))
+    with folder_for(out), alone(out.with_name(f".{out.name}.lock"), f"writing {out}"):
+        held = None if overwrite else _held(file)
+        if held is not None and held["about"] != about:
+            differing = sorted(key for key in {*about, *held["about"]} if about.get(key) != held["about"].get(key))
+            raise InputError(f"{file} was made with another {', '.join(differing)}: give --out another name, or --overwrite")
+        held = held or {"about": about, "made": [], "rows": []}
+        names = list(cells[0])
+
+        def key(row: Mapping[str, Any]) -> str:
+            return json.dumps([_plain(row.get(name)) for name in names])
+
+        done = {key(row): row for row in held["rows"] if "error" not in row}
+        others = [row for row in done.values() if key(row) not in set(map(key, cells))]
+        run = len(held["made"])
+        for cell in tqdm([cell for cell in cells if key(cell) not in done], desc=out.name, disable=None):
+            try:
+                row = dict(compute(cell))
+            except InputError as error:
+                row = {"error": str(error)}
+            if run == len(held["made"]):
+                held["made"].append(made_by(command))
+            done[key(cell)] = {name: _plain(value) for name, value in {**cell, **row, "made": run}.items()}
+            _write(file, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
+    return [done[key(cell)] for cell in cells]
+
+
+def read(out: Path) -> tuple[Row, list[Row]]:
+    """What is common to the rows of OUT.json, and the rows; InputError if there are none."""
+    held = _held(out.with_suffix(".json"))
+    if held is None:
+        raise InputError(f"no results at {out.with_suffix('.json')}")
+    return {**held["about"], "made": held["made"]}, held["rows"]
+
+
+def _held(file: Path) -> Row | None:
+    if not file.exists():
+        return None
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(held, dict) and {"about", "made", "rows"} <= held.keys():
+            return held
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"{file} does not hold the rows of an experiment: give --out another name, or --overwrite")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON knows it: numbers of numpy as Python's, and the text of those that JSON does not have."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(file: Path, held: Row) -> None:
+    """OUT.json, a row a line, and OUT.csv."""
+    lines = [",\n".join(f"  {json.dumps(item, ensure_ascii=False)}" for item in held[name]) for name in ("made", "rows")]
+    about = json.dumps(held["about"], ensure_ascii=False)
+    with atomic(file) as part:
+        part.write_text(
+            f'{{\n "about": {about},\n "made": [\n{lines[0]}\n ],\n "rows": [\n{lines[1]}\n ]\n}}\n', encoding="utf-8"
+        )
+    columns = list(dict.fromkeys(name for row in held["rows"] for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(held["rows"])
+    with atomic(file.with_suffix(".csv")) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
