@@ -110,7 +110,12 @@ def together(*options: Any) -> Any:
 budget = together(
     click.option("--nfe", type=int, help="Exactly so many network evaluations an image. [default: about 50; plan: 10 steps]"),
     click.option("--steps", type=click.IntRange(1), help="Steps, whatever they cost."),
-    click.option("--grid", type=GridSpec(), help="logsnr, time, quadratic, karras, or λ as -5,-2,0,2,4.6. [default: logsnr]"),
+    click.option(
+        "--grid",
+        type=GridSpec(),
+        help="logsnr, time, quadratic, karras; with --denoise the DDIM paper's tau-linear, tau-quadratic; or λ as -5,-2,0,2,4.6. "
+        "[default: logsnr]",
+    ),
     click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
 )
 path = partial(click.option, type=click.Path(path_type=Path))
@@ -268,6 +273,35 @@ def solvers() -> None:
     from solvers.registry import table
 
     click.echo(table())
+
+
+@main.command()
+@click.argument("samples")
+@click.option(
+    "--reference",
+    default="fashion-train",
+    show_default=True,
+    metavar="PATH|fashion-train",
+    help="What they are compared with: an .npz, a folder, or the 60,000 training images.",
+)
+@click.option("--features", type=click.Choice(["classifier", "inception"]), default="classifier", show_default=True)
+@click.option("--n", type=click.IntRange(1), help="Only the first N images. [default: all]")
+@path("--json", metavar="FILE.json", help="Write the numbers, and all that they are relative to.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+def evaluate(samples: str, reference: str, features: str, n: int | None, json: Path | None, overwrite: bool, device: str) -> None:
+    """Compare SAMPLES with real images: an .npz or a folder as `sample` writes them, or fashion-test, real ones, for the floor.
+
+    Distances in the features of the classifier are named after it; --features inception gives the field's FID and KID
+    (pip install 'diffode[inception]').
+    """
+    from experiments import evaluate as run
+
+    out: Any = {"out": json, "overwrite": overwrite, "command": typed()}
+    done = run.evaluate(samples, reference=reference, features_name=features, n=n, device=device, **out)
+    click.echo(str(done))
+    for warning in done.warnings:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 @main.command()

@@ -31,8 +31,8 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
             raise OSError(None, str(error), str(path)) from error
 
 
-def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
-    """The tensors (on the CPU) and the card of a file of diffode; InputError if it is none, or not of that kind."""
+def tensors_of(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors (on the CPU) and the metadata of any safetensors file; InputError if it is none."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
@@ -40,16 +40,24 @@ def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
         pass
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("diffode", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles"
         ) from error
+
+
+def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
+    """The tensors (on the CPU) and the card of a file of diffode; InputError if it is none, or not of that kind."""
+    tensors, metadata = tensors_of(path)
+    try:
+        card = json.loads(metadata.get("diffode", "null"))
+    except ValueError:
+        card = None
     if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
         raise InputError(
             f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what "
-            "their tensors mean"
+            "their tensors mean; of others a preset says it (cifar10:FILE, see docs/networks.md)"
         )
     if kind is not None and card["kind"] != kind:
         raise InputError(f"{path} holds a {card['kind']!r}, where a {kind!r} is expected")

@@ -3,6 +3,12 @@
 A grid of n steps has n + 1 values, from the schedule's noisy end to its clean end. With `denoise` the last value is λ = +∞,
 so that the last step ends at σ = 0 with the network's x̂0; it is one of the n. A step goes from one value to the next and
 nowhere else.
+
+The sub-sequences τ of the DDIM paper, as its authors' code has them (ermongroup/ddim), are of S whole labels, of which the last
+need not be the schedule's; from the first, 0, the last of S steps leads to α = 1. So they are grids with `denoise` alone:
+
+    tau-quadratic    ⌊u²⌋ at S equally spaced u from 0 to √(0.8 T)        CIFAR-10
+    tau-linear       0, T // S, 2 (T // S), ... below T                   all others (appendix D.2)
 """
 
 from __future__ import annotations
@@ -46,6 +52,10 @@ GRIDS: dict[str, Callable[[Schedule, int], Array]] = {
     "quadratic": quadratic,
     "karras": karras,
 }
+TAUS: dict[str, Callable[[int, int], Sequence[int]]] = {  # (labels, S) -> τ
+    "tau-linear": lambda labels, steps: range(0, labels, max(labels // steps, 1)),
+    "tau-quadratic": lambda labels, steps: (np.linspace(0, np.sqrt(labels * 0.8), steps) ** 2).astype(int).tolist(),
+}
 
 
 def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = None, *, denoise: bool = False) -> Array:
@@ -65,14 +75,46 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
         return values
     if steps is None or not 1 <= steps <= MOST_STEPS or steps != int(steps):
         raise InputError(f"a grid needs at least 1 step and at most {MOST_STEPS}, a whole number of them, not {steps}")
+    if grid in TAUS:
+        return _all_of_tau(grid, schedule, steps, denoise)
     if grid not in GRIDS:
-        raise InputError(f"unknown grid {grid!r}: expected one of {', '.join(GRIDS)}, or a list of increasing λ")
+        raise InputError(f"unknown grid {grid!r}: expected one of {', '.join([*GRIDS, *TAUS])}, or a list of increasing λ")
     if grid in ("logsnr", "karras") and not np.isfinite([schedule.lam_min, schedule.lam_max]).all():
         raise InputError(f"the grid {grid} needs finite ends, and {schedule.name} has λ = ±∞ at one: use --grid time")
     finite = steps - denoise
     values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
     values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding
     return check([*values, np.inf] if denoise else values)
+
+
+def tau(name: str, schedule: Schedule, steps: int) -> Array:
+    """The different λ of τ for S = `steps`, and λ = +∞: a grid, of S steps or as many as there are (see `make`).
+
+    name: tau-linear or tau-quadratic. InputError for a schedule without labels, and for fewer than 2 steps.
+    """
+    if steps < 2:
+        raise InputError(f"{name} with {steps} steps begins at label 0, where there is no noise: use 2 or more")
+    if schedule.knots is None:
+        raise InputError(f"{name} is made of labels, and the schedule {schedule.name} is continuous: use time or quadratic")
+    return check([*schedule.lam(np.unique(TAUS[name](len(schedule.knots), steps))[::-1]), np.inf])
+
+
+def _all_of_tau(name: str, schedule: Schedule, steps: int, denoise: bool) -> Array:
+    """τ if it has exactly `steps` labels; the authors' code takes more than S steps where T // S does not divide T, and evaluates
+    label 0 and others more than once, to no effect, where the squares are close."""
+    if not denoise:
+        raise InputError(f"{name} goes on from its first label to σ = 0, as in the paper: add --denoise (denoise=True)")
+    values = tau(name, schedule, steps)
+    if (found := len(values) - 1) != steps:
+        assert schedule.knots is not None
+        labels = len(schedule.knots)
+        fits = [n for n in range(2, labels + 1) if len(set(TAUS[name](labels, n))) == n]
+        nearest = [n for n in fits if n < steps][-1:] + [n for n in fits if n > steps][:1]
+        raise InputError(
+            f"{name} with S = {steps} has {found} different labels of {labels}: take {' or '.join(map(str, nearest))} steps, "
+            "or the list of λ that grid.tau gives"
+        )
+    return values
 
 
 def check(values: Sequence[float] | Array) -> Array:

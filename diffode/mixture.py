@@ -9,8 +9,12 @@ p_k = U_kᵀ d_k and responsibilities r_k, Bayes' rule gives
     x̂0 =    Σ r_k [ μ_k + v/(v + σ̄²) d_k + U_k s σ̄²/((v + σ̄²)(s + v + σ̄²)) p_k ]
 
 and the velocity α ε − σ x̂0, from which either follows without cancellation at both ends, is σ times the difference of the
-two sums: one pass over the U_k and no pixels × pixels matrix. A component carries a class label, so the mixture can be
-asked for one class or for all.
+two sums: one pass over the U_k and no pixels × pixels matrix. With q_k = (Σ_k + σ̄² I)^(−1) d_k and q = Σ r_k q_k, ε is σ̄ q, the
+velocity is σ ((1 + σ̄²) q − y), and since the gradient of r_k in y is r_k (q − q_k), the velocity has the divergence
+
+    tr ∂(α ε − σ x̂0)/∂x = σ̄ [ (1 + σ̄²) Σ r_k (tr (Σ_k + σ̄² I)^(−1) − |q_k − q|²) − pixels ]
+
+A component carries a class label, so the mixture can be asked for one class or for all.
 """
 
 from __future__ import annotations
@@ -46,6 +50,13 @@ class Components:
     log_weight: Tensor  # log π_k N(y; μ_k, Σ_k + σ̄² I), (rows, components)
     spread: Tensor  # v + σ̄², (rows, components)
     spread_along: Tensor  # s + v + σ̄², (rows, components, rank)
+    outside: Tensor  # |y − μ|² less |p|², (rows, components)
+
+    @property
+    def r(self) -> Tensor:
+        """The responsibilities, (rows, components)."""
+        likely = torch.exp(self.log_weight - self.log_weight.amax(1, keepdim=True))
+        return likely / likely.sum(1, keepdim=True)  # torch.softmax wakes all threads for any size, which costs more than this
 
 
 class Mixture(nn.Module):
@@ -88,6 +99,10 @@ class Mixture(nn.Module):
             return joint - torch.logsumexp(mask + self.log_pi, 1, keepdim=True)
 
         return self._by_rows(density, x, lam, y).squeeze(1)
+
+    def divergence(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
+        """tr ∂(α ε − σ x̂0)/∂x of what the mixture itself returns for the same x (batch, *image), lam and y, (batch,)."""
+        return self._by_rows(self._divergence, x, lam, y).squeeze(1)
 
     def sample(self, n: int, seed: int = 0, y: int | None = None) -> Tensor:
         """n exact samples of the data distribution, or of class y, (n, *image)."""
@@ -149,19 +164,33 @@ class Mixture(nn.Module):
         outside = (squared - along.square().sum(2)).clamp(min=0)
         log_det = spread_along.log().sum(2) + (pixels - rank) * spread.log()
         energy = outside / spread + (along.square() / spread_along).sum(2) + log_det
-        return Components(along, allowed + self.log_pi - 0.5 * (energy + pixels * np.log(2 * np.pi)), spread, spread_along)
+        log_weight = allowed + self.log_pi - 0.5 * (energy + pixels * np.log(2 * np.pi))
+        return Components(along, log_weight, spread, spread_along, outside)
 
     def _velocity(self, x: Tensor, lam: Tensor, allowed: Tensor) -> Tensor:
         alpha = ALPHA[self.path](lam)[:, None]
         variance = torch.exp(-2 * lam)[:, None]
         y = x / alpha
         c = self._components(y, lam, allowed)
-        likely = torch.exp(c.log_weight - c.log_weight.amax(1, keepdim=True))
-        r = likely / likely.sum(1, keepdim=True)  # torch.softmax wakes all threads for any size, which costs more than all else
+        r = c.r
         along = r[:, :, None] * self.along * (1 + variance[:, :, None]) / (c.spread[:, :, None] * c.spread_along) * c.p
         outside = r * (1 - self.floor) / c.spread
         difference = outside.sum(1, keepdim=True) * y - (outside + r) @ self.mean - along.flatten(1) @ self.basis.T
         return alpha * variance.sqrt() * difference
+
+    def _divergence(self, x: Tensor, lam: Tensor, allowed: Tensor) -> Tensor:
+        variance = torch.exp(-2 * lam)[:, None]
+        y = x / ALPHA[self.path](lam)[:, None]
+        c = self._components(y, lam, allowed)
+        r, pixels = c.r, y.shape[1]
+        inverse, inverse_along = 1 / c.spread, 1 / c.spread_along
+        lost = self.along * inverse[:, :, None] * inverse_along  # 1/(v + σ̄²) − 1/(s + v + σ̄²)
+        q = (r * inverse).sum(1, keepdim=True) * y - (r * inverse) @ self.mean
+        q = q - (r[:, :, None] * lost * c.p).flatten(1) @ self.basis.T
+        squared = c.outside * inverse.square() + (c.p * inverse_along).square().sum(2)  # |q_k|²
+        scattered = (r * squared).sum(1) - q.square().sum(1)
+        excess = pixels * (1 - self.floor) * inverse - (1 + variance) * lost.sum(2)  # (1 + σ̄²) tr (Σ + σ̄² I)^(−1) − pixels
+        return variance.sqrt() * ((r * excess).sum(1) - (1 + variance[:, 0]) * scattered)[:, None]
 
 
 def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10, seed: int = 0) -> dict[str, Tensor]:
@@ -188,7 +217,7 @@ def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10
         for _ in range(iterations):
             part = _maximise(x, responsibility, rank, len(images), int(label))
             mixture = Mixture(part, (images.shape[1],), dtype=torch.float64)
-            log_weight = _log_weights(mixture, torch.from_numpy(x))
+            log_weight = log_weights(mixture, torch.from_numpy(x))
             responsibility = torch.softmax(log_weight, 1).numpy()
         parts.append(part)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -210,7 +239,7 @@ def _maximise(x: np.ndarray, responsibility: np.ndarray, rank: int, total: int, 
     return {name: tensor if name == "label" else tensor.float() for name, tensor in tensors.items()}
 
 
-def _log_weights(mixture: Mixture, x: Tensor) -> Tensor:
+def log_weights(mixture: Mixture, x: Tensor) -> Tensor:
     """log π_k N(x; μ_k, Σ_k) of undiffused data."""
     lam = x.new_full((len(x),), torch.inf)
     return mixture._components(x, lam, x.new_zeros(1, len(mixture.label))).log_weight

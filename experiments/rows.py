@@ -1,6 +1,6 @@
 """The rows of an experiment, one a cell, each written when it is finished: killed at any moment, the same command goes on.
 
-A cell is a mapping of names to values that says what is computed (solver, nfe, seed, ...); its row is the cell and what came of it.
+A cell is a mapping of names to values that says what is computed (solver, nfe, ...); its row is the cell and what came of it.
 OUT.json holds {"about", "made", "rows"}: what all rows have in common, the runs that made them, and the rows in the order of the
 cells; OUT.csv holds the rows alone. A cell that fails is a row with its `error`, and is tried again by the next run.
 """
@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -91,6 +92,16 @@ def fill(
             done[key(cell)] = {name: _plain(value) for name, value in {**cell, **row, "made": run}.items()}
             _write(file, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
     return [done[key(cell)] for cell in cells]
+
+
+def finish(made: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Say where the rows are, and what failed; exit code 1 if any did."""
+    failed = [row for row in made if "error" in row]
+    click.echo(f"{len(made) - len(failed)} of {len(made)} cells: {out}.csv, .json")
+    for row in failed:
+        click.echo(f"Failed: {row}", err=True)
+    if failed:
+        raise SystemExit(1)
 
 
 def read(out: Path) -> tuple[Row, list[Row]]:

@@ -6,19 +6,21 @@ With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021a), E
     ddpm   n = σ_t sqrt(1 − e^(−2h))          σ² = β̃_t, "small"
            n = σ_s sqrt(1 − e^(−2h))          σ² = β_t, "large": the σ̂ of Song et al.; the mean is that of β̃
 
-The last rule adds more noise than its mean allows, so its marginals are not those of the forward process; the plan is
-flagged. A step to λ = +∞ adds no noise, as in both papers. First-order steps are the same in noise and in data form; they are
-planned in noise form but for a grid that begins at α = 0, where only the data form is finite.
+and `ddim_family` takes any n (diffode/family.py). The last rule adds more noise than its mean allows, so its marginals are not
+those of the forward process; the plan is flagged. A step to λ = +∞ adds no noise, as in both papers' code, unless the family is
+given some for it. First-order steps are the same in noise and in data form; they are planned in noise form but for a grid that
+begins at α = 0, where only the data form is finite.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 
 from diffode.errors import InputError
+from diffode.family import Family, noise_hat, noise_of_eta
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
 from solvers.transfer import Table, refuse_backwards
@@ -29,24 +31,38 @@ def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
     if not 0 <= eta <= 1:
         raise InputError(f"η of ddim must be between 0 and 1, not {eta:g}")
     refuse_backwards("ddim", grid, eta > 0)
-    table = Table(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
-    for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
-        noise = eta * float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * (lam_t - lam_s))) if eta else 0.0
-        table.move(lam_t, {table.evaluate(): 1.0}, noise=noise, draw=i + 1)
-    return table.plan("ddim")
+    noise = noise_of_eta(grid, schedule, eta)
+    return _first_order("ddim", grid, schedule, noise, noise)
 
 
 def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
     """DDPM's ancestral sampling on any sub-sequence; variance "small" is σ² = β̃, "large" is σ² = β."""
     if variance not in ("small", "large"):
         raise InputError(f"the variance of ddpm is small (σ² = β̃) or large (σ² = β), not {variance!r}")
-    plan = ddim(grid, schedule, eta=1.0)
-    stages = list(plan.stages)
-    if variance == "large":
-        for i, (lam_s, lam_t) in enumerate(pairwise(grid)):
-            ratio = float(schedule.sigma(lam_s) / schedule.sigma(lam_t)) if lam_t < np.inf else 0.0
-            stages[i + 1] = dataclasses.replace(stages[i + 1], noise=stages[i + 1].noise * ratio)
-    return Plan("ddpm", plan.path, plan.prediction, tuple(stages), exact_marginals=variance == "small")
+    refuse_backwards("ddpm", grid, True)
+    noise = noise_of_eta(grid, schedule, 1.0)
+    added = noise if variance == "small" else np.where(grid[1:] < np.inf, noise_hat(grid, schedule), 0.0)
+    return _first_order("ddpm", grid, schedule, noise, added)
+
+
+def ddim_family(grid: Array, schedule: Schedule, noise: Sequence[float] | Array) -> Plan:
+    """The generative process of q_σ for any σ (Song et al., 2021a, Eqs. 7 and 10): noise is their σ, one a step of the grid.
+
+    A last step to λ = +∞ is N(x̂0, σ_1² I); with σ_1 > 0 its marginal is not that of the data, and the plan is flagged. A plan to
+    be given to `sample` and saved for the command line. InputError as Family has them.
+    """
+    q = Family(grid, schedule, noise)
+    return _first_order("ddim-family", q.grid, schedule, np.where(q.grid[1:] < np.inf, q.noise, 0.0), q.noise)
+
+
+def _first_order(solver: str, grid: Array, schedule: Schedule, noise: Array, added: Array) -> Plan:
+    """Steps with the mean that goes with `noise`, which add `added`."""
+    table = Table(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
+    for lam, n in zip(grid[1:], noise, strict=True):
+        table.move(lam, {table.evaluate(): 1.0}, noise=n, draw=len(table.stages))
+    for i, n in enumerate(added, 1):
+        table.stages[i] = dataclasses.replace(table.stages[i], noise=n, draw=i if n else None)
+    return table.plan(solver, exact_marginals=np.array_equal(noise, added))
 
 
 def euler(grid: Array, schedule: Schedule) -> Plan:

@@ -137,9 +137,10 @@ def choose_grid(
         return lams, options
     dense = isinstance(entry, BlackBox) and entry.adaptive  # inner values are where its trajectory is given
     inner = not isinstance(grid, str) and int(np.isfinite(grid).sum()) > 2
-    if entry.adaptive and not dense and (steps is not None or inner):
+    tau = isinstance(grid, str) and grid in grids.TAUS
+    if entry.adaptive and (tau or (not dense and (steps is not None or inner))):
         raise InputError(
-            f"{entry.name} chooses its own steps: leave --steps and inner values of --grid out, and give --rtol and --atol"
+            f"{entry.name} chooses its own steps: leave --steps, τ and inner values of --grid out, and give --rtol and --atol"
         )
     if not isinstance(grid, str):
         lams = grids.make(grid, schedule, steps, denoise=denoise)
@@ -148,7 +149,8 @@ def choose_grid(
         return lams, options
 
     def spent(steps: int) -> int:
-        return entry.nfe(grids.make(grid, schedule, steps, denoise=denoise), schedule, **options)
+        any_steps = "time" if tau else grid  # not every number of steps makes a τ
+        return entry.nfe(grids.make(any_steps, schedule, steps, denoise=denoise), schedule, **options)
 
     if steps is None and nfe is None:
         steps = 1 + denoise if entry.adaptive else math.ceil(DEFAULT_NFE / max(entry.evaluations, 1))

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from diffode import InputError, grid, schedules
+from solvers.registry import find
+from solvers.sampling import choose_grid
 
 NAMES = list(grid.GRIDS)
 STEPS = (1, 2, 7, 50)
@@ -136,7 +138,7 @@ def test_no_steps(n):
 
 
 def test_unknown_grid_lists_the_known():
-    with pytest.raises(InputError, match=", ".join(NAMES)):
+    with pytest.raises(InputError, match=", ".join([*NAMES, *grid.TAUS])):
         grid.make("uniform", schedules.flow(), 5)
 
 
@@ -187,3 +189,89 @@ def test_snap_refuses_a_continuous_schedule(name):
     schedule = schedules.make(name)
     with pytest.raises(InputError, match="continuous"):
         grid.snap(grid.make("logsnr", schedule, 5), schedule)
+
+
+# The sub-sequences τ of the DDIM paper
+
+
+def their_tau(name, steps, labels=1000):
+    """As the authors' code makes τ: a range, or squares cut off, from the first label to the last."""
+    if name == "tau-linear":
+        return list(range(0, labels, labels // steps))
+    return [int(u * u) for u in np.linspace(0, np.sqrt(labels * 0.8), steps)]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [*(("tau-linear", s) for s in (2, 10, 20, 50, 100, 500, 1000)), *(("tau-quadratic", s) for s in (2, 10, 20, 29))],
+)
+def test_tau_is_the_authors_and_its_last_step_leads_to_alpha_1(name, steps):
+    schedule = schedules.ddpm_linear()
+    values = grid.make(name, schedule, steps, denoise=True)
+    labels = their_tau(name, steps)
+    assert len(values) == steps + 1
+    assert values[-1] == np.inf
+    np.testing.assert_array_equal(values[:-1], schedule.lam(labels[::-1]))
+    assert labels[0] == 0
+    assert set(values[:-1]) <= set(schedule.knots)
+
+
+def test_tau_in_numbers():
+    schedule = schedules.ddpm_linear()
+    linear, quadratic = (schedule.t(grid.make(name, schedule, 10, denoise=True)[:-1]) for name in grid.TAUS)
+    np.testing.assert_allclose(linear, np.arange(900, -1, -100), atol=1e-9)
+    np.testing.assert_allclose(quadratic, [800, 632, 483, 355, 246, 158, 88, 39, 9, 0], atol=1e-9)
+    assert linear[0] < schedule.t_noisy  # x_T is at the last label of τ, not of the schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "words"),
+    [
+        ("tau-quadratic", 30, "29 different labels of 1000: take 29 steps"),
+        ("tau-quadratic", 50, "49 different"),
+        ("tau-linear", 30, "31 different labels of 1000: take 25 or 40 steps"),
+        ("tau-linear", 501, "1000 different labels of 1000: take 500 or 1000 steps"),
+        ("tau-linear", 1001, "take 1000 steps"),
+        ("tau-linear", 1, "2 or more"),
+        ("tau-quadratic", 0, "at least 1 step"),
+    ],
+)
+def test_tau_of_an_s_that_does_not_fit(name, steps, words):
+    with pytest.raises(InputError, match=words):
+        grid.make(name, schedules.ddpm_linear(), steps, denoise=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("tau-quadratic", 50), ("tau-quadratic", 1000), ("tau-linear", 30), ("tau-linear", 10)]
+)
+def test_tau_can_be_had_without_its_repetitions(name, steps):
+    """A step from a label to itself changes nothing: what is left is the authors' sampler, in fewer evaluations."""
+    schedule = schedules.ddpm_linear()
+    values = grid.tau(name, schedule, steps)
+    np.testing.assert_array_equal(values, [*schedule.lam(sorted(set(their_tau(name, steps)), reverse=True)), np.inf])
+    np.testing.assert_array_equal(grid.make(list(values), schedule), values)
+
+
+@pytest.mark.parametrize("name", grid.TAUS)
+def test_tau_is_of_labels_and_ends_at_alpha_1(name):
+    with pytest.raises(InputError, match="--denoise"):
+        grid.make(name, schedules.ddpm_linear(), 10)
+    with pytest.raises(InputError, match="continuous"):
+        grid.make(name, schedules.cosine(), 10, denoise=True)
+    with pytest.raises(InputError, match="2 or more"):
+        grid.tau(name, schedules.ddpm_linear(), 0)
+
+
+@pytest.mark.parametrize("nfe", [{"nfe": 50}, {"steps": 50}, {}])
+def test_sample_takes_tau_by_name(nfe):
+    """Whatever numbers the search for the budget passes by on its way, of which no τ can be made."""
+    lams, _ = choose_grid(
+        find("ddim"), schedules.ddpm_linear(), **({"nfe": None, "steps": None} | nfe), grid="tau-linear", denoise=True
+    )
+    assert len(lams) == 51
+
+
+@pytest.mark.parametrize("solver", ["dpm23", "dopri5"])
+def test_solvers_that_choose_their_steps_take_no_tau(solver):
+    with pytest.raises(InputError, match="chooses its own steps"):
+        choose_grid(find(solver), schedules.ddpm_linear(), nfe=None, steps=None, grid="tau-linear", denoise=True)

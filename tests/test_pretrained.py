@@ -1,0 +1,403 @@
+"""Networks of others: published weights by a preset, folders of diffusers, the hub; what is wrong with a file is said of it."""
+
+import functools
+import hashlib
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+import cli
+from diffode import InputError, pretrained, schedules
+from diffode.ddpm_unet import DDPMUNet, DDPMUNetConfig
+from diffode.hub import WEIGHTS
+from solvers import sample
+
+TINY = DDPMUNetConfig(resolution=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.5)
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LAMS = [schedules.ddpm_linear().lam_min, -1.234, 0.5, schedules.ddpm_linear().lam_max]
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path, monkeypatch):
+    """Every test works in an empty folder, and knows a preset that is quick."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(pretrained.PRESETS, "tiny", pretrained.Preset(TINY))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DDPMUNet(TINY).eval().requires_grad_(False)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def same(model, network, lams=LAMS):
+    """The model is the network called with t(λ), between labels, too."""
+    for lam in lams:
+        t = torch.full((2,), float(model.schedule.t(lam)))
+        torch.testing.assert_close(model(X, lam), network(X, t), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_weights_by_a_preset(tiny, network, prefix):
+    save_file({prefix + name: weight for name, weight in network.state_dict().items()}, "ema.safetensors")
+    loaded = pretrained.load("tiny:ema.safetensors")
+    same(loaded.model, network)
+    assert (loaded.image, loaded.classes, loaded.model.nfe) == ((3, 8, 8), (), len(LAMS))
+    assert loaded.sha256 == digest(tiny / "ema.safetensors")
+    assert (loaded.card["preset"], loaded.card["predicts"], loaded.card["clock"]) == ("tiny", "noise", "t")
+    assert loaded.card == json.loads(json.dumps(loaded.card))
+    assert not loaded.model.network.training  # dropout
+
+
+def test_published_weights_in_half_precision_and_in_float64(network):
+    save_file({name: weight.half() for name, weight in network.state_dict().items()}, "ema.safetensors")
+    double = pretrained.load("tiny:ema.safetensors", torch.float64).model(X.double(), 0.3)
+    assert double.dtype == torch.float64
+    single = pretrained.load("tiny:ema.safetensors").model(X, 0.3)
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+
+
+def test_a_preset_is_sampled_like_any_model(network):
+    save_file(network.state_dict(), "ema.safetensors")
+    model = pretrained.load("tiny:ema.safetensors").model
+    result = sample(model, solver="dpmpp2m", nfe=4, shape=(2, 3, 8, 8), seed=0)
+    assert result.nfe == 4
+    assert torch.isfinite(result.x).all()
+    with pytest.raises(InputError, match="labels"):
+        sample(model.guided(2.0), solver="ddim", nfe=2, shape=(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "words"),
+    [
+        (lambda w: {**w, "conv_in.weight": torch.zeros(64, 3, 3, 3)}, "conv_in.weight", r"\(64, 3, 3, 3\).*\(32, 3, 3, 3\)"),
+        (lambda w: {k: v for k, v in w.items() if k != "mid.attn_1.q.bias"}, "mid.attn_1.q.bias", r"absent.*\(64,\)"),
+        (lambda w: {**w, "logvar": torch.zeros(5)}, "logvar", r"\(5,\).*absent"),
+        (lambda w: {f"model.{k}": v for k, v in w.items()}, "temb.dense.0.weight", "absent"),
+        (lambda w: {}, "temb.dense.0.weight", "absent"),
+    ],
+    ids=["shape", "missing", "more", "prefix", "none"],
+)
+def test_the_first_weight_that_does_not_fit_is_named(network, change, key, words):
+    save_file(change(network.state_dict()), "ema.safetensors")
+    with pytest.raises(InputError, match=f"ema.safetensors is not the network of the preset tiny: {key} is .*{words}.*cifar10"):
+        pretrained.load("tiny:ema.safetensors")
+
+
+def test_weights_of_whole_numbers(network):
+    save_file({name: weight.int() for name, weight in network.state_dict().items()}, "ema.safetensors")
+    with pytest.raises(InputError, match=r"ema\.safetensors"):
+        pretrained.load("tiny:ema.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", bytes(range(256)) * 40])
+def test_a_file_that_is_no_safetensors(tiny, content):
+    (tiny / "ema.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"ema\.safetensors is corrupt.*never unpickles"):
+        pretrained.load("tiny:ema.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth"])
+@pytest.mark.parametrize("layout", ["state dict", "training"])
+def test_pickled_weights_are_refused_with_the_command_that_converts_them(monkeypatch, network, suffix, layout):
+    """The command works, for the weights alone and for the list that the ddim repository's training saves."""
+    weights = network.state_dict()
+    other = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    file = f"the model{suffix}"
+    torch.save(weights if layout == "state dict" else [other, {"state": {}}, 3, 500, weights], file)
+    for name in (f"tiny:{file}", file):
+        with pytest.raises(InputError, match="never unpickles") as refused:
+            pretrained.load(name)
+    command = str(refused.value).split("with ", 1)[1]
+    python, flag, code, *files = shlex.split(command)
+    assert (python, flag, files) == ("python", "-c", [file, "the model.safetensors"])
+    monkeypatch.setattr(sys, "argv", ["-c", *files])
+    exec(code, {})
+    same(pretrained.load("tiny:the model.safetensors").model, network)
+
+
+def test_the_documented_conversion_is_the_one_that_is_told():
+    document = (Path(cli.__file__).parent / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert f"python -c '{pretrained.CONVERT}'" in document
+    assert all(f"`{name}`" in document for name in pretrained.PRESETS if name != "tiny")
+
+
+def test_a_file_without_a_card_is_told_of_presets(network):
+    save_file(network.state_dict(), "ema.safetensors")
+    with pytest.raises(InputError, match="cifar10:FILE"):
+        pretrained.load("ema.safetensors")
+
+
+@pytest.mark.parametrize("name", ["nonesuch:ema.safetensors", "cifar10", "cifar10:", "hub:", "nonesuch", "."])
+def test_unknown_names_list_what_is_known(name):
+    with pytest.raises(InputError, match=r"fashion, mixture.*cifar10, celeba, bedroom, church.*hub:NAME"):
+        pretrained.load(name)
+
+
+def test_a_preset_without_its_file():
+    with pytest.raises(InputError, match=r"no checkpoint at ema\.safetensors"):
+        pretrained.load("cifar10:ema.safetensors")
+
+
+def test_only_models_are_listed(tiny, monkeypatch):
+    for name, kind in {"net": "unet", "judge": "classifier"}.items():
+        (tiny / f"{name}.safetensors").touch()
+        (tiny / f"{name}.json").write_text(json.dumps({"kind": kind}))
+    monkeypatch.setattr(pretrained, "WEIGHTS", tiny)
+    assert pretrained.names() == ["net"]
+
+
+# ---- folders of diffusers
+
+SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """theirs(**changed): a small UNet2DModel with random weights."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def make(**changed):
+        blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+        config = {"sample_size": 8, "block_out_channels": [32, 64], "layers_per_block": 1, "dropout": 0.5, **blocks}
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return diffusers.UNet2DModel(**{**config, **changed}).eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture
+def folder(tiny, theirs):
+    """folder(scheduler, **changed): a folder of such a network as google/ddpm-cifar10-32 has it, and the network."""
+
+    def make(scheduler=SCHEDULER, where="net", **changed):
+        network = theirs(**changed)
+        network.save_pretrained(tiny / where)
+        if scheduler is not None:
+            place = tiny / "net" / ("scheduler" if where == "net/unet" else "")
+            place.mkdir(exist_ok=True)
+            (place / "scheduler_config.json").write_text(json.dumps(scheduler))
+        return tiny / "net", network
+
+    return make
+
+
+@pytest.mark.parametrize("where", ["net", "net/unet"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        SCHEDULER,
+        None,
+        {
+            "_class_name": "GaussianDDPMScheduler",
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "beta_schedule": "linear",
+            "timesteps": 1000,
+        },
+    ],
+    ids=["new", "none", "old"],
+)
+def test_a_folder_of_diffusers(tiny, folder, where, scheduler):
+    path, network = folder(scheduler, where)
+    loaded = pretrained.load(path)
+    same(loaded.model, lambda x, t: network(x, t).sample)
+    assert (loaded.image, loaded.classes) == ((3, 8, 8), ())
+    assert loaded.sha256 == digest(tiny / where / WEIGHTS)
+    assert loaded.card["schedule"] == {"name": "ddpm_linear", "options": {"beta_first": 1e-4, "beta_last": 0.02, "steps": 1000}}
+    assert loaded.card == json.loads(json.dumps(loaded.card))
+    result = sample(loaded.model, solver="ddim", nfe=3, shape=(2, 3, 8, 8), seed=0)
+    again = sample(
+        pretrained.load(path, torch.float64).model, solver="ddim", nfe=3, shape=(2, 3, 8, 8), seed=0, dtype=torch.float64
+    )
+    torch.testing.assert_close(result.x.double(), again.x, rtol=0, atol=1e-3)
+
+
+def test_a_folder_of_diffusers_in_the_place_of_a_preset(folder):
+    path, network = folder()
+    same(pretrained.load(f"tiny:{path}").model, lambda x, t: network(x, t).sample)
+    with pytest.raises(InputError, match=r"\(3, 8, 8\), where the preset has \(3, 32, 32\)"):
+        pretrained.load(f"cifar10:{path}")
+
+
+@pytest.mark.parametrize("name", ["scaled_linear", "squaredcos_cap_v2"])
+def test_the_schedule_is_that_of_the_scheduler(folder, name):
+    """At the labels, α and σ are those that diffusers adds noise with."""
+    from diffusers import DDPMScheduler
+
+    path, _ = folder({**SCHEDULER, "beta_schedule": name, "num_train_timesteps": 50})
+    schedule = pretrained.load(path).model.schedule
+    alphas = DDPMScheduler(50, 1e-4, 0.02, name).alphas_cumprod
+    lam = schedule.lam(np.arange(50))
+    np.testing.assert_allclose(schedule.alpha(lam) ** 2, alphas, rtol=1e-4, atol=1e-7)
+    assert (
+        np.abs(
+            schedule.alpha(lam) ** 2
+            - schedules.ddpm_linear(steps=50).alpha(schedules.ddpm_linear(steps=50).lam(np.arange(50))) ** 2
+        ).max()
+        > 0.05
+    )
+
+
+@pytest.mark.parametrize(("theirs_", "ours"), [("epsilon", "noise"), ("sample", "data"), ("v_prediction", "velocity")])
+def test_what_is_predicted_is_said_by_the_scheduler(folder, theirs_, ours):
+    """x̂0 is that of diffusers' own scheduler for the same output."""
+    from diffusers import DDIMScheduler
+
+    path, network = folder({**SCHEDULER, "prediction_type": theirs_})
+    model = pretrained.load(path).model
+    assert model.predicts == ours
+    scheduler = DDIMScheduler(prediction_type=theirs_, clip_sample=False)
+    scheduler.set_timesteps(1000)
+    expected = scheduler.step(network(X, torch.tensor([300.0])).sample, 300, X).pred_original_sample
+    torch.testing.assert_close(model(X, float(model.schedule.lam(300)), "data"), expected, rtol=0, atol=1e-4)
+
+
+def test_the_names_of_attention_of_older_diffusers(folder):
+    path, network = folder()
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {
+        functools.reduce(lambda k, old: k.replace(old, older[old]), older, key): w for key, w in load_file(path / WEIGHTS).items()
+    }
+    assert renamed.keys() != network.state_dict().keys()
+    save_file(renamed, path / WEIGHTS)
+    same(pretrained.load(path).model, lambda x, t: network(x, t).sample)
+
+
+def test_of_a_network_that_learns_variances_the_mean_alone_is_taken(folder):
+    path, network = folder(out_channels=6)
+    same(pretrained.load(path).model, lambda x, t: network(x, t).sample[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_class_embeds": 10}, "labelled"),
+        ({"out_channels": 4}, "4 channels for 3"),
+        ({"sample_size": None}, "sample_size"),
+        ({"time_embedding_type": "fourier"}, "fourier"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, dict) else "",
+)
+def test_networks_that_cannot_be_used(folder, change, words):
+    path, _ = folder(**change)
+    with pytest.raises(InputError, match=f"net .*{words}"):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [{"prediction_type": "flow_prediction"}, {"sigma_max": 80.0}, {**SCHEDULER, "beta_end": 2.0}, [1]]
+)
+def test_schedulers_that_cannot_be_used(folder, scheduler):
+    path, _ = folder(scheduler)
+    with pytest.raises(InputError, match="net"):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: {**w, "conv_in.weight": torch.zeros(5, 3, 3, 3)}, "conv_in.weight"),
+        (lambda w: {k: v for k, v in w.items() if k != "conv_in.weight"}, "conv_in.weight"),
+        (lambda w: {**w, "more": torch.zeros(1)}, "more"),
+    ],
+    ids=["shape", "missing", "more"],
+)
+def test_a_folder_whose_weights_do_not_fit(folder, change, words):
+    path, _ = folder()
+    save_file(change(load_file(path / WEIGHTS)), path / WEIGHTS)
+    with pytest.raises(InputError, match=f"net.*{words}"):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" * 9, None])
+def test_a_folder_without_weights_in_safetensors(folder, content):
+    path, network = folder()
+    if content is None:
+        (path / WEIGHTS).unlink()
+        torch.save(network.state_dict(), path / "diffusion_pytorch_model.bin")
+    else:
+        (path / WEIGHTS).write_bytes(content)
+    with pytest.raises(
+        InputError, match="net " + ("has no diffusion_pytorch_model.safetensors.*unpickles" if content is None else "")
+    ):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"_class_name": "UNet2DConditionModel"}', '{"_class_name": "UNet2DModel"}']
+)
+def test_a_folder_whose_configuration_says_nothing_of_use(folder, content):
+    path, _ = folder()
+    (path / "config.json").write_text(content)
+    with pytest.raises(InputError, match="net"):
+        pretrained.load(path)
+
+
+def test_without_diffusers(folder, monkeypatch):
+    path, _ = folder()
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(InputError, match=r"^networks of diffusers take diffusers.*pip install 'diffode\[hub\]'$"):
+        pretrained.load(path)
+
+
+def test_the_hub_is_asked_for_json_and_safetensors_alone(folder, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    path, network = folder()
+    asked = {}
+
+    def download(name, **how):
+        asked.update(how, name=name)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    loaded = pretrained.load("hub:google/ddpm-cifar10-32")
+    same(loaded.model, lambda x, t: network(x, t).sample)
+    assert asked["name"] == "google/ddpm-cifar10-32"
+    assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked["allow_patterns"])
+
+
+def test_the_hub_without_a_connection(tiny, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    nowhere = functools.partial(huggingface_hub.snapshot_download, endpoint="http://127.0.0.1:9", cache_dir=tiny)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nowhere)
+    for name in ("google/ddpm-cifar10-32", "no name"):
+        with pytest.raises(InputError, match=f"hub:{name} cannot be fetched"):
+            pretrained.load(f"hub:{name}")
+
+
+# ---- the command line
+
+
+def run(*args):
+    return CliRunner().invoke(cli.main, ["sample", *map(str, args)])
+
+
+def test_the_command_line_samples_them(tiny, folder, network):
+    path, _ = folder()
+    save_file(network.state_dict(), "ema.safetensors")
+    for i, name in enumerate((path, "tiny:ema.safetensors")):
+        result = run("--model", name, "--n", 2, "--nfe", 3, "--out", f"{i}.npz")
+        assert result.exit_code == 0, result.output
+        with np.load(f"{i}.npz") as written:
+            assert written["arr_0"].shape == (2, 8, 8, 3)
+            assert "arr_1" not in written
+        card = json.loads((tiny / f"{i}.npz.json").read_text())
+        assert (card["nfe"], card["model"], card["labels"]) == (3, str(name), None)
+        assert card["sha256"] == pretrained.load(name).sha256
+        assert run("--model", name, "--n", 2, "--nfe", 3, "--guidance", 2).exit_code == 2
+    assert run("--model", path, "--n", 2, "--nfe", 3).exit_code == 0  # under the name that it is given by default

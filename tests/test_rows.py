@@ -1,0 +1,98 @@
+"""Rows of experiments: written as they are finished, resumed, never mixed, and complete about what failed."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from diffode import InputError
+from experiments import rows
+
+CELLS = [{"solver": solver, "nfe": nfe} for solver in ("a", "b") for nfe in (1, 2)]
+
+
+def fill(out, compute=lambda cell: {"error of": cell["nfe"] / 3}, cells=CELLS, **about):
+    return rows.fill(out, cells, compute, about={"model": "m", **about}, command="c")
+
+
+def failing(at):
+    """A compute that is interrupted at its `at`-th call, and says what it was called with."""
+    seen = []
+
+    def compute(cell):
+        if len(seen) == at:
+            raise KeyboardInterrupt
+        seen.append(cell)
+        return {"error of": cell["nfe"] / 3}
+
+    return compute, seen
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(tmp_path, at):
+    fill(tmp_path / "whole")
+    compute, seen = failing(at)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "killed", compute)
+    assert len(rows.read(tmp_path / "killed")[1]) == at if at else not (tmp_path / "killed.json").exists()
+    rest, again = failing(99)
+    fill(tmp_path / "killed", rest)
+    assert [*seen, *again] == CELLS  # nothing twice
+    made = [[{**row, "made": 0} for row in rows.read(tmp_path / name)[1]] for name in ("whole", "killed")]
+    assert made[0] == made[1]
+
+
+def test_rows_are_in_the_order_of_the_cells_and_others_stay(tmp_path):
+    fill(tmp_path / "x", cells=CELLS[2:])
+    fill(tmp_path / "x")
+    assert [(row["solver"], row["nfe"]) for row in rows.read(tmp_path / "x")[1]] == [(c["solver"], c["nfe"]) for c in CELLS]
+    fill(tmp_path / "x", cells=CELLS[:1])
+    assert len(rows.read(tmp_path / "x")[1]) == 4
+
+
+def test_csv_and_json_say_the_same(tmp_path):
+    fill(tmp_path / "x", lambda cell: {"value": np.float64(cell["nfe"]) / 3, "bad": float("inf")})
+    with open(tmp_path / "x.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    held = json.loads((tmp_path / "x.json").read_text())
+    assert [{name: str(value) for name, value in row.items()} for row in held["rows"]] == lines
+    assert lines[0]["bad"] == "inf"
+    assert float(lines[0]["value"]) == 1 / 3  # to the last bit
+    assert held["made"][0].keys() == {"command", "versions", "machine", "commit", "date"}
+
+
+def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, capsys):
+    def compute(cell):
+        if cell["nfe"] == 2:
+            raise InputError("two is too many")
+        return {"value": 1}
+
+    made = fill(tmp_path / "x", compute)
+    assert [row.get("error") for row in made] == [None, "two is too many"] * 2
+    with pytest.raises(SystemExit) as ended:
+        rows.finish(made, tmp_path / "x")
+    assert ended.value.code == 1
+    assert "two is too many" in capsys.readouterr().err
+    assert not any("error" in row for row in fill(tmp_path / "x"))
+
+
+def test_rows_of_other_settings_are_not_mixed(tmp_path):
+    fill(tmp_path / "x", n=10)
+    with pytest.raises(InputError, match="another n: give --out another name, or --overwrite"):
+        fill(tmp_path / "x", n=20)
+    rows.fill(tmp_path / "x", CELLS, lambda cell: {}, about={"n": 20}, command="c", overwrite=True)
+    assert rows.read(tmp_path / "x")[0]["n"] == 20
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "{", '{"about": {}, "rows": []}'])
+def test_a_file_that_is_none_of_ours_is_refused_and_stays(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="does not hold the rows"):
+        fill(tmp_path / "x")
+    assert (tmp_path / "x.json").read_text() == text
+
+
+def test_no_results_is_said(tmp_path):
+    with pytest.raises(InputError, match="no results at"):
+        rows.read(tmp_path / "x")
