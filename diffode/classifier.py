@@ -8,10 +8,18 @@ defined by one Inception network (Heusel et al., 2017; Bińkowski et al., 2018).
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffode import checkpoint
+from diffode.errors import InputError
+
 FEATURES = 64
+REFERENCE = Path(__file__).with_name("reference")  # where the shipped weights and statistics lie
 
 
 def _conv(width_in: int, width_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -47,3 +55,18 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def load(path: str | Path = REFERENCE / "classifier.safetensors") -> tuple[Classifier, checkpoint.Card, str]:
+    """The classifier of a file, the shipped one by default, ready to judge, with its card and its file's SHA-256.
+
+    InputError for a file that is missing, corrupt, or does not hold what its card says.
+    """
+    tensors, card = checkpoint.read(path, "classifier")
+    try:
+        with torch.device("meta"):  # no weights are drawn
+            network = Classifier(**card["config"])
+        network.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} does not hold what its card says: it is incomplete, or of another version") from error
+    return network.eval().requires_grad_(False), card, hashlib.sha256(Path(path).read_bytes()).hexdigest()

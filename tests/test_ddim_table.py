@@ -1,0 +1,130 @@
+"""Table 1 of the DDIM paper: what its cells are, and that a run can be killed, extended, and not mixed with another."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from diffode import data, pretrained
+from diffode import grid as grids
+from diffode.errors import InputError
+from diffode.model import EpsModel
+from experiments import ddim_report, ddim_table, generate, rows
+from experiments.truth import Truth
+from solvers import sample
+
+
+def run(*arguments):
+    return CliRunner().invoke(ddim_table.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def mixture_table(tmp_path_factory):
+    out = tmp_path_factory.mktemp("table") / "mixture"
+    result = run("--preset", "mixture", "--fast", "--out", out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_cells_are_what_an_independent_run_gives(mixture_table):
+    loaded = pretrained.load("mixture")
+    small = loaded.model.network.pooled(2)
+    model = EpsModel(small, loaded.model.schedule, "velocity", clock="lam")
+    lams = [float(loaded.model.schedule.lam(label)) for label in range(900, -1, -100)]
+    for eta, solver, options in (("0.5", "ddim", {"eta": 0.5}), ("sigma-hat", "ddpm", {"variance": "large"})):
+        x = sample(model, shape=(40, *small.image), solver=solver, grid=[*lams, np.inf], seed=0, **options).x
+        row = next(row for row in rows.read(mixture_table)[1] if (row["eta"], row["S"]) == (eta, 10))
+        assert row["nfe"] == 10
+        for name, number in Truth(small).measure(x).items():
+            assert row[name] == pytest.approx(number.value, rel=1e-3)  # float32, in matrix products of another size
+
+
+def test_the_report_has_every_cell_and_the_papers(mixture_table):
+    text = ddim_table.report(mixture_table)
+    assert text.count("±") >= 2 * 10
+    assert "| η = 0.0 | 13.36 | 6.84 |" in text
+    assert "At S = 10 the best is" in text
+
+
+def test_all_labels_are_one_tau_whatever_the_rule():
+    schedule = pretrained.load("mixture").model.schedule
+    assert ddim_table.labels("quadratic", schedule, 1000) == ddim_table.labels("linear", schedule, 1000)
+    assert ddim_table.labels("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
+
+
+def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ddim_table, "BLOCK", 20)
+    monkeypatch.setattr(data, "FASHION_MNIST", tmp_path / "none")  # where the 10,000 test images are, which take seconds to judge
+    out, made, real = tmp_path / "t", [], generate.generate
+
+    def counted(job, loaded, file, **rest):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(file)
+        return real(job, loaded, file, **rest)
+
+    monkeypatch.setattr(generate, "generate", counted)
+    arguments = ("--steps", "2", "--n", 40, "--out", out)
+    assert run(*arguments).exit_code == 130
+    assert len(rows.read(out)[1]) == 1  # two blocks of one cell, and one of the next
+    monkeypatch.setattr(generate, "generate", lambda job, loaded, file, **rest: (made.append(file), real(job, loaded, file))[1])
+    assert run(*arguments).exit_code == 0
+    assert len(made) == len(set(made)) == 2 * len(ddim_table.ETAS)
+    assert {"frechet", "frechet ±", "own label", "kernel", "precision", "recall"} <= rows.read(out)[1][0].keys()
+    assert (tmp_path / "t.png").exists()
+    assert "Fréchet distance in the features of classifier" in ddim_table.report(out)
+
+    assert run("--steps", "2", "--n", 60, "--out", out).exit_code == 0
+    assert len(made) == len(set(made)) == 3 * len(ddim_table.ETAS)  # the blocks that were there are there
+    assert "60 (S = 2)" in ddim_table.report(out)
+
+    refused = run("--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out)
+    assert refused.exit_code == 2
+    assert "another tau" in refused.output
+    other = run("--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out, "--overwrite")
+    assert other.exit_code == 1
+    assert "samples of another model or setting" in other.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--preset", "cifar10"), "no model 'cifar10'"),
+        (("--steps", "a"), "not a comma-separated list"),
+        (("--features", "inception"), "--reference"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, sentence):
+    result = run(*arguments, "--out", tmp_path / "t")
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_impossible_tau_is_a_failed_cell(tmp_path):
+    result = run("--preset", "mixture", "--n", 40, "--out", tmp_path / "t", "--steps", "1")
+    assert result.exit_code == 1
+    assert "error" in json.loads((tmp_path / "t.json").read_text())["rows"][0]
+
+
+def test_the_document_is_what_the_results_say():
+    assert ddim_report.filled(ddim_report.DOCUMENT.read_text(encoding="utf-8")) == ddim_report.DOCUMENT.read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_block_that_nothing_makes_is_refused():
+    with pytest.raises(InputError, match="no experiment makes the block 'foo'"):
+        ddim_report.filled("<!-- foo -->\n<!-- /foo -->")
+
+
+def test_blocks_are_replaced_and_nothing_else(mixture_table, monkeypatch):
+    monkeypatch.setattr(ddim_report, "RESULTS", mixture_table.parent)
+    (mixture_table.parent / "ddim_table_x.json").write_bytes((mixture_table.parent / "mixture.json").read_bytes())
+    text = "a\n<!-- ddim_table_x -->\nold\n<!-- /ddim_table_x -->\nb <!-- c -->\n"
+    done = ddim_report.filled(text)
+    assert done.startswith("a\n<!-- ddim_table_x -->\nSamples a cell: 40 (S = 10)")
+    assert done.endswith("<!-- /ddim_table_x -->\nb <!-- c -->\n")
+    assert "old" not in done
+    assert ddim_report.filled(done) == done
