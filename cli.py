@@ -186,7 +186,11 @@ def main() -> None:
 @click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation.")
 @click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995.")
 @click.option(
-    "--model", default="fashion", show_default=True, metavar="NAME|FILE", help="fashion, mixture, or a checkpoint file."
+    "--model",
+    default="fashion",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, or hub:NAME (docs/networks.md).",
 )
 @path("--out", help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/ and what was typed]")
 @click.option("--trajectory", is_flag=True, help="Keep the states, too, in OUT-trajectory.npz and .png. One batch only.")
@@ -282,7 +286,7 @@ def solvers() -> None:
     default="fashion-train",
     show_default=True,
     metavar="PATH|fashion-train",
-    help="What they are compared with: an .npz, a folder, or the 60,000 training images.",
+    help="What they are compared with: an .npz of images or of mu and sigma, a folder, or the 60,000 training images.",
 )
 @click.option("--features", type=click.Choice(["classifier", "inception"]), default="classifier", show_default=True)
 @click.option("--n", type=click.IntRange(1), help="Only the first N images. [default: all]")

@@ -1,7 +1,8 @@
 """docs/ddim.md, the paper beside what its claims come to here: python -m experiments.ddim_report
 
-The prose is written in the document; between `<!-- NAME -->` and `<!-- /NAME -->` stands what the experiment of that name reports
-of its committed rows, experiments/results/NAME.json. Nothing is computed. An experiment of several results has them as NAME_OTHER.
+The prose is written in the document; between `<!-- NAME -->` and `<!-- /NAME -->` stands what the experiment of that name
+reports of its committed rows, experiments/results/NAME.json; nothing is computed. An experiment of several results has them as
+NAME_OTHER.
 """
 
 from __future__ import annotations

@@ -56,9 +56,10 @@ class Evaluation:
                 f"grid {made['tau']}: {steps} step{'s' * (steps > 1)} from λ = {made['grid'][0]:g} {made['end']}",
                 shorten(f"seeds {made['seeds']}", 120, placeholder=" ..."),
             ]
+        size = f"{reference['images'] or 'an unknown number of'} images ({reference['sha256'][:8]})"
         lines += [
-            f"compared with {reference['name']}, {reference['images']} images ({reference['sha256'][:8]}), in the features of "
-            f"{self.against['features']} {self.against['identity'][:8]}\n",
+            f"compared with {reference['name']}, {size}, in the features of {self.against['features']} "
+            f"{self.against['identity'][:8]}\n",
             f"{'':35} {'value':>10} {'std. error':>11} {'images':>8} {'against':>8}",
         ]
         return "\n".join(
@@ -124,7 +125,7 @@ def _read(name: str) -> ImageSet:
 def _reference(name: str, taken: Features) -> Reference:
     """The shipped statistics, or those of the images of that name or path."""
     shipped = name == "fashion-train" and taken.name == "classifier" and not Path(name).exists()
-    return quality.load(taken) if shipped else quality.describe(_read(name), taken)
+    return quality.load(taken) if shipped else quality.published(name, taken) or quality.describe(_read(name), taken)
 
 
 def _card(samples: str, images: int) -> tuple[dict[str, Any], tuple[str, ...]]:

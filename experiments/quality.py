@@ -20,6 +20,7 @@ the spread over pairs of blocks, is of drawing the reference anew, too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -59,14 +60,14 @@ class Number:
 @dataclass(frozen=True)
 class Reference:
     """Images as they are compared with. identity: of the features; data: of the images, as ImageSet has it; mean (d,) and
-    covariance (d, d) of all of them; sample: features of at most KEEP, in chance order; shares: of each class, or None."""
+    covariance (d, d) of all of them; sample: features of at most KEEP, in chance order; shares: of each class; or None."""
 
     features: str
     identity: str
     data: Mapping[str, Any]
     mean: Floats
     covariance: Floats
-    sample: Floats
+    sample: Floats | None = None
     shares: Floats | None = None
 
 
@@ -82,6 +83,7 @@ def describe(images: ImageSet, features: Features) -> Reference:
 
 def save(path: Path, reference: Reference, *, command: str) -> None:
     """Write a reference as safetensors, its sample as float16, with a card that path.json repeats."""
+    assert reference.sample is not None
     arrays = {"mean": reference.mean, "covariance": reference.covariance, "sample": reference.sample.astype(np.float16)}
     arrays |= {} if reference.shares is None else {"shares": reference.shares}
     card = {"kind": "statistics", "features": reference.features, "identity": reference.identity, "data": dict(reference.data)}
@@ -101,6 +103,33 @@ def load(features: Features, path: Path = REFERENCE / "fashion-train.safetensors
         )
     arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     return Reference(card["features"], card["identity"], card["data"], **arrays)
+
+
+def published(path: str | Path, features: Features) -> Reference | None:
+    """The reference that the statistics of FID are, an .npz of `mu` (d,) and `sigma` (d, d), taken to be of these features; it
+    gives the Fréchet distance alone. None for all other files; InputError for statistics of another dimension."""
+    arrays = _arrays(Path(path))
+    if not {"mu", "sigma"} <= arrays.keys():
+        return None
+    mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+    if (mean.shape, covariance.shape) != ((features.dimension,), (features.dimension,) * 2):
+        raise InputError(
+            f"{path} has statistics mu {mean.shape} and sigma {covariance.shape}, where the {features.name} has "
+            f"{features.dimension} features: name those made in the same features"
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    whole = {"name": Path(path).stem, "images": 0, "sha256": digest}  # of how many images it does not say
+    return Reference(features.name, features.identity, whole, mean, covariance)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """mu and sigma of an .npz, if it has them; anything else is for others to read or to refuse."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("mu", "sigma") if name in file}
+    except Exception:  # a folder, no archive, or a broken one
+        return {}
 
 
 def measure(
@@ -148,13 +177,17 @@ def compare(
     real = _with(reference.mean, reference.covariance)
     frechet, error, unbiased = jackknife(len(found), lambda rows: _between(found[rows], real))
     n, all_images = len(found), reference.data["images"]
+    distance = {
+        "frechet": Number(names[0], frechet, error, n, all_images),
+        "frechet unbiased": Number(f"{names[0]}, N → ∞", unbiased, error, n, all_images),
+    }
+    if reference.sample is None:
+        return distance
     shuffled = found[np.random.default_rng(1).permutation(n)]
     equal = (part[: min(n, len(reference.sample))] - reference.mean for part in (shuffled, reference.sample))  # as many of each
     x, y = (torch.from_numpy(part).float() for part in equal)
     radii_x, radii_y = _radii(x, k), _radii(y, k)
-    return {
-        "frechet": Number(names[0], frechet, error, n, all_images),
-        "frechet unbiased": Number(f"{names[0]}, N → ∞", unbiased, error, n, all_images),
+    return distance | {
         "kernel": Number(names[1], *_kernel(shuffled, reference.sample), n, len(reference.sample)),
         "precision": _share(f"precision, k = {k}", _within(x, y, radii_y), len(x), len(y)),
         "recall": _share(f"recall, k = {k}", _within(y, x, radii_x), len(x), len(y)),

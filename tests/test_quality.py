@@ -303,3 +303,19 @@ def test_inception_that_cannot_be_had_is_told(stand_in, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(InputError, match=r"pip install 'diffode\[inception\]'"):
         features.inception()
+
+
+def test_published_statistics_give_the_same_distance_and_nothing_else(tmp_path):
+    """mu and sigma, as the field keeps them for FID."""
+    toy = Features("toy", D, "toy", ("F", "K"), lambda pixels: (torch.zeros(len(pixels), D), None))
+    x, whole = gaussian(0, 300), reference()
+    np.savez(tmp_path / "stats.npz", mu=whole.mean, sigma=whole.covariance)
+    found = compare(x, quality.published(tmp_path / "stats.npz", toy))
+    assert found.keys() == {"frechet", "frechet unbiased"}
+    assert found["frechet"].value == pytest.approx(compare(x, whole)["frechet"].value, abs=1e-10)
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(InputError, match=r"mu .3,. and sigma .3, 3., where the toy has 5 features"):
+        quality.published(tmp_path / "other.npz", toy)
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((2, 4, 4, 1), np.uint8))
+    assert quality.published(tmp_path / "images.npz", toy) is None
+    assert quality.published(tmp_path, toy) is None

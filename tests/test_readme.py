@@ -24,7 +24,7 @@ def part(text, name):
 def test_readme_snippets_run(capsys):
     scope = {"network": lambda x, t, y=None: 0.1 * x}
     found = snippets("README.md")
-    assert len(found) == 3
+    assert len(found) == 4
     for code in found:
         exec(code, scope)
     assert scope["result"].nfe == 20
