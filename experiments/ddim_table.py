@@ -74,7 +74,7 @@ class Preset:
 
 
 PRESETS = {
-    "fashion": Preset("linear", ((1, 2_000), (100, 1_000), (1000, 500)), "classifier", "bfloat16"),
+    "fashion": Preset("linear", ((1, 2_000), (50, 1_000), (1000, 500)), "classifier", "bfloat16"),
     "mixture": Preset("linear", ((1, 10_000),)),
     "cifar10": Preset("quadratic", ((1, 50_000),), "inception"),
     "celeba": Preset("linear", ((1, 50_000),), "inception"),
