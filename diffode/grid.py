@@ -29,12 +29,12 @@ def logsnr(schedule: Schedule, steps: int) -> Array:
 
 
 def time(schedule: Schedule, steps: int) -> Array:
-    """Equal steps in the network's clock t: the linear τ of the DDIM paper (Song et al., 2021a, appendix D.2)."""
+    """Equal steps in the network's clock t: like the linear τ of the DDIM paper, which is tau-linear."""
     return schedule.lam(np.linspace(schedule.t_noisy, schedule.t_clean, steps + 1))
 
 
 def quadratic(schedule: Schedule, steps: int) -> Array:
-    """Equal steps in √t: the quadratic τ of the DDIM paper (appendix D.2)."""
+    """Equal steps in √t: like the quadratic τ of the DDIM paper, which is tau-quadratic."""
     t = np.linspace(np.sqrt(schedule.t_noisy), np.sqrt(schedule.t_clean), steps + 1) ** 2
     t[0], t[-1] = schedule.t_noisy, schedule.t_clean
     return schedule.lam(t)

@@ -148,7 +148,7 @@ def report(out: Path) -> str:
 @click.command(cls=Script)
 @click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
 @click.option("--solver", "solvers", multiple=True, default=SOLVERS, help=f"May be given again. [default: {', '.join(SOLVERS)}]")
-@click.option("--grid", default="time", show_default=True, help="Where the evaluations are spent; time is the paper's.")
+@click.option("--grid", default="time", show_default=True, help="Where the evaluations are spent; time is like the paper's τ.")
 @click.option("--n", default=100, show_default=True, type=click.IntRange(2, 1000), help="Samples, two of a class at a time.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first.")
 @click.option("--out", default="results/consistency", show_default=True, type=click.Path(path_type=Path))
@@ -164,7 +164,7 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     made = rows.fill(out, wanted, bench.measure, about={**bench.about, "grid": grid}, command=command, overwrite=overwrite)
     rows.finish(made, out)
     sheet = picture(bench, budgets, grid)
-    with atomic(out.with_suffix(".png")) as part:
+    with atomic(rows.beside(out, ".png")) as part:
         sheet.save(part, format="PNG")
     click.echo(report(out))
 

@@ -75,7 +75,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise InputError("drawing a plan takes matplotlib, which is not installed: pip install 'diffode[plots]'") from error
+        raise InputError("drawing takes matplotlib, which is not installed: pip install 'diffode[plots]'") from error
 
 
 def _figure(plan: Plan) -> Figure:

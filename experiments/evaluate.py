@@ -44,18 +44,8 @@ class Evaluation:
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        made, reference = self.made, self.against["reference"]
-        lines = [f"{self.samples}: {self.images} images"]
-        if made:
-            plain = {"guidance": 1.0, "clip": False, "threshold": None, "dtype": "float32"}
-            special = {name: made[name] for name, value in plain.items() if made[name] != value}
-            options = "".join(f", {name} {value}" for name, value in {**made["options"], **special}.items())
-            steps = len(made["grid"]) - 1 + made["denoise"]
-            lines += [
-                f"made by {made['solver']}{options}, {made['nfe']:g} NFE an image, from {made['model']}",
-                f"grid {made['tau']}: {steps} step{'s' * (steps > 1)} from λ = {made['grid'][0]:g} {made['end']}",
-                shorten(f"seeds {made['seeds']}", 120, placeholder=" ..."),
-            ]
+        reference = self.against["reference"]
+        lines = [f"{self.samples}: {self.images} images", *(_told(self.made) if self.made else [])]
         size = f"{reference['images'] or 'an unknown number of'} images ({reference['sha256'][:8]})"
         lines += [
             f"compared with {reference['name']}, {size}, in the features of {self.against['features']} "
@@ -140,8 +130,9 @@ def _card(samples: str, images: int) -> tuple[dict[str, Any], tuple[str, ...]]:
             names = [f"{seed:06}.png" for seed in card["seeds"]]
             order = np.argsort(names) if Path(samples).is_dir() else np.arange(images)
             ordered = {name: card[name] and [card[name][i] for i in order] for name in ("seeds", "labels")}
-            return {**card, **ordered}, ()
-    except (OSError, ValueError, KeyError, TypeError):
+            _told(_made(card | ordered, images))  # what cannot be told is no card of samples
+            return card | ordered, ()
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):  # damaged, or of something else
         pass
     return {}, (f"{file} is not what `sample` writes beside {images} images: nothing says how these were made",)
 
@@ -171,6 +162,19 @@ def _made(card: dict[str, Any], n: int) -> dict[str, Any]:
         "end": f"to λ = {last:g} and σ = 0" if card["denoise"] else f"to λ = {last:g}, σ/α = {np.exp(-last):.4g}",
         "seeds": f"{seeds[0]} to {seeds[-1]}" if run else ", ".join(map(str, seeds)),
     }
+
+
+def _told(made: Mapping[str, Any]) -> list[str]:
+    """The same in three lines."""
+    plain = {"guidance": 1.0, "clip": False, "threshold": None, "dtype": "float32"}
+    special = {name: made[name] for name, value in plain.items() if made[name] != value}
+    options = "".join(f", {name} {value}" for name, value in {**made["options"], **special}.items())
+    steps = len(made["grid"]) - 1 + made["denoise"]
+    return [
+        f"made by {made['solver']}{options}, {made['nfe']:g} NFE an image, from {made['model']}",
+        f"grid {made['tau']}: {steps} step{'s' * (steps > 1)} from λ = {made['grid'][0]:g} {made['end']}",
+        shorten(f"seeds {made['seeds']}", 120, placeholder=" ..."),
+    ]
 
 
 def tau_rule(card: Mapping[str, Any]) -> str:

@@ -47,7 +47,12 @@ class Features:
     def extract(self, pixels: Pixels, batch: int = 100) -> tuple[Floats, Floats | None]:
         """The features of images, and their classes' probabilities or None; InputError for images it does not take."""
         shape = (pixels.shape[3], *pixels.shape[1:3]) if pixels.ndim == 4 else pixels.shape
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or (self.takes is not None and shape != self.takes):
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim != 4
+            or shape[0] not in (1, 3)
+            or (self.takes is not None and shape != self.takes)
+        ):
             expected = " × ".join(map(str, self.takes or ("n", "height", "width", "channels")))
             raise InputError(
                 f"the {self.name} takes uint8 images of {expected} (channels, height, width), not {pixels.dtype} of "

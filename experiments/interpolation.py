@@ -41,6 +41,7 @@ from experiments.markdown import provenance, table
 from experiments.script import Script, typed
 from solvers import sample
 from solvers.registry import find
+from solvers.sampling import choose_grid
 
 LABELS = {"same": "one label", "none": "no label"}
 POINTS = 11  # w = 0, 0.1, ..., 1: an odd number, for there to be a middle
@@ -157,7 +158,7 @@ def report(out: Path) -> str:
 @click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
 @click.option("--solver", default="ddim", show_default=True, help="Any deterministic solver.")
 @click.option("--nfe", default=50, show_default=True, type=click.IntRange(1), help="Evaluations an image.")
-@click.option("--grid", default="time", show_default=True, help="Where they are spent; time is the paper's.")
+@click.option("--grid", default="time", show_default=True, help="Where they are spent; time is like the paper's τ.")
 @click.option("--pairs", default=50, show_default=True, type=click.IntRange(2, 1000), help="Of each kind.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first.")
 @click.option("--out", default="results/interpolation", show_default=True, type=click.Path(path_type=Path))
@@ -170,6 +171,7 @@ def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
     if find(o["solver"]).stochastic:
         raise InputError(f"{o['solver']} draws noise, and x_T does not say what comes of it: take a deterministic solver")
     loaded = pretrained.load(o["name"])
+    choose_grid(find(o["solver"]), loaded.model.schedule, nfe=o["nfe"], steps=None, grid=o["grid"], denoise=False)
     how = {name: o[name] for name in ("solver", "nfe", "grid")}
     x, y = ends(loaded, o["pairs"], o["seed"])
     cells = [{"way": way, "labels": labels} for way in WAYS for labels in LABELS if loaded.model.classes or labels == "none"]
@@ -181,7 +183,7 @@ def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
     made = rows.fill(out, cells, compute, about=about, command=typed("experiments.interpolation"), overwrite=overwrite)
     rows.finish(made, out)
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, **how)[1] for cell in cells}
-    with atomic(out.with_suffix(".png")) as part:
+    with atomic(rows.beside(out, ".png")) as part:
         picture(shown).save(part, format="PNG")
     click.echo(report(out))
 

@@ -225,7 +225,7 @@ def main(
     todo = cells(exact, n, max(n, many), fast)
     made = rows.fill(out, todo, bench.measure, about=bench.about, command=typed("experiments.likelihood"), overwrite=overwrite)
     if good := [row for row in made if "error" not in row]:
-        plot(good, out.with_suffix(".png"))
+        plot(good, rows.beside(out, ".png"))
     click.echo(report(out))
     rows.finish(made, out)
 

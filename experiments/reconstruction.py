@@ -45,7 +45,7 @@ from experiments.script import Script, typed
 from solvers import encode, sample
 from solvers.registry import find
 
-GRIDS = {"time": "equal steps in t, as in the paper", "logsnr": "equal steps in λ"}
+GRIDS = {"time": "equal steps in t, like the paper's τ", "logsnr": "equal steps in λ"}
 BUDGETS = (10, 20, 50, 100, 200, 500, 1000)
 SOLVERS = ("ddim", "dpm2", "heun", "dpm3", "dpmpp2m", "dpmpp3m", "ipndm", "unipc3")
 MOST = 200  # evaluations of a solver other than ddim: more would show rounding
@@ -150,7 +150,7 @@ def cells(solvers: tuple[str, ...], budgets: tuple[int, ...]) -> list[dict[str, 
 
 
 def picture(bench: Bench, n: int, budgets: tuple[int, ...]) -> Image.Image:
-    """A row an image: the original, x_T / 3, and what DDIM brings back of it at several S, on the paper's grid."""
+    """A row an image: the original, x_T / 3, and what DDIM brings back of it at several S, with equal steps in t."""
     model, x0 = bench.model("float32").taking(range(n)), bench.x0[:n]
     trips = [round_trip(model, x0.to(model.device), solver="ddim", nfe=nfe, grid="time") for nfe in budgets]
     columns = torch.stack([x0, trips[-1][0].cpu() / 3, *(decoded.cpu() for _, decoded, _ in trips)], 1)
@@ -261,9 +261,9 @@ def main(
     command = typed("experiments.reconstruction")
     made = rows.fill(out, cells(solvers, budgets), bench.measure, about=bench.about, command=command, overwrite=overwrite)
     rows.finish(made, out)
-    plot(made, out.with_suffix(".png"))
+    plot(made, rows.beside(out, ".png"))
     sheet = picture(bench, min(8, len(bench.x0)), shown)
-    with atomic(out.with_name(f"{out.name}-images.png")) as part:
+    with atomic(rows.beside(out, "-images.png")) as part:
         sheet.save(part, format="PNG")
     click.echo(report(out))
 

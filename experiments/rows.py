@@ -52,6 +52,13 @@ def commit() -> str:
     return head + "+changes" * bool(changed.strip())
 
 
+def beside(out: Path, suffix: str) -> Path:
+    """OUT and a suffix, whatever dots are in OUT; InputError for what is no name."""
+    if not out.name or out.name == "..":
+        raise InputError(f"{str(out)!r} is no name for results: give --out a name without suffix, as results/mine")
+    return out.with_name(out.name + suffix)
+
+
 def fill(
     out: Path,
     cells: Sequence[Mapping[str, Any]],
@@ -66,9 +73,9 @@ def fill(
     about: what decides all rows beside their cells (model, samples, ...); InputError if the file was made with another, unless
     `overwrite`. What a cell cannot do (InputError) is a row with its error. Returns the rows of the cells, in their order.
     """
-    file = out.with_suffix(".json")
+    file, mine = beside(out, ".json"), made_by(command)
     about = json.loads(json.dumps(dict(about)))
-    with folder_for(out), alone(out.with_name(f".{out.name}.lock"), f"writing {out}"):
+    with folder_for(out), alone(file.with_name(f".{file.name}.lock"), f"writing {out}"):
         held = None if overwrite else _held(file)
         if held is not None and held["about"] != about:
             differing = sorted(key for key in {*about, *held["about"]} if about.get(key) != held["about"].get(key))
@@ -79,6 +86,7 @@ def fill(
         def key(row: Mapping[str, Any]) -> str:
             return json.dumps([_plain(row.get(name)) for name in names])
 
+        cells = list({key(cell): cell for cell in cells}.values())
         done = {key(row): row for row in held["rows"] if "error" not in row}
         others = [row for row in done.values() if key(row) not in set(map(key, cells))]
         run = len(held["made"])
@@ -88,9 +96,9 @@ def fill(
             except InputError as error:
                 row = {"error": str(error)}
             if run == len(held["made"]):
-                held["made"].append(made_by(command))
+                held["made"].append(mine)
             done[key(cell)] = {name: _plain(value) for name, value in {**cell, **row, "made": run}.items()}
-            _write(file, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
+            _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
     return [done[key(cell)] for cell in cells]
 
 
@@ -106,9 +114,9 @@ def finish(made: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 def read(out: Path) -> tuple[Row, list[Row]]:
     """What is common to the rows of OUT.json, and the rows; InputError if there are none."""
-    held = _held(out.with_suffix(".json"))
+    held = _held(beside(out, ".json"))
     if held is None:
-        raise InputError(f"no results at {out.with_suffix('.json')}")
+        raise InputError(f"no results at {beside(out, '.json')}")
     return {**held["about"], "made": held["made"]}, held["rows"]
 
 
@@ -130,11 +138,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(file: Path, held: Row) -> None:
+def _write(out: Path, held: Row) -> None:
     """OUT.json, a row a line, and OUT.csv."""
     lines = [",\n".join(f"  {json.dumps(item, ensure_ascii=False)}" for item in held[name]) for name in ("made", "rows")]
     about = json.dumps(held["about"], ensure_ascii=False)
-    with atomic(file) as part:
+    with atomic(beside(out, ".json")) as part:
         part.write_text(
             f'{{\n "about": {about},\n "made": [\n{lines[0]}\n ],\n "rows": [\n{lines[1]}\n ]\n}}\n', encoding="utf-8"
         )
@@ -143,5 +151,5 @@ def _write(file: Path, held: Row) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(held["rows"])
-    with atomic(file.with_suffix(".csv")) as part:
+    with atomic(beside(out, ".csv")) as part:
         part.write_text(text.getvalue(), encoding="utf-8")

@@ -68,6 +68,8 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callab
     told(epoch, step, loss) is called after every step. InputError if the state is of another configuration or other images.
     """
     assert images.labels is not None
+    if len(images.pixels) < config.batch:
+        raise InputError(f"{images.name} has {len(images.pixels)} images, fewer than a batch of {config.batch}: train on more")
     x, y = to_tensor(images.pixels).to(device), torch.from_numpy(images.labels).to(device)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator but the global one
         torch.manual_seed(config.seed)

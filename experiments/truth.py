@@ -40,7 +40,7 @@ class Truth:
         self.mixture = mixture
         self.mean, self.covariance = moments(mixture)
         exact = [self._log_density(mixture.sample(CHUNK, seed=seed)) for seed in range(EXACT // CHUNK)]
-        self.log_density = float(torch.cat(exact).mean())
+        self.log_density, self.error = float(torch.cat(exact).mean()), float(torch.cat(exact).std()) / EXACT**0.5
 
     def measure(self, x: Tensor) -> dict[str, Number]:
         """The three numbers of the module docstring, for samples x (n, *image), with their standard errors by the jackknife."""
@@ -53,7 +53,9 @@ class Truth:
             "components": lambda rows: 0.5 * float(np.abs(share[rows].mean(0) - pi).sum()),
             "log p": lambda rows: float(log_density[rows].mean()) - self.log_density,
         }
-        return {name: Number(name, *jackknife(len(x), statistic)[:2], len(x), EXACT) for name, statistic in statistics.items()}
+        found = {name: jackknife(len(x), statistic)[:2] for name, statistic in statistics.items()}
+        found["log p"] = found["log p"][0], float(np.hypot(found["log p"][1], self.error))
+        return {name: Number(name, *pair, len(x), EXACT if name == "log p" else 0) for name, pair in found.items()}
 
     def _log_density(self, x: Tensor) -> Tensor:
         return self.mixture.log_density(x, torch.full((len(x),), torch.inf)).double()

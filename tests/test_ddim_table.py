@@ -1,7 +1,5 @@
 """Table 1 of the DDIM paper: what its cells are, and that a run can be killed, extended, and not mixed with another."""
 
-import json
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -10,7 +8,7 @@ from diffode import data, pretrained
 from diffode import grid as grids
 from diffode.errors import InputError
 from diffode.model import EpsModel
-from experiments import ddim_report, ddim_table, generate, rows
+from experiments import ddim_report, ddim_table, generate, rows, subjects
 from experiments.truth import Truth
 from solvers import sample
 
@@ -49,12 +47,13 @@ def test_the_report_has_every_cell_and_the_papers(mixture_table):
 
 def test_all_labels_are_one_tau_whatever_the_rule():
     schedule = pretrained.load("mixture").model.schedule
-    assert ddim_table.labels("quadratic", schedule, 1000) == ddim_table.labels("linear", schedule, 1000)
-    assert ddim_table.labels("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
+    assert subjects.labels("quadratic", schedule, 1000) == subjects.labels("linear", schedule, 1000)
+    assert subjects.labels("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
 
 
 def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ddim_table, "BLOCK", 20)
+    for module in (ddim_table, subjects):
+        monkeypatch.setattr(module, "BLOCK", 20)
     monkeypatch.setattr(data, "FASHION_MNIST", tmp_path / "none")  # where the 10,000 test images are, which take seconds to judge
     out, made, real = tmp_path / "t", [], generate.generate
 
@@ -90,8 +89,12 @@ def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--preset", "cifar10"), "no model 'cifar10'"),
+        (("--preset", "cifar10"), "name its file with --weights"),
+        (("--preset", "mixture", "--weights", "fashion"), "is not for fashion, which is a unet"),
+        (("--preset", "mixture", "--features", "classifier"), "leave --features and --reference out"),
         (("--steps", "a"), "not a comma-separated list"),
+        (("--steps", "1,10"), "whole numbers from 2 on"),
+        (("--steps", "1001"), "more than the 1000 labels"),
         (("--features", "inception"), "--reference"),
     ],
 )
@@ -102,10 +105,25 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_impossible_tau_is_a_failed_cell(tmp_path):
-    result = run("--preset", "mixture", "--n", 40, "--out", tmp_path / "t", "--steps", "1")
-    assert result.exit_code == 1
-    assert "error" in json.loads((tmp_path / "t.json").read_text())["rows"][0]
+def test_the_picture_is_of_the_cells_own_seeds(tmp_path, monkeypatch):
+    """Of as many samples as there are, and of no others."""
+    monkeypatch.setattr(data, "FASHION_MNIST", tmp_path / "none")
+    assert run("--steps", "2", "--n", 20, "--seed", 7, "--out", tmp_path / "v1.5").exit_code == 0
+    made = {path.name for path in (tmp_path / "v1.5-samples").rglob("*.npz")}
+    assert made == {"7-26.npz"}
+    assert {"v1.5.csv", "v1.5.json", "v1.5.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_floor_is_a_row_of_its_own(tmp_path, monkeypatch):
+    """So that a run on another machine, where it rounds otherwise, goes on."""
+    monkeypatch.setattr(subjects, "EXACT", 200)
+    arguments = ("--preset", "mixture", "--n", 20, "--out", tmp_path / "t", "--steps")
+    assert run(*arguments, "2").exit_code == 0
+    assert run(*arguments, "2,3").exit_code == 0
+    about, found = rows.read(tmp_path / "t")
+    assert [row["eta"] for row in found].count("floor") == 1
+    assert len(about["made"]) == 2
+    assert "(200 exact samples: " in ddim_table.report(tmp_path / "t")
 
 
 def test_the_document_is_what_the_results_say():
