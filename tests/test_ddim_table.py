@@ -146,3 +146,17 @@ def test_blocks_are_replaced_and_nothing_else(mixture_table, monkeypatch):
     assert done.endswith("<!-- /ddim_table_x -->\nb <!-- c -->\n")
     assert "old" not in done
     assert ddim_report.filled(done) == done
+
+
+@pytest.mark.parametrize(("table", "distance"), [("ddim_table_fashion", "frechet"), ("ddim_table_mixture", "moments")])
+def test_the_papers_order_shows_in_the_committed_tables(table, distance):
+    """At S = 10 the deterministic sampler is better than η = 1, and σ̂ far the worst; at S = 1000 σ̂ is good; and samples of
+    the network in 50 steps are given their own label."""
+    found = {(row["eta"], row["S"]): row for row in rows.read(ddim_report.RESULTS / table)[1]}
+    at = {key: row[distance] for key, row in found.items()}
+    assert {s for _, s in found} == {0, 10, 20, 50, 100, 1000}
+    assert at["0.0", 10] < at["1.0", 10] < at["sigma-hat", 10] / 2
+    assert at["sigma-hat", 10] > 3 * at["0.0", 10]
+    assert at["sigma-hat", 1000] < at["0.0", 1000] + 3 * found["0.0", 1000][f"{distance} ±"]
+    if table == "ddim_table_fashion":
+        assert found["0.0", 50]["own label"] >= 0.85

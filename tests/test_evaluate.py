@@ -148,6 +148,20 @@ def test_a_card_of_other_images_is_not_believed():
 
 
 @pytest.mark.parametrize(
+    "damage",
+    [{"labels": [0]}, {"grid": []}, {"options": []}, {"nfe": "x"}, {"seeds": 3}, {"seeds": ["a"] * 22}, {"grid": None}],
+    ids=str,
+)
+def test_a_damaged_card_is_no_traceback(damage):
+    sampled("folder", "--seeds", "0-21")
+    card = json.loads(Path("folder.json").read_text())
+    Path("folder.json").write_text(json.dumps(card | damage))
+    result, written = told("folder")
+    assert written["made"] == {}
+    assert "folder.json is not what `sample` writes" in result.stderr
+
+
+@pytest.mark.parametrize(
     ("made", "args", "words"),
     [
         ((30, 32, 32, 3), (), "takes uint8 images of 1 × 28 × 28 (channels, height, width), not uint8 of 3 × 32 × 32"),

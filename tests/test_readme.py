@@ -1,6 +1,7 @@
 """What documents show is what the code does: snippets run, and generated parts are up to date."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_every_option_that_readme_types_exists():
             option for parameter in cli.main.commands[command].params for option in (*parameter.opts, *parameter.secondary_opts)
         }
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
+
+
+def test_every_command_that_documents_type_exists():
+    """Modules and options of `python -m experiments.NAME` and `python cli.py NAME`, in code spans and blocks."""
+    import cli
+
+    found = 0
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*.py"))):
+        text = path.read_text(encoding="utf-8")
+        for kind, name, rest in re.findall(r"python (-m experiments\.|cli\.py )(\w+)([^`\n;|&]*)", text):
+            command = import_module(f"experiments.{name}").main if kind.startswith("-m") else cli.main.commands[name]
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            typed = {word.split("=")[0].rstrip(",.)") for word in rest.split() if re.match(r"--[a-z]", word)}
+            assert typed <= known, f"{path.name}: {name} {typed - known}"
+            found += 1
+    assert found > 30
