@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from diffode import data, pretrained
 from diffode import grid as grids
+from diffode.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from experiments import ddim_report, ddim_table, generate, rows, subjects
+from experiments import features as known
+from experiments.features import Features
 from experiments.truth import Truth
 from solvers import sample
 
@@ -160,3 +165,22 @@ def test_the_papers_order_shows_in_the_committed_tables(table, distance):
     assert at["sigma-hat", 1000] < at["0.0", 1000] + 3 * found["0.0", 1000][f"{distance} ±"]
     if table == "ddim_table_fashion":
         assert found["0.0", 50]["own label"] >= 0.85
+
+
+def test_the_presets_of_the_paper_run_unchanged(tmp_path, monkeypatch):
+    """On a small network of the same kind, under the preset's name, with features that need no download."""
+    config = DDPMUNetConfig(resolution=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())
+    monkeypatch.setitem(pretrained.PRESETS, "cifar10", pretrained.Preset(config, "CIFAR-10"))
+    save_file(DDPMUNet(config).state_dict(), tmp_path / "weights.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", arr_0=pixels)
+    toy = Features("inception", 3, "toy", ("FID", "KID"), lambda x: (torch.from_numpy(x).double().mean((1, 2)), None))
+    monkeypatch.setitem(known.FEATURES, "inception", lambda device: toy)
+    out = tmp_path / "t"
+    arguments = ("--preset", "cifar10", "--weights", tmp_path / "weights.safetensors", "--reference", tmp_path / "real.npz")
+    result = run(*arguments, "--n", 20, "--steps", "2,31", "--out", out)
+    assert result.exit_code == 0, result.output
+    about, found = rows.read(out)
+    assert (about["tau"], about["paper"], about["features"]) == ("quadratic", "CIFAR-10", "inception toy")
+    assert {row["nfe"] for row in found if row["S"] == 31} == {30}  # of 31 squares two fall on one label
+    assert "S = 31 (30 NFE)" in ddim_table.report(out)
