@@ -13,6 +13,7 @@ in subjects.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,9 +113,11 @@ def _order(cells: Mapping[Key, Mapping[str, Any]]) -> str:
     name = next(name for name in TOLD if any(name in row for row in cells.values()))
     sentences = []
     for s in (min(s for _, s in cells), max(s for _, s in cells)):
-        ranked = sorted((row[name], eta) for (eta, at), row in cells.items() if at == s)
-        (best, first), (worst, last) = ranked[0], ranked[-1]
-        sentences.append(f"At S = {s} the best is {_eta(first)}, and {_eta(last)} is {worst / best:.3g} times as far.")
+        ranked = sorted((row[name], row[f"{name} ±"], eta) for (eta, at), row in cells.items() if at == s)
+        (best, error, first), (worst, _, last) = ranked[0], ranked[-1]
+        near = [_eta(eta) for value, other, eta in ranked[1:] if value - best < T * math.hypot(error, other)]
+        tied = f" (within the errors as good: {', '.join(near)})" if near else ""
+        sentences.append(f"At S = {s} the best is {_eta(first)}{tied}; {_eta(last)} is {worst / best:.3g} times as far.")
     return " ".join(sentences)
 
 

@@ -47,7 +47,7 @@ def test_the_report_has_every_cell_and_the_papers(mixture_table):
     text = ddim_table.report(mixture_table)
     assert text.count("±") >= 2 * 10
     assert "| η = 0.0 | 13.36 | 6.84 |" in text
-    assert "At S = 10 the best is" in text
+    assert "At S = 10 the best is η = " in text
 
 
 def test_all_labels_are_one_tau_whatever_the_rule():
