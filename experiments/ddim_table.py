@@ -36,7 +36,7 @@ from experiments.subjects import BLOCK, ETAS, Subject, labels, of_mixture, of_ne
 STEPS = (10, 20, 50, 100, 1000)
 FLOOR: rows.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of what is no sample of a model
 SHOWN = 10  # samples of each cell, in the picture
-CELL, GAP, LINE = 170, 10, 20  # pixels: the width of a cell, between cells, and above a row
+CELL, GAP, LINE = 300, 12, 20  # pixels: the width of a cell, between cells, and above a row
 T = float(stats.t.ppf(0.975, quality.BLOCKS - 1))  # standard errors of the jackknife that make 95 %
 TOLD = {  # of the numbers of a cell, what the report shows, and its digits
     "frechet": ("Fréchet distance in the features of {features}", 3),
