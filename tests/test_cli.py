@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -513,7 +514,7 @@ def test_stdout_that_cannot_be_written():
 
 def test_ctrl_c_leaves_no_output_and_the_same_command_goes_on(here):
     args = ["sample", "--model", "mixture", "--nfe", "40", "--n", "36", "--batch", "3", "--out", "a.npz"]
-    process = subprocess.Popen([*CLI, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(*args)
     wait_for(here, ".a.npz.*/0.npz", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
@@ -528,7 +529,7 @@ def test_ctrl_c_leaves_no_output_and_the_same_command_goes_on(here):
 def test_ctrl_c_of_a_trajectory_and_the_same_command_goes_on(here):
     """The batch that was under way begins again, and the states are those of an undisturbed run."""
     args = ["sample", "--model", "mixture", "--nfe", "300", "--n", "20", "--batch", "20", "--trajectory", "--out"]
-    process = subprocess.Popen([*CLI, *args, "a.npz"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(*args, "a.npz")
     wait_for(here, ".a.npz.*", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
@@ -539,6 +540,12 @@ def test_ctrl_c_of_a_trajectory_and_the_same_command_goes_on(here):
     one, two = np.load("a-trajectory.npz"), np.load("b-trajectory.npz")
     assert all(np.array_equal(one[name], two[name], equal_nan=True) for name in ("lam", "x", "x0"))
     assert not [name for name in os.listdir(here) if name.startswith(".")]
+
+
+def started(*args):
+    """The command line in a process of its own, which Ctrl-C reaches even where the tests run in the background, deaf to it."""
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([*CLI, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def wait_for(folder, pattern, process):
@@ -677,7 +684,7 @@ def test_another_plan_of_the_same_name_is_another_job(here):
     """What was sampled with the first is not mixed with the second."""
     args = ["sample", "--model", "mixture", "--n", "36", "--batch", "3", "--solver", "plan.json", "--out", "a.npz"]
     save_plan("ddim", "--nfe", 40)
-    process = subprocess.Popen([*CLI, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(*args)
     wait_for(here, ".a.npz.*/0.npz", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, process.communicate()
@@ -778,8 +785,7 @@ def test_train_does_not_go_on_with_other_images():
 def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number):
     """Killed, it goes on from its last checkpoint; interrupted, it saves first."""
     few()
-    command = [*CLI, "train", *TINY, "--out", "run", "--images", "1000000", "--every", "32"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started("train", *TINY, "--out", "run", "--images", "1000000", "--every", "32")
     wait_for(here, "run/state.safetensors", process)
     process.send_signal(number)
     out, err = process.communicate()
