@@ -41,6 +41,7 @@ from diffode import EpsModel, InputError, grid, pretrained, schedules
 from diffode.files import atomic, write_json
 from diffode.noise import SeededNoise, seeds_of
 from diffode.ode import accurate
+from experiments.rows import versions
 from solvers import SOLVERS
 from solvers.entries import BlackBox, Solver
 from solvers.registry import find
@@ -247,12 +248,7 @@ def main(out: Path | None, seeds: int, seed: int, fast: bool) -> None:
     about = {
         "command": f"python -m benchmarks.accuracy --seeds {len(bench.x)} --seed {seed}{' --fast' * fast}",
         "seeds": [seed, seed + len(bench.x) - 1],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            **peers.versions(),
-        },
+        "versions": versions() | peers.versions(),
         "machine": {"machine": platform.machine(), "threads": torch.get_num_threads()},
     }
     write_json(out.with_suffix(".json"), {**about, "rows": len(rows), **result})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from diffode.errors import InputError
 
@@ -41,6 +43,12 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
     with atomic(path) as part:
         part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def json_value(value: Any) -> Any:
+    """The value as JSON knows it: a number of numpy as Python's, and the text of the numbers that JSON does not have."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def filled(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-@click.command(cls=Script)
+@click.command(cls=Script, goes_on=False)
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if the document is not what the results say.")
 def main(check: bool) -> None:
     """Put what the experiments report into docs/ddim.md."""

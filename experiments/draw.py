@@ -41,11 +41,17 @@ def trajectory(lam: Floats, x: Floats, x0: Floats | None = None) -> Image.Image:
     rows = [x / np.maximum(scale, 1), *([] if x0 is None else [np.nan_to_num(x0[:MOST_IMAGES, chosen])])]
     tensor = torch.from_numpy(np.concatenate(rows, axis=1).astype(np.float32))
     pairs = [images.grid(to_pixels(pair), columns=len(chosen), width=84 * len(chosen)) for pair in tensor]
-    width, height = pairs[0].size
-    sheet = Image.new(pairs[0].mode, (width, len(pairs) * (height + GAP) - GAP), "white")
-    for i, pair in enumerate(pairs):
-        sheet.paste(pair, (0, i * (height + GAP)))
-    return headed(sheet, [f"{value:+.2f}" for value in lam[chosen]])
+    return headed(stacked(pairs), [f"{value:+.2f}" for value in lam[chosen]])
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets of one width below each other, a gap between them."""
+    whole = Image.new(sheets[0].mode, (sheets[0].width, sum(sheet.height + GAP for sheet in sheets) - GAP), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height + GAP
+    return whole
 
 
 def headed(sheet: Image.Image, names: Sequence[str]) -> Image.Image:

@@ -12,9 +12,10 @@ import click
 
 from diffode import checkpoint, data, mixture
 from diffode.files import write_json
+from experiments.script import Script
 
 
-@click.command()
+@click.command(cls=Script, goes_on=False)
 @click.option("--data-dir", help="Images (default: Fashion-MNIST from Debian's dataset-fashion-mnist).")
 @click.option("--out", default="mixture.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--per-class", default=3, show_default=True, type=click.IntRange(1))

@@ -25,11 +25,12 @@ from torch import Tensor
 from diffode import images, pretrained
 from diffode.data import to_pixels
 from diffode.errors import InputError
-from diffode.files import alone, atomic, folder_for, write_json
+from diffode.files import alone, atomic, folder_for, json_value, write_json
 from diffode.model import EpsModel
 from diffode.schedule import Schedule
 from experiments import draw
-from experiments.jobs import DTYPES, Job, digest, json_value, options_of
+from experiments.jobs import DTYPES, Job, digest, options_of
+from experiments.rows import versions
 from solvers import BlackBox, Plan, Result, Solver, sample
 from solvers.entries import Adaptive, Entry, Planned
 from solvers.execute import Step
@@ -296,7 +297,7 @@ def _card(job: Job, entry: Entry, report: Report, command: str) -> dict[str, Any
         **(each if len(each) > 1 else {}),
         "seconds": round(report.seconds, 3),
         "command": command,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": versions(),
         "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

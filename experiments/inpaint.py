@@ -33,6 +33,7 @@ from diffode.model import EpsModel
 from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
 from experiments import draw
+from experiments.script import Script
 from solvers import Plan, Stage, sample
 from solvers.entries import Planned
 from solvers.registry import find
@@ -152,7 +153,7 @@ def picture(known: Tensor, mask: Tensor, made: Tensor) -> Image.Image:
     return draw.headed(sheet, ["original", "known", *(f"{i}" for i in range(1, made.shape[1] + 1))])
 
 
-@click.command()
+@click.command(cls=Script, goes_on=False)
 @click.option("--solver", default="ddim", show_default=True, help="Any planned solver.")
 @click.option("--nfe", type=click.IntRange(1), help="What the solver spends without jumps. [default: 20]")
 @click.option("--eta", type=float, help="Noise of the solver. [default: 1, if it has the option]")
@@ -169,15 +170,12 @@ def main(**o: Any) -> None:
     if o["fast"]:
         o.update(n=2, completions=2, nfe=o["nfe"] or 6, jumps=0)
     n, k = o["n"], o["completions"]
-    try:
-        model = pretrained.load("fashion").model
-        plan = make_plan(o["solver"], model.schedule, o["nfe"], o["eta"], o["jumps"])
-        known, labels = real_images(n)
-        mask = MASKS[o["mask"]](*known.shape[2:])
-        model = model.labelled(labels.repeat_interleave(k))
-        made = inpaint(model, known.repeat_interleave(k, 0), mask, range(n * k), solver=plan)
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
+    model = pretrained.load("fashion").model
+    plan = make_plan(o["solver"], model.schedule, o["nfe"], o["eta"], o["jumps"])
+    known, labels = real_images(n)
+    mask = MASKS[o["mask"]](*known.shape[2:])
+    model = model.labelled(labels.repeat_interleave(k))
+    made = inpaint(model, known.repeat_interleave(k, 0), mask, range(n * k), solver=plan)
     with atomic(o["out"]) as part:
         picture(known, mask, made.unflatten(0, (n, k))).save(part, format="PNG")
     jumps = f"mean jump across the edge of what is known {jump(made, mask):.3f}, in the originals {jump(known, mask):.3f}"

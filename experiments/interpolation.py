@@ -38,6 +38,7 @@ from diffode.noise import SeededNoise
 from diffode.pretrained import Pretrained
 from experiments import draw, rows
 from experiments.markdown import provenance, table
+from experiments.reconstruction import mean_and_error
 from experiments.script import Script, typed
 from solvers import sample
 from solvers.registry import find
@@ -114,7 +115,7 @@ def measure(between: Tensor, decoded: Tensor) -> dict[str, float]:
     }
     numbers: dict[str, float] = {}
     for name, values in found.items():
-        numbers |= {name: float(values.mean()), f"{name}_se": float(values.std() / math.sqrt(len(values)))}
+        numbers[name], numbers[f"{name}_se"] = mean_and_error(values)
     return numbers
 
 
@@ -126,12 +127,7 @@ def picture(paths: Mapping[tuple[str, str], Tensor]) -> Image.Image:
         blocks.append(
             draw.headed(draw.headed(sheet, [f"{w:.1f}" for w in np.linspace(0, 1, POINTS)]), [f"{way}, {LABELS[labels]}"])
         )
-    whole = Image.new(blocks[0].mode, (blocks[0].width, sum(block.height + draw.GAP for block in blocks) - draw.GAP), "white")
-    top = 0
-    for block in blocks:
-        whole.paste(block, (0, top))
-        top += block.height + draw.GAP
-    return whole
+    return draw.stacked(blocks)
 
 
 def report(out: Path) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from diffode import pretrained
 from diffode.errors import InputError
+from diffode.files import json_value
 from diffode.schedule import Array, Schedule, make
 from experiments import draw
 from solvers import SOLVERS, BlackBox, Plan, Solver
@@ -196,11 +197,6 @@ def digest(plan: Plan) -> str:
     rows = [(stage.lam, stage.draw, stage.evaluate, stage.commit) for stage in plan.stages]
     said = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, rows, plan.matrix().tolist()
     return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
-def json_value(value: Any) -> Any:
-    """The value, or its text for the numbers that JSON does not have."""
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def options_of(entry: Entry, job: Job) -> Options:

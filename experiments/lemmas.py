@@ -35,7 +35,7 @@ from diffode.noise import Noise, SeededNoise
 from diffode.schedule import Array, Schedule
 from experiments import rows
 from experiments.inpaint import real_images
-from experiments.markdown import table
+from experiments.markdown import run, table
 from experiments.script import Script, typed
 
 Eps = Callable[[Tensor, float], Tensor]
@@ -210,11 +210,7 @@ def report(out: Path) -> str:
     off = {key: max(abs(row[key]) / row[f"{key} se"] for row in found) for key in ("paired", "apart")}
     sizes = dict.fromkeys(f"{row['model']}: {row['n']} images of d = {row['d']}, S = {row['steps']}" for row in found)
     files = ", ".join(f"`{name}` (SHA-256 {sha256[:12]})" for name, sha256 in about["sha256"].items())
-    made = "; ".join(
-        f"`{run['command']}`: {', '.join(map(' '.join, run['versions'].items()))}, {run['machine']}, "
-        f"commit {run['commit']}, {run['date']}"
-        for run in about["made"]
-    )
+    made = "; ".join(run(each) for each in about["made"])
     return f"""{table(head, both)}
 
 Nats an image, ± one standard error. In all {len(found)} rows J − L − C is within {off["paired"]:.1f} standard errors of 0, and

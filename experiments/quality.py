@@ -174,8 +174,8 @@ def compare(
 ) -> dict[str, Number]:
     """What needs features alone, (n, d): the Fréchet and the kernel distance under these names, precision and recall."""
     _enough(len(found), "these samples")
-    real = _with(reference.mean, reference.covariance)
-    frechet, error, unbiased = jackknife(len(found), lambda rows: _between(found[rows], real))
+    real = points(reference.mean, reference.covariance)
+    frechet, error, unbiased = jackknife(len(found), lambda rows: frechet_distance(found[rows], real))
     n, all_images = len(found), reference.data["images"]
     distance = {
         "frechet": Number(names[0], frechet, error, n, all_images),
@@ -194,9 +194,21 @@ def compare(
     }
 
 
-def frechet_distance(mean_x: Floats, covariance_x: Floats, mean_y: Floats, covariance_y: Floats) -> float:
-    """|m_x − m_y|² + tr(C_x + C_y − 2 (C_x C_y)^½), for means (d,) and covariances (d, d)."""
-    return _between(_with(mean_x, covariance_x), _with(mean_y, covariance_y))
+def frechet_distance(x: Floats, y: Floats) -> float:
+    """|m_x − m_y|² + tr(C_x + C_y − 2 (C_x C_y)^½), of the means and covariances of two sets of features, (n, d)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(_Given(x.shape[1]))
+    metric.update(torch.from_numpy(y), real=True)
+    metric.update(torch.from_numpy(x), real=False)
+    return float(metric.compute())
+
+
+def points(mean: Floats, covariance: Floats) -> Floats:
+    """2 d features that have this mean (d,) and covariance (d, d): from the mean along each principal axis, forth and back."""
+    variances, axes = np.linalg.eigh(covariance)
+    steps = axes.T * np.sqrt(np.maximum(variances, 0) * (len(mean) - 0.5))[:, None]
+    return mean + np.concatenate([steps, -steps])
 
 
 def jackknife(n: int, statistic: Callable[[NDArray[np.int64]], float]) -> tuple[float, float, float]:
@@ -215,23 +227,6 @@ class _Given(nn.Identity):
     def __init__(self, dimension: int) -> None:
         super().__init__()
         self.num_features = dimension
-
-
-def _between(x: Floats, y: Floats) -> float:
-    """The Fréchet distance of two sets of features, (n, d)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(_Given(x.shape[1]))
-    metric.update(torch.from_numpy(y), real=True)
-    metric.update(torch.from_numpy(x), real=False)
-    return float(metric.compute())
-
-
-def _with(mean: Floats, covariance: Floats) -> Floats:
-    """2 d points that have this mean and covariance: the mean, and from it along each principal axis, forth and back."""
-    variances, axes = np.linalg.eigh(covariance)
-    steps = axes.T * np.sqrt(np.maximum(variances, 0) * (len(mean) - 0.5))[:, None]
-    return mean + np.concatenate([steps, -steps])
 
 
 def _kernel(x: Floats, y: Floats) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import platform
 import subprocess
@@ -25,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from diffode.errors import InputError
-from diffode.files import alone, atomic, folder_for
+from diffode.files import alone, atomic, folder_for, json_value
 
 Row = dict[str, Any]
 
@@ -34,22 +33,25 @@ def made_by(command: str) -> Row:
     """What a result was made with: the command, versions, machine, commit and date."""
     return {
         "command": command,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
 def commit() -> str:
     """The commit of this code, "+changes" if it was changed since, or "unknown"."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+changes"]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + "+changes" * bool(changed.strip())
 
 
 def beside(out: Path, suffix: str) -> Path:
@@ -84,7 +86,7 @@ def fill(
         names = list(cells[0])
 
         def key(row: Mapping[str, Any]) -> str:
-            return json.dumps([_plain(row.get(name)) for name in names])
+            return json.dumps([json_value(row.get(name)) for name in names])
 
         cells = list({key(cell): cell for cell in cells}.values())
         done = {key(row): row for row in held["rows"] if "error" not in row}
@@ -97,7 +99,7 @@ def fill(
                 row = {"error": str(error)}
             if run == len(held["made"]):
                 held["made"].append(mine)
-            done[key(cell)] = {name: _plain(value) for name, value in {**cell, **row, "made": run}.items()}
+            done[key(cell)] = {name: json_value(value) for name, value in {**cell, **row, "made": run}.items()}
             _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
     return [done[key(cell)] for cell in cells]
 
@@ -130,12 +132,6 @@ def _held(file: Path) -> Row | None:
     except (OSError, ValueError):
         pass
     raise InputError(f"{file} does not hold the rows of an experiment: give --out another name, or --overwrite")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON knows it: numbers of numpy as Python's, and the text of those that JSON does not have."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(out: Path, held: Row) -> None:

@@ -32,10 +32,14 @@ def told(ctx: click.Context, goes_on: bool) -> Iterator[None]:
 
 
 class Script(click.Command):
-    """An experiment as a command: `@click.command(cls=Script)`. Typed again after an interruption, it goes on."""
+    """An experiment as a command: `@click.command(cls=Script)`. goes_on: whether it does when it is typed again."""
+
+    def __init__(self, *args: Any, goes_on: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.goes_on = goes_on
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, goes_on=True):
+        with told(ctx, self.goes_on):
             return super().invoke(ctx)
 
 

@@ -15,7 +15,7 @@ from diffode.classifier import Classifier
 from diffode.data import ImageSet, to_tensor
 from experiments import features, quality
 from experiments.features import Features
-from experiments.quality import Reference, compare, describe, frechet_distance, measure
+from experiments.quality import Reference, compare, describe, frechet_distance, measure, points
 
 D = 5
 A = np.random.default_rng(0).normal(size=(D, D)) / D**0.5
@@ -64,7 +64,7 @@ def test_frechet_distance_is_that_of_the_formula():
     given = Reference("toy", "toy", {"images": 60_000}, np.full(D, 101.0), COVARIANCE, gaussian(1, 100))
     formula = ((x.mean(0) - 101) ** 2).sum() + np.trace(other + COVARIANCE - 2 * sqrtm(other @ COVARIANCE).real)
     assert compare(x, given)["frechet"].value == pytest.approx(formula, abs=1e-8)
-    assert frechet_distance(x.mean(0), other, given.mean, COVARIANCE) == pytest.approx(formula, abs=1e-8)
+    assert frechet_distance(points(x.mean(0), other), points(given.mean, COVARIANCE)) == pytest.approx(formula, abs=1e-8)
 
 
 def test_frechet_distance_is_that_of_torchmetrics_from_the_images():
