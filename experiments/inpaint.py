@@ -25,14 +25,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffode import data, images, pretrained
-from diffode.data import to_pixels, to_tensor
+from diffode import images, pretrained
+from diffode.data import to_pixels
 from diffode.errors import InputError
 from diffode.files import atomic
 from diffode.model import EpsModel
 from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
 from experiments import draw
+from experiments.examples import real_images
 from experiments.script import Script
 from solvers import Plan, Stage, sample
 from solvers.entries import Planned
@@ -126,18 +127,6 @@ def box(height: int, width: int) -> Tensor:
 
 
 MASKS = {"half": half, "box": box}
-
-
-def real_images(n: int) -> tuple[Tensor, Tensor]:
-    """n test images of Fashion-MNIST in [−1, 1], (n, 1, 28, 28), one of each class in turn, and their labels.
-
-    All that Debian's package has, or those that come with diffode, which are the first of them.
-    """
-    found = data.load(None, "test") if data.FASHION_MNIST.is_dir() else data.packaged()
-    assert found.labels is not None
-    classes = [np.flatnonzero(found.labels == label) for label in range(len(found.classes))]
-    chosen = np.array([classes[i % len(classes)][i // len(classes)] for i in range(n)])
-    return to_tensor(found.pixels[chosen]), torch.from_numpy(found.labels[chosen])
 
 
 def jump(x: Tensor, mask: Tensor) -> float:

@@ -34,7 +34,7 @@ from diffode.model import EpsModel
 from diffode.noise import Noise, SeededNoise
 from diffode.schedule import Array, Schedule
 from experiments import rows
-from experiments.inpaint import real_images
+from experiments.examples import real_images
 from experiments.markdown import run, table
 from experiments.script import Script, typed
 

@@ -31,7 +31,7 @@ from diffode.files import atomic
 from diffode.likelihood import dequantised, log_likelihood, normal
 from diffode.mixture import Mixture
 from experiments import draw, rows
-from experiments.inpaint import real_images
+from experiments.examples import own_images, real_images
 from experiments.markdown import provenance, table
 from experiments.script import Script, typed
 from solvers import encode
@@ -65,8 +65,7 @@ class Bench:
         """x0 (draws · n, *image), draw by draw, and their labels: real images, or one sample each of a mixture's own."""
         if kind == "own" and self.mixture:
             labels = torch.arange(n) % self.model.classes
-            sampled = [self.mixture.sample(1, self.seed + i, y) for i, y in enumerate(labels.tolist())]
-            return torch.cat(sampled), labels
+            return own_images(self.mixture, labels, n, self.seed), labels
         real, labels = real_images(n)
         seeds = range(self.seed, self.seed + self.draws * n)
         return dequantised(to_pixels(real.repeat(self.draws, 1, 1, 1)), seeds), labels.repeat(self.draws)

@@ -39,7 +39,7 @@ from diffode.model import EpsModel
 from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
 from experiments import draw, reference, rows
-from experiments.inpaint import real_images
+from experiments.examples import own_images, real_images
 from experiments.markdown import provenance, table
 from experiments.script import Script, typed
 from solvers import encode, sample
@@ -94,7 +94,7 @@ def images_of(loaded: pretrained.Pretrained, n: int, data_dir: str | None) -> tu
         what = f"the first of {data_dir}"
     elif isinstance(network, Mixture):
         labels = torch.arange(n) % classes if classes else None
-        x0 = torch.cat([network.sample(1, seed, None if labels is None else int(labels[seed])) for seed in range(n)])
+        x0 = own_images(network, labels, n)
         what = "exact samples of the mixture, a class in turn"
     else:
         (x0, labels), what = real_images(n), "Fashion-MNIST test, a class in turn"

@@ -12,7 +12,8 @@ from diffode import EpsModel, InputError
 from diffode.data import to_pixels
 from diffode.noise import SeededNoise
 from experiments import inpaint as experiment
-from experiments.inpaint import MASKS, again, inpaint, jump, real_images
+from experiments.examples import real_images
+from experiments.inpaint import MASKS, again, inpaint, jump
 from solvers import SOLVERS, Solver, run
 from solvers.registry import find
 

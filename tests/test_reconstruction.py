@@ -12,7 +12,7 @@ from PIL import Image
 from diffode import InputError, pretrained
 from diffode.data import to_pixels
 from experiments import reconstruction, reference, rows
-from experiments.inpaint import real_images
+from experiments.examples import real_images
 from experiments.reconstruction import cells, images_of, round_trip, whole_steps
 
 
