@@ -24,7 +24,7 @@ class Commands(click.Group):
     """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, goes_on=ctx.invoked_subcommand == "sample"):
+        with told(ctx, goes_on=ctx.invoked_subcommand in ("sample", "compare")):
             return super().invoke(ctx)
 
 
@@ -306,6 +306,69 @@ def evaluate(samples: str, reference: str, features: str, n: int | None, json: P
     click.echo(str(done))
     for warning in done.warnings:
         click.echo(f"Warning: {warning}", err=True)
+
+
+@main.command()
+@click.option("--model", default="fashion", show_default=True, metavar="NAME|FILE", help="As `sample` takes it.")
+@click.option(
+    "--solvers",
+    default="ddim,dpm2,dpm3,dpmpp2m,dpmpp3m,unipc2,unipc3,deis-rho,ipndm,heun",
+    show_default=True,
+    help="Names that `solvers` lists, with options as unipc3(start=single); or all.",
+)
+@click.option("--nfe", type=Numbers(), default="5,6,8,10,12,15,20,30,50", show_default=True, help="Evaluations an image.")
+@click.option(
+    "--grids",
+    default="logsnr,time,quadratic,karras",
+    show_default=True,
+    help="Names of grids, and optimal, which is found for the model and each solver and NFE.",
+)
+@click.option(
+    "--rtol",
+    default="0.1,0.03,0.01,0.003,0.001,0.0001",
+    show_default=True,
+    help="Tolerances of adaptive solvers, which have no NFE.",
+)
+@click.option("--n", type=click.IntRange(1), default=32, show_default=True, help="How many samples.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first; the next have the next.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
+@click.option("--label", help="As `sample` takes it.")
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
+@click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation, the solution's too.")
+@click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, the solution's too.")
+@click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the evaluations.")
+@click.option("--tolerance", type=float, default=1e-8, show_default=True, help="Of the solution that all are compared with.")
+@click.option(
+    "--features",
+    type=click.Choice(["auto", "classifier", "inception", "none"]),
+    default="auto",
+    show_default=True,
+    help="Compare images in these, too; auto is the classifier for images of its size.",
+)
+@click.option(
+    "--data", metavar="PATH|fashion-train", help="Add the Fréchet distance from these, as `evaluate --reference` takes them."
+)
+@path("--out", help="The folder of rows, pictures and report. [default: results/compare- and the model's name]")
+@click.option("--overwrite", is_flag=True, help="Begin again where there are rows.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
+def compare(**o: Any) -> None:
+    """Find out which solver, which grid and how many evaluations a model needs.
+
+    Errors are against the solution of the model's ODE. Interrupted, the same command goes on where it was.
+    """
+    from experiments import compare as run
+    from experiments import contenders, jobs, rows
+    from experiments.problem import Settings
+
+    taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
+    settings = Settings(**{name: o[name] for name in taken}, device=jobs.choose_device(o["device"]))
+    cells = contenders.cells(contenders.choose(o["solvers"]), o["grids"].split(","), o["nfe"], contenders.tolerances(o["rtol"]))
+    out = o["out"] or Path("results") / re.sub(r"[^\w.+=-]", "_", f"compare-{Path(o['model']).stem}")
+    how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
+    made, answer = run.compare(settings, cells, out, command=typed(), **how)
+    click.echo(f"{answer}\n{out / 'report.html'}")
+    rows.finish(made, out / "rows")
 
 
 @main.command()

@@ -83,6 +83,14 @@ def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int6
     return WRITERS[path.suffix.lower()]
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    """InputError unless samples of this shape are images, (1 or 3, height, width)."""
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(
+            f"samples of shape {tuple(shape)} are no images, which are (1 or 3, height, width): draw them with solvers.sample"
+        )
+
+
 def check_place(path: Path) -> None:
     """InputError if what stands at `path` could not be replaced: a folder for a file, or what is no folder of such PNGs."""
     if path.suffix and path.is_dir():

@@ -124,8 +124,8 @@ class WithDensity(EpsModel):
     """
 
     def __init__(self, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None) -> None:
-        self.__dict__.update(model.__dict__, nfe=0, calls=0)
-        self.shape, self.probes, self.d = tuple(shape), probes, math.prod(shape)
+        self.__dict__.update(model.__dict__, shape=None, nfe=0, calls=0)
+        self.of_x, self.probes, self.d = tuple(shape), probes, math.prod(shape)
 
     def join(self, x: Tensor, ell: float | Tensor, lam: float) -> Tensor:
         """The state of x (batch, *shape) and ℓ, a number or (batch, coordinates), at λ."""
@@ -138,7 +138,7 @@ class WithDensity(EpsModel):
 
     def taking(self, rows: Sequence[int]) -> WithDensity:
         probes = None if self.probes is None else self.probes[:, list(rows)]
-        return WithDensity(super().taking(rows), self.shape, probes)
+        return WithDensity(super().taking(rows), self.of_x, probes)
 
     def bind(
         self, lams: Sequence[float] | Array, like: Tensor, predicts: str = "noise", rows: Sequence[int] | None = None
@@ -160,7 +160,7 @@ class WithDensity(EpsModel):
         return evaluate
 
     def _x(self, u: Tensor) -> Tensor:
-        return u[:, : self.d].reshape(-1, *self.shape)
+        return u[:, : self.d].reshape(-1, *self.of_x)
 
     def _traced(
         self, tangent: Evaluate, lams: Sequence[float] | Array, like: Tensor
@@ -172,7 +172,7 @@ class WithDensity(EpsModel):
             clocks = self._clocks(lams, like)
             condition = {name: value.to(like.device) for name, value in self.condition.items()}
             return lambda x, i: (tangent(x, i), closed(x, clocks[i], **condition)[:, None])
-        units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.shape)
+        units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
 
         def by_products(x: Tensor, i: int) -> tuple[Tensor, Tensor]:

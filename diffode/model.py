@@ -14,6 +14,7 @@ here, before any solver sees a number, and ε is re-derived from the x̂0 that c
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ class EpsModel:
     """One interface for every network; see the module docstring.
 
     classes: how many labels the network knows, 0 if it takes none; labels are checked against it.
+    shape: that of one sample, as (channels, height, width), if it is known; what samples by the model's name needs it.
     nfe, calls: evaluations of ε(x, λ), and network calls they took (guidance takes two an evaluation).
     """
 
@@ -52,6 +54,7 @@ class EpsModel:
         *,
         clock: str = "t",
         classes: int = 0,
+        shape: Sequence[int] | None = None,
     ) -> None:
         if clock not in ("t", "label", "lam"):
             raise InputError(f"unknown clock {clock!r}: expected t, label or lam")
@@ -66,6 +69,7 @@ class EpsModel:
         self.predicts = prediction.check(predicts)
         self.clock = clock
         self.classes = classes
+        self.shape = None if shape is None else _sizes(shape)
         self.autocast: torch.dtype | None = None
         self.condition: dict[str, Any] = {}
         self.guidance: tuple[float, dict[str, Any]] | None = None
@@ -252,6 +256,17 @@ class EpsModel:
 def columns(values: Array, like: Tensor) -> tuple[Tensor, ...]:
     """Coefficients (k, batch) as k tensors (batch, 1, ...), to be multiplied with states like `like` (batch, *shape)."""
     return tuple(torch.as_tensor(values, dtype=like.dtype).to(like.device).view(len(values), -1, *[1] * (like.ndim - 1)))
+
+
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as a tuple of positive int; InputError if it is none."""
+    try:
+        sizes = tuple(map(operator.index, shape))
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"the shape of one sample is positive whole numbers, as (1, 28, 28), not {shape!r}")
+    return sizes
 
 
 def _conversion(native: str, wanted: str, end: Array, like: Tensor) -> tuple[Coefficient, Coefficient]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.schedule import Schedule
 
@@ -86,13 +87,17 @@ def drift(model: EpsModel, variable: Variable = VARIABLES["lam"]) -> Drift:
 def accurate(model: EpsModel, x: Tensor, lam_s: float, lam_t: float, tolerance: float = 1e-12) -> Tensor:
     """The state at λ_t of the trajectory through x (batch, *shape) at λ_s, by SciPy's DOP853 in float64: a ground truth.
 
-    It takes hundreds of evaluations and is meant for exact models. rtol and atol are `tolerance`.
+    It takes hundreds of evaluations, by a model in float64. rtol and atol are `tolerance`, of an error that is the rms over the
+    batch. InputError if the tolerance cannot be met.
     """
     f = drift(model)
 
     def flat(lam: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        return f(float(lam), torch.from_numpy(state).view(x.shape)).flatten().numpy()
+        return f(float(lam), torch.from_numpy(state).view(x.shape).to(x.device)).flatten().cpu().numpy()
 
     start = x.detach().double().cpu().numpy().ravel()
     solution = solve_ivp(flat, (lam_s, lam_t), start, method="DOP853", rtol=tolerance, atol=tolerance)
-    return torch.from_numpy(solution.y[:, -1]).view(x.shape)
+    if not solution.success:
+        reached = f"λ = {solution.t[-1]:.6g} of {lam_t:.6g}"
+        raise InputError(f"DOP853 stopped at {reached} ({solution.message}): the model is not smooth there; raise the tolerance")
+    return torch.from_numpy(solution.y[:, -1]).view(x.shape).to(x.device)

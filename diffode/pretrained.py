@@ -5,8 +5,9 @@
     PRESET:FILE           published weights without a card, in safetensors: the preset is their card (PRESETS)
     FOLDER, hub:NAME      a UNet2DModel of diffusers and its scheduler's configuration, on the disk or from the Hugging Face hub;
                           PRESET:FOLDER and PRESET:hub:NAME are the same, and see that its images are of the preset's size
+    MODULE:NAME           an EpsModel of one's own: NAME in MODULE.py of the working directory, or in any module that Python finds
 
-A network of the last two was trained on the labels of a DDPM table; its clock is t, fractional between two labels, since its
+A network of the last but one was trained on the labels of a DDPM table; its clock is t, fractional between two labels, since its
 sinusoids are. What it learned of variances, if it did, is cut off. Nothing is ever unpickled.
 """
 
@@ -19,15 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from textwrap import shorten
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
-from diffode import checkpoint, hub, schedule
+from diffode import checkpoint, hub, own, schedule
 from diffode.ddpm_unet import DDPMUNet, DDPMUNetConfig
-from diffode.errors import InputError
+from diffode.errors import InputError, in_words
 from diffode.mixture import Mixture
 from diffode.model import EpsModel
 from diffode.schedule import Schedule
@@ -43,10 +43,11 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model, the shape of its images (channels, height, width), the names of its labels, its card and its file's SHA-256."""
+    """A model, the shape of its samples (of images: channels, height, width), the names of its labels, its card, and the SHA-256
+    of its file, or of all that a model of one's own is known by (own.digest)."""
 
     model: EpsModel
-    image: tuple[int, int, int]
+    image: tuple[int, ...]
     classes: tuple[str, ...]
     card: checkpoint.Card
     sha256: str
@@ -97,10 +98,13 @@ def names() -> list[str]:
 def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     """The model of that name, file or folder (see the module docstring), on the CPU, its weights in `dtype` (float32 or float64).
 
-    InputError for an unknown name and for files that are corrupt, foreign, pickled, or do not fit their own card.
+    InputError for an unknown name, for files that are corrupt, foreign, pickled, or do not fit their own card, and for a module
+    that fails or holds no such model.
     """
     shipped, path = WEIGHTS / f"{name}.safetensors", Path(name)
     kind, _, rest = str(name).partition(":")
+    if kind.endswith(".py"):
+        return _own(f"{kind}:{rest or 'model'}", dtype)  # which says how it is typed
     if shipped.is_file() or path.is_file():
         return _checkpoint(shipped if shipped.is_file() else path, dtype)
     if kind in PRESETS and rest and (Path(rest).is_dir() or rest.startswith("hub:")):
@@ -111,9 +115,12 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
         return _diffusers(hub.fetch(rest), dtype)
     if (hub.unet_of(path) / "config.json").is_file():
         return _diffusers(path, dtype)
+    if rest.isidentifier():
+        return _own(str(name), dtype)
     raise InputError(
         f"no model {str(name)!r}: known are {', '.join(names())}, any checkpoint file (.safetensors) of diffode, PRESET:FILE "
-        f"with a preset for published weights ({', '.join(PRESETS)}), a folder with a UNet2DModel of diffusers, and hub:NAME"
+        f"with a preset for published weights ({', '.join(PRESETS)}), a folder with a UNet2DModel of diffusers, hub:NAME, and "
+        "MODULE:NAME for an EpsModel of your own"
     )
 
 
@@ -180,7 +187,7 @@ def _fitting(path: Path, card: str) -> Iterator[None]:
     except wrong as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise  # it says which file it is of
-        why = f"{type(error).__name__}: {shorten(str(error), 160)}"
+        why = in_words(error)
         raise InputError(f"{path} does not hold what its {card} says ({why}): it is incomplete, or of another version") from error
 
 
@@ -190,11 +197,29 @@ def _tried(network: nn.Module, noise_schedule: Schedule, card: checkpoint.Card, 
     if len(image) != 3 or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"image {image}, classes {classes}")
     network = network.to(dtype).requires_grad_(False).eval()
-    model = EpsModel(network, noise_schedule, card["predicts"], clock=card["clock"], classes=len(classes))
-    whole = model.labelled([len(classes) - 1]) if classes else model.conditioned()
-    whole(torch.zeros(1, *image, dtype=dtype), noise_schedule.lam_max)
+    model = EpsModel(network, noise_schedule, card["predicts"], clock=card["clock"], classes=len(classes), shape=image)
+    _evaluate(model, image, dtype)
     with open(path, "rb") as file:
         return Pretrained(model, image, classes, card, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _evaluate(model: EpsModel, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Evaluate a model once, at the clean end, with its last label if it knows any."""
+    whole = model.labelled([model.classes - 1]) if model.classes else model.conditioned()
+    whole(torch.zeros(1, *shape, dtype=dtype), model.schedule.lam_max, model.predicts)
+
+
+def _own(name: str, dtype: torch.dtype) -> Pretrained:
+    """MODULE:NAME."""
+    model, card, digest = own.read(name, dtype)
+    image = tuple(card["image"])
+    try:
+        _evaluate(model, image, dtype)
+    except Exception as error:
+        call = f"network(x, {model.clock}{', y=label' * bool(model.classes)})"
+        what = f"{call} with x of shape {(1, *image)} in {str(dtype).removeprefix('torch.')}"
+        raise InputError(f"{name} fails as {what}: {in_words(error)}") from error
+    return Pretrained(model, image, tuple(card["classes"]), card, digest)
 
 
 def _unet(tensors: dict[str, Tensor], card: checkpoint.Card, noise_schedule: Schedule, dtype: torch.dtype) -> nn.Module:

@@ -81,7 +81,7 @@ def evaluate(
     taken = features.load(features_name, choose_device(device))
     labels = _labels(images, card, taken.classes)
     pixels, labels = images.pixels[:n], labels if labels is None else labels[:n]
-    compared = _reference(reference, taken)
+    compared = reference_of(reference, taken)
     numbers = quality.measure(pixels, labels, features=taken, reference=compared)
     if len(pixels) < USUAL:
         problems += (
@@ -112,7 +112,7 @@ def _read(name: str) -> ImageSet:
     raise InputError(f"{name} {why}: give an .npz or a folder, as `sample --out` writes them, or {' or '.join(SPLITS)}")
 
 
-def _reference(name: str, taken: Features) -> Reference:
+def reference_of(name: str, taken: Features) -> Reference:
     """The shipped statistics, or those of the images of that name or path."""
     shipped = name == "fashion-train" and taken.name == "classifier" and not Path(name).exists()
     return quality.load(taken) if shipped else quality.published(name, taken) or quality.describe(_read(name), taken)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,12 +86,27 @@ def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool 
         plan.save(save)
 
 
-def prepare(loaded: pretrained.Pretrained, job: Job) -> EpsModel:
-    """The model of a job, moved to its device, with guidance and what acts on x̂0."""
-    model = loaded.model.to(job.device).guided(job.guidance)
-    model = model.autocasted(DTYPES[job.dtype]) if job.dtype in ("bfloat16", "float16") else model
-    model = model.clipped() if job.clip else model
-    return model.thresholded(job.threshold) if job.threshold is not None else model
+class Treatment(Protocol):
+    """How a model is run, wherever that is said: see Job."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def guidance(self) -> float: ...
+    @property
+    def clip(self) -> bool: ...
+    @property
+    def threshold(self) -> float | None: ...
+
+
+def prepare(loaded: pretrained.Pretrained, how: Treatment) -> EpsModel:
+    """The model, moved to its device, with guidance and what acts on x̂0."""
+    model = loaded.model.to(how.device).guided(how.guidance)
+    model = model.autocasted(DTYPES[how.dtype]) if how.dtype in ("bfloat16", "float16") else model
+    model = model.clipped() if how.clip else model
+    return model.thresholded(how.threshold) if how.threshold is not None else model
 
 
 def generate(
@@ -108,8 +123,10 @@ def generate(
     trajectory in two files of its name and -trajectory; and the plan that was taken to save_plan.
 
     watch(images done, λ) is called after every evaluation. A run that is interrupted leaves its finished batches, and the
-    same job goes on from them. InputError if a file exists and may not be overwritten, or another run is writing `out`.
+    same job goes on from them. InputError if a file exists and may not be overwritten, or another run is writing `out`, and for
+    samples that are no images.
     """
+    images.check_shape(loaded.image)
     images.writer(out)  # which refuses what is no output
     files = _files(job, out, save_plan)
     _refuse_existing(files, overwrite)
@@ -220,20 +237,20 @@ def _one_batch(
         **how,
     )
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
-    arrays |= _counts(job, model, result) | _stacked(states, result)
+    arrays |= counts(model, result, bool(job.options.get("per_sample"))) | _stacked(states, result)
     if result.taken is not None and len(job.seeds) == 1 and result.taken.plans[0] is not None:
         result.taken.plans[0].save(file.with_name(TAKEN))
     with atomic(file) as part, open(part, "wb") as stream:
         np.savez(stream, **arrays)
 
 
-def _counts(job: Job, model: EpsModel, result: Result) -> Arrays:
-    """What each image of a batch took."""
+def counts(model: EpsModel, result: Result, per_sample: bool = False) -> Arrays:
+    """What each image of a batch took; per_sample: whether each was integrated alone."""
     n, calls_each = len(result.x), 2 if model.guidance else 1
     if result.taken is not None:
         taken = {name: np.array(getattr(result.taken, name)) for name in ("nfe", "accepted", "rejected")}
         return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.taken.lam)}
-    if job.options.get("per_sample"):  # calls are then those of all images, one after the other
+    if per_sample:  # calls are then those of all images, one after the other
         return {"nfe": np.full(n, result.calls / n / calls_each), "calls": np.full(n, result.calls / n)}
     return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
 

@@ -2,7 +2,8 @@
 
 A cell is a mapping of names to values that says what is computed (solver, nfe, ...); its row is the cell and what came of it.
 OUT.json holds {"about", "made", "rows"}: what all rows have in common, the runs that made them, and the rows in the order of the
-cells; OUT.csv holds the rows alone. A cell that fails is a row with its `error`, and is tried again by the next run.
+cells, each with the index `made` of its run; OUT.csv holds the rows without it, the same however often a run was interrupted. A
+cell that fails is a row with its `error`, and is tried again by the next run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffode.errors import InputError
+from diffode.errors import InputError, in_words
 from diffode.files import alone, atomic, folder_for, json_value
 
 Row = dict[str, Any]
@@ -73,16 +74,15 @@ def fill(
     """Compute the row of every cell that OUT.json does not have yet, and write OUT.json and OUT.csv after each.
 
     about: what decides all rows beside their cells (model, samples, ...); InputError if the file was made with another, unless
-    `overwrite`. What a cell cannot do (InputError) is a row with its error. Returns the rows of the cells, in their order.
+    `overwrite`. What a cell cannot do (InputError), or fails at (RuntimeError: out of memory, a network of one's own), is a row
+    with its error. Returns the rows of the cells, in their order.
     """
     file, mine = beside(out, ".json"), made_by(command)
     about = json.loads(json.dumps(dict(about)))
     with folder_for(out), alone(file.with_name(f".{file.name}.lock"), f"writing {out}"):
-        held = None if overwrite else _held(file)
-        if held is not None and held["about"] != about:
-            differing = sorted(key for key in {*about, *held["about"]} if about.get(key) != held["about"].get(key))
-            raise InputError(f"{file} was made with another {', '.join(differing)}: give --out another name, or --overwrite")
-        held = held or {"about": about, "made": [], "rows": []}
+        if not overwrite:
+            check(out, about, whole=True)
+        held = (None if overwrite else _held(file)) or {"about": about, "made": [], "rows": []}
         names = list(cells[0])
 
         def key(row: Mapping[str, Any]) -> str:
@@ -95,13 +95,23 @@ def fill(
         for cell in tqdm([cell for cell in cells if key(cell) not in done], desc=out.name, disable=None):
             try:
                 row = dict(compute(cell))
-            except InputError as error:
-                row = {"error": str(error)}
+            except (InputError, RuntimeError) as error:
+                row = {"error": in_words(error)}
             if run == len(held["made"]):
                 held["made"].append(mine)
-            done[key(cell)] = {name: json_value(value) for name, value in {**cell, **row, "made": run}.items()}
+            whole = {name: json_value(value) for name, value in {**cell, **row, "made": run}.items()}
+            done[key(cell)] = json.loads(json.dumps(whole))  # as the next run will read it
             _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
     return [done[key(cell)] for cell in cells]
+
+
+def check(out: Path, about: Mapping[str, Any], *, whole: bool = False) -> None:
+    """InputError if the rows at OUT, if there are any, are of another `about`: in what it names, or, if it is the whole, at all."""
+    held = _held(file := beside(out, ".json"))
+    said = json.loads(json.dumps(dict(about)))
+    before = held["about"] if held else said
+    if differing := sorted(key for key in ({*said, *before} if whole else said) if said.get(key) != before.get(key)):
+        raise InputError(f"{file} was made with another {', '.join(differing)}: give --out another name, or --overwrite")
 
 
 def finish(made: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -142,9 +152,9 @@ def _write(out: Path, held: Row) -> None:
         part.write_text(
             f'{{\n "about": {about},\n "made": [\n{lines[0]}\n ],\n "rows": [\n{lines[1]}\n ]\n}}\n', encoding="utf-8"
         )
-    columns = list(dict.fromkeys(name for row in held["rows"] for name in row))
+    columns = list(dict.fromkeys(name for row in held["rows"] for name in row if name != "made"))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(held["rows"])
     with atomic(beside(out, ".csv")) as part:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-import sys
 from functools import partial
-from pathlib import Path
 
 from diffode.errors import InputError
+from diffode.importing import imported
 from solvers import adaptive, blackbox, ddim, deis, dpm_multistep, dpm_solver, edm, pndm, unipc
 from solvers.butcher import TABLES
 from solvers.entries import Adaptive, BlackBox, Entry, Options, Planned, Solver
@@ -85,7 +83,9 @@ def find(solver: str | Plan) -> Entry:
     if solver.endswith(".json"):
         return Planned(Plan.load(solver), solver)
     under = solver.removesuffix("+unic")
-    base = SOLVERS.get(under) or (_imported(under) if ":" in under and not under.startswith("rk:") else None)
+    base: Entry | None = SOLVERS.get(under)
+    if base is None and ":" in under and not under.startswith("rk:"):
+        _, base = imported(under, Solver, "Solver(name, build, order, evaluations, source)")
     if base is not None and under == solver:
         return base
     if isinstance(base, Solver) and base.unic:
@@ -99,23 +99,6 @@ def find(solver: str | Plan) -> Entry:
         f"unknown solver {solver!r}{f': did you mean {near[0]}?' if near else ','} known are {', '.join(SOLVERS)}, "
         "a plan's .json file, and MODULE:NAME for a Solver of your own"
     )
-
-
-def _imported(solver: str) -> Entry:
-    """The Solver NAME of the module MODULE, from the folder that the command runs in or wherever Python looks."""
-    module, _, name = solver.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        entry = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"cannot import the solver {solver!r}: {error}; give MODULE:NAME as in mymodule:mysolver") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    if not isinstance(entry, Solver):
-        raise InputError(
-            f"{solver} is a {type(entry).__name__}, not a Solver: write {name} = Solver(name, build, order, evaluations, source)"
-        )
-    return entry
 
 
 def table() -> str:

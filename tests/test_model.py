@@ -541,3 +541,20 @@ def test_watched(toy):
     assert all(torch.equal(m, result) for (_, _, m), result in zip(seen, results, strict=True))
     plain(x, 0.0)
     assert len(seen) == 3
+
+
+def test_the_shape_of_a_sample_is_kept():
+    schedule = schedules.ddpm_linear()
+    for given in ((1, 28, 28), [1, 28, 28], torch.Size([1, 28, 28]), np.array([1, 28, 28])):
+        model = EpsModel(torch.zeros_like, schedule, shape=given)
+        assert model.shape == (1, 28, 28)
+        assert all(type(size) is int for size in model.shape)
+        assert model.clipped().guided(2.0).conditioned(c=1).taking([0]).shape == (1, 28, 28)
+    assert EpsModel(torch.zeros_like, schedule, shape=(5,)).shape == (5,)
+    assert EpsModel(torch.zeros_like, schedule).clipped().shape is None
+
+
+@pytest.mark.parametrize("given", [(), (0, 28, 28), (1, -28, 28), (1.0, 28, 28), 784, "abc", "", (None,), ((1, 28), 28)], ids=str)
+def test_a_shape_that_is_none(given):
+    with pytest.raises(InputError, match=r"the shape of one sample is positive whole numbers, as \(1, 28, 28\), not "):
+        EpsModel(torch.zeros_like, schedules.ddpm_linear(), shape=given)

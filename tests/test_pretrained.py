@@ -380,6 +380,202 @@ def test_the_hub_without_a_connection(tiny, monkeypatch):
             pretrained.load(f"hub:{name}")
 
 
+# ---- a network of one's own
+
+MINE = """
+from pathlib import Path
+import torch
+from diffode import EpsModel, schedules
+from diffode.schedule import ddpm_table
+
+class Network(torch.nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 3, padding=1)
+        self.register_buffer("scale", torch.tensor(0.5, dtype=torch.bfloat16))
+        self.register_buffer("none", torch.zeros(0, dtype=torch.int64))
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, x, t, y=None):
+        return self.scale * self.drop(super().forward(x)) + x * (t / 1000 + (0 if y is None else y)).view(-1, 1, 1, 1).to(x)
+
+torch.manual_seed(int(Path("seed").read_text()) if Path("seed").exists() else 0)
+network = Network()
+how = eval(Path("how").read_text()) if Path("how").exists() else {}
+model = EpsModel(network, **{"schedule": schedules.ddpm_linear(), "shape": (3, 8, 8), **how})
+function = EpsModel(lambda x, t: network(x, t), schedules.ddpm_linear(), shape=(3, 8, 8))
+"""
+
+
+@pytest.fixture
+def mine(tiny, monkeypatch):
+    """mine(code): mine.py here, as no process has imported it yet."""
+
+    def write(code=MINE):
+        monkeypatch.setitem(sys.modules, "mine", None)
+        del sys.modules["mine"]
+        (tiny / "mine.py").write_text(code, encoding="utf-8")
+
+    write()
+    return write
+
+
+def test_a_network_of_ones_own(mine):
+    loaded = pretrained.load("mine:model")
+    same(loaded.model, sys.modules["mine"].network.eval())
+    assert (loaded.image, loaded.model.shape, loaded.classes, loaded.model.nfe) == ((3, 8, 8), (3, 8, 8), (), len(LAMS))
+    assert (loaded.card["kind"], loaded.card["predicts"], loaded.card["clock"]) == ("module", "noise", "t")
+    assert loaded.card == json.loads(json.dumps(loaded.card))
+
+
+def test_a_network_of_ones_own_is_not_changed_nor_shared(mine):
+    single, double = pretrained.load("mine:model"), pretrained.load("mine:model", torch.float64)
+    theirs = sys.modules["mine"].network
+    torch.testing.assert_close(single.model(X, 0.3).double(), double.model(X.double(), 0.3), rtol=0, atol=1e-5)
+    networks = theirs, single.model.network, double.model.network
+    assert [network.weight.dtype for network in networks] == [torch.float32, torch.float32, torch.float64]
+    assert [network.training for network in networks] == [True, False, False]  # dropout
+    assert [network.weight.requires_grad for network in networks] == [True, False, False]
+    assert sys.modules["mine"].model.nfe == 0
+    with torch.no_grad():
+        networks[1].weight.zero_()
+    assert all(bool(network.weight.any()) for network in (theirs, double.model.network))
+    assert pretrained.load("mine:model").sha256 == single.sha256 == double.sha256
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_function_is_called_with_states_as_they_are(mine, dtype):
+    seen = "seen = []\ndef network(x, t):\n    seen.append((x.dtype, t.dtype))\n    return x\n"
+    mine(MINE.replace("network = Network()", seen))
+    loaded = pretrained.load("mine:model", dtype)
+    assert loaded.model.network is sys.modules["mine"].network
+    loaded.model(X.to(dtype), 0.3)
+    assert sys.modules["mine"].seen == [(dtype, dtype)] * 2
+
+
+def test_labels_of_ones_own(mine, tiny):
+    (tiny / "how").write_text("dict(classes=3)")
+    loaded = pretrained.load("mine:model")
+    assert loaded.classes == ("0", "1", "2")
+    model, network = loaded.model.labelled([2, 1]), sys.modules["mine"].network.eval()
+    t = torch.full((2,), float(model.schedule.t(0.3)))
+    torch.testing.assert_close(model(X, 0.3), network(X, t, y=torch.tensor([2, 1])), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["schedules.flow(1e-12, 1.0)", "schedules.edm()", "ddpm_table([0.1, 0.2, 0.3])", "schedules.vp_linear()"]
+)
+@pytest.mark.parametrize("predicts", ["noise", "data", "tangent"])
+def test_any_schedule_to_its_ends(mine, tiny, schedule, predicts):
+    (tiny / "how").write_text(f"dict(schedule={schedule}, predicts={predicts!r})")
+    assert pretrained.load("mine:model").model.schedule.lam_max > 0
+
+
+CHANGES = {
+    "weights": lambda folder: (folder / "seed").write_text("1"),
+    "text": lambda folder: (folder / "mine.py").write_text(MINE + "#"),
+    **{
+        how: lambda folder, how=how: (folder / "how").write_text(f"dict({how})")
+        for how in (
+            "predicts='data'",
+            "clock='lam'",
+            "classes=2",
+            "shape=(3, 8, 9)",
+            "schedule=schedules.cosine()",
+            "schedule=schedules.ddpm_linear(steps=999)",
+            "schedule=ddpm_table([0.1, 0.2, 0.4])",
+            "schedule=ddpm_table([0.1, 0.4, 0.2])",  # of the same ends
+        )
+    },
+}
+
+
+def test_another_network_of_ones_own_is_known_by_its_digest(mine, tiny):
+    found = {}
+    for what, change in {"none": lambda folder: None, **CHANGES, "none again": lambda folder: None}.items():
+        mine()
+        for file in ("how", "seed"):
+            (tiny / file).unlink(missing_ok=True)
+        change(tiny)
+        found[what] = pretrained.load("mine:model").sha256
+    assert found.pop("none again") == found["none"]
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_function_is_known_by_the_networks_that_it_calls(mine, tiny):
+    first = pretrained.load("mine:function").sha256
+    for seed in (0, 1):
+        mine()
+        (tiny / "seed").write_text(str(seed))
+        assert (pretrained.load("mine:function").sha256 == first) == (seed == 0)
+
+
+def test_a_network_that_begins_at_random_is_another_each_time(mine):
+    code = MINE.replace("torch.manual_seed(", "torch.seed() or (")
+    found = set()
+    for _ in range(2):
+        with torch.random.fork_rng():
+            mine(code)
+            found.add(pretrained.load("mine:model").sha256)
+    assert len(found) == 2
+
+
+WRONG = {
+    "no shape": ("model.shape = None", "mine:model does not say what it makes: give its EpsModel shape="),
+    "a network": ("model = network", r"mine:model is a Network, not an EpsModel: write model = EpsModel\(.* shape="),
+    "absent": ("del model", r"cannot import 'mine:model': .*mine\.py has no 'model'.*\(function\)"),
+    "raises": ("torch.zeros(2) @ torch.zeros(3)", r"cannot import 'mine:model': line \d+ of mine\.py raises RuntimeError: "),
+    "guided": ("model = model.guided(2.0)", "has been .*guided.* leave these to the command"),
+    "clipped": ("model = model.clipped()", "has been .*clipped"),
+    "conditioned": ("model = model.conditioned(c=1)", "has been conditioned"),
+    "shape of another": (
+        "model.shape = (1, 8, 8)",
+        r"fails as network\(x, t\) with x of shape \(1, 1, 8, 8\) in float32: RuntimeError: ",
+    ),
+    "flat": ("model.network = lambda x, t: x.flatten(1)", r"fails as .*: the network returned \(1, 192\) for a state of"),
+    "arguments": ("model.network = torch.nn.Identity()", "fails as .*: TypeError: "),
+    "no network": ("model.network = None", "fails as .*: TypeError: "),
+    "labels": ("model.classes = 2; model.network = lambda x, t: x", r"fails as network\(x, t, y=label\) .*: TypeError: .* 'y'"),
+    "bug": ("model.network = lambda x, t: 1 / 0", "fails as .*: ZeroDivisionError: "),
+    "graph": ("network.kept = network.weight * 2", "the network of mine:model cannot be copied: RuntimeError: Only Tensors"),
+    "file": ("network.log = open('log', 'w')", "the network of mine:model cannot be copied: TypeError: "),
+    "meta": ("network.to('meta')", "the network of mine:model cannot be copied: NotImplementedError: "),
+    "lazy": ("network.more = torch.nn.LazyLinear(2)", "the network of mine:model cannot be copied: "),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_model_of_ones_own_that_cannot_be_used(mine, what):
+    code, words = WRONG[what]
+    mine(f"{MINE}{code}\n")
+    with pytest.raises(InputError, match=words) as refused:
+        pretrained.load("mine:model")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_function_of_another_dtype_is_refused_in_float64(mine):
+    assert pretrained.load("mine:function").model(X, 0.3).dtype == torch.float32
+    with pytest.raises(
+        InputError, match=r"mine:function fails as network.* with x of shape \(1, 3, 8, 8\) in float64: RuntimeError"
+    ):
+        pretrained.load("mine:function", torch.float64)
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine.py:model", "nonesuch.py"])
+def test_a_file_of_ones_own_is_told_how_it_is_typed(mine, name):
+    with pytest.raises(InputError, match=f"type {name[:-3] if name[-3:] == '.py' else 'mine'}:model$"):
+        pretrained.load(name)
+
+
+def test_presets_and_the_hub_stay_what_they_are(mine, tiny, monkeypatch):
+    for name in ("tiny", "hub"):
+        (tiny / f"{name}.py").write_text("1 / 0")
+    with pytest.raises(InputError, match="no checkpoint at model"):
+        pretrained.load("tiny:model")
+    monkeypatch.setattr(pretrained.hub, "fetch", lambda name: tiny / f"fetched {name}")
+    monkeypatch.setattr(pretrained, "_diffusers", lambda path, dtype: path)
+    assert pretrained.load("hub:model") == tiny / "fetched model"
+
+
 # ---- the command line
 
 
@@ -401,3 +597,32 @@ def test_the_command_line_samples_them(tiny, folder, network):
         assert card["sha256"] == pretrained.load(name).sha256
         assert run("--model", name, "--n", 2, "--nfe", 3, "--guidance", 2).exit_code == 2
     assert run("--model", path, "--n", 2, "--nfe", 3).exit_code == 0  # under the name that it is given by default
+
+
+def test_the_command_line_samples_a_network_of_ones_own(mine, tiny):
+    (tiny / "how").write_text("dict(classes=3)")
+    args = "--model", "mine:model", "--n", 4, "--nfe", 3
+    for dtype in ("float32", "float64", "bfloat16"):
+        result = run(*args, "--dtype", dtype, "--guidance", 2, "--label", "2,0", "--out", f"{dtype}.npz")
+        assert result.exit_code == 0, result.output
+        card = json.loads((tiny / f"{dtype}.npz.json").read_text())
+        assert (card["model"], card["labels"], card["sha256"]) == (
+            "mine:model",
+            [2, 0, 2, 0],
+            pretrained.load("mine:model").sha256,
+        )
+        assert np.load(f"{dtype}.npz")["arr_0"].shape == (4, 8, 8, 3)
+    assert run(*args).exit_code == 0  # under the name that it is given by default
+    result = run(*args, "--label", "3")
+    assert (result.exit_code, "label '3' is not known" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8), (64,), (1, 1, 8, 8)], ids=str)
+@pytest.mark.parametrize("out", ["a.png", "a.npz", "a"])
+def test_samples_that_are_no_images_are_not_written(tiny, mine, shape, out):
+    mine(f"from diffode import EpsModel, schedules\nmodel = EpsModel(lambda x, t: x, schedules.edm(), shape={shape})")
+    assert pretrained.load("mine:model").image == shape
+    result = run("--model", "mine:model", "--n", 2, "--nfe", 3, "--out", out)
+    words = " ".join(result.output.replace("│", " ").split())
+    assert (result.exit_code, f"samples of shape {shape} are no images" in words) == (2, True)
+    assert {path.name for path in tiny.iterdir()} - {"__pycache__"} == {"mine.py"}

@@ -1,11 +1,14 @@
 """What documents show is what the code does: snippets run, and generated parts are up to date."""
 
 import re
+import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from diffode import schedules
 from solvers import SOLVERS, sample
@@ -20,6 +23,12 @@ def snippets(name):
 
 def part(text, name):
     return re.search(rf"<!-- {name}.*?-->\n(.*?)<!-- /{name} -->", text, re.S)[1].strip()
+
+
+def forgotten(monkeypatch, module):
+    """Let what is imported under this name be imported anew, now and after the test."""
+    monkeypatch.setitem(sys.modules, module, None)
+    del sys.modules[module]
 
 
 def test_readme_snippets_run(capsys):
@@ -38,11 +47,29 @@ def test_the_solver_of_contributing_is_a_solver(mixture64, tmp_path, monkeypatch
     assert len([line for line in code.splitlines() if line]) <= 10
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
+    forgotten(monkeypatch, "mine")
     for budget in ({"nfe": 8}, {"nfe": 9, "denoise": True}):
         kw = {"shape": (2, 1, 28, 28), "dtype": torch.float64, **budget}
         mine, theirs = (sample(mixture64, solver=solver, **kw) for solver in ("mine:mymidpoint", "dpm2"))
         torch.testing.assert_close(mine.x, theirs.x, rtol=0, atol=1e-11)
         assert mine.nfe == budget["nfe"]
+
+
+@pytest.mark.parametrize("command", ["compare", "sample --model mine:model --nfe 3"])
+def test_a_network_of_ones_own_takes_ten_lines_and_one_command(tmp_path, monkeypatch, command):
+    """What README says, typed; and with few samples here."""
+    import cli
+
+    shown = r"<!-- mine\.py: tests run this -->\n```python\n(.*?)```.*?```\npython cli\.py (.*?)\n```"
+    code, typed = re.search(shown, (ROOT / "README.md").read_text(encoding="utf-8"), re.S).groups()
+    assert len(code.splitlines()) <= 10
+    assert typed.startswith("compare --model mine:model ")
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    forgotten(monkeypatch, "mine")
+    args = shlex.split(typed if command == "compare" else command)
+    result = CliRunner().invoke(cli.main, [*args, "--n", "2"])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_solver_table_is_generated():

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from diffode import InputError
 from experiments import rows
@@ -12,7 +13,7 @@ from experiments import rows
 CELLS = [{"solver": solver, "nfe": nfe} for solver in ("a", "b") for nfe in (1, 2)]
 
 
-def fill(out, compute=lambda cell: {"error of": cell["nfe"] / 3}, cells=CELLS, **about):
+def fill(out, compute=lambda cell: {"error of": cell["nfe"] / 3, "pair": (1, "x")}, cells=CELLS, **about):
     return rows.fill(out, cells, compute, about={"model": "m", **about}, command="c")
 
 
@@ -24,7 +25,7 @@ def failing(at):
         if len(seen) == at:
             raise KeyboardInterrupt
         seen.append(cell)
-        return {"error of": cell["nfe"] / 3}
+        return {"error of": cell["nfe"] / 3, "pair": (1, "x")}
 
     return compute, seen
 
@@ -41,6 +42,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(tmp_path, at):
     assert [*seen, *again] == CELLS  # nothing twice
     made = [[{**row, "made": 0} for row in rows.read(tmp_path / name)[1]] for name in ("whole", "killed")]
     assert made[0] == made[1]
+    whole, killed = ((tmp_path / f"{name}.csv").read_bytes() for name in ("whole", "killed"))
+    assert whole == killed
 
 
 def test_rows_are_in_the_order_of_the_cells_and_others_stay(tmp_path):
@@ -56,6 +59,7 @@ def test_csv_and_json_say_the_same(tmp_path):
     with open(tmp_path / "x.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     held = json.loads((tmp_path / "x.json").read_text())
+    assert [row.pop("made") for row in held["rows"]] == [0] * 4  # which of held["made"], and not in the CSV
     assert [{name: str(value) for name, value in row.items()} for row in held["rows"]] == lines
     assert lines[0]["bad"] == "inf"
     assert float(lines[0]["value"]) == 1 / 3  # to the last bit
@@ -75,6 +79,20 @@ def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, capsys):
     assert ended.value.code == 1
     assert "two is too many" in capsys.readouterr().err
     assert not any("error" in row for row in fill(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), torch.OutOfMemoryError("out of\nmemory")], ids=type)
+def test_what_a_network_raises_is_a_row_and_a_mistake_of_ours_is_not(tmp_path, error):
+    def compute(cell):
+        if cell["nfe"] == 2:
+            raise error
+        return {"value": 1}
+
+    made = fill(tmp_path / "x", compute)
+    assert [row.get("error") for row in made] == [None, f"{type(error).__name__}: out of memory"] * 2
+    error = TypeError("ours")
+    with pytest.raises(TypeError):
+        fill(tmp_path / "x", compute)
 
 
 def test_rows_of_other_settings_are_not_mixed(tmp_path):

@@ -1,0 +1,97 @@
+"""python cli.py compare: which solver, which grid and how many evaluations, for one model.
+
+A solver is compared, not a recipe: all begin at the same x_T and end at the same λ, every evaluation is counted, that of a final
+denoising step too, guidance takes two network calls an evaluation, and x̂0 is left alone unless that is asked for.
+
+In the folder OUT are, as they are finished: `solution`, the reference solution in batches; `rows.csv` and `rows.json`, a row a
+cell (contenders.py), with its error (solution.py), what else tells it from the solution (judges.py) and what it took; `pictures`,
+of each cell the images of the first seeds; `grids`, the optimal grids. At the end the answer is drawn from the rows: answer.json,
+curves and report.html. Killed at any moment, the same command goes on, and what is there is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from diffode.data import to_pixels
+from diffode.files import alone, atomic, folder_for, write_json
+from experiments import draw, judges, rows
+from experiments import solution as solutions
+from experiments.answer import answer, check_solution, pareto
+from experiments.contenders import Cell, stem
+from experiments.curves import curves
+from experiments.problem import Problem, Settings
+from experiments.report import report
+from experiments.rows import Row
+
+SHOWN = 8  # samples in a picture
+
+
+def compare(
+    settings: Settings,
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    features: str = judges.AUTO,
+    data: str | None = None,
+    tolerance: float = solutions.TOLERANCE,
+    command: str = "",
+    overwrite: bool = False,
+) -> tuple[list[Row], str]:
+    """Compute the rows of the cells, and write all that the module docstring names; the rows, and the answer in a sentence.
+
+    features, data: see judges.choose. tolerance: of the solution. InputError for what cannot be compared, and for a solution that
+    is not known ten times better than the best contender is right.
+    """
+    draw.require_matplotlib()
+    problem = Problem(settings)
+    judged = judges.choose(features, data, problem)
+    about = {
+        **{name: value for name, value in asdict(settings).items() if name != "label"},
+        "labels": problem.labels and (settings.label or "all in turn"),
+        "sha256": problem.loaded.sha256,
+        "shape": list(problem.loaded.image),
+        "lam": [problem.schedule.lam_min, problem.schedule.lam_max],
+        **judged.about,
+    }
+    with folder_for(out / "rows"), alone(out / ".lock", f"writing {out}"):
+        if not overwrite:
+            rows.check(out / "rows", about)  # before the solution, which may take minutes
+        solution = solutions.solve(problem, out / "solution", tolerance)
+        judge, pictures = judged.of(solution.x), out / "pictures"
+        picture(solution.x, pictures / "reference.png")
+
+        def measure(cell: Mapping[str, Any]) -> dict[str, Any]:
+            def also(x: Tensor) -> dict[str, float]:
+                picture(x, pictures / f"{stem(cell)}.png")
+                return judge(x)
+
+            return solutions.measure(problem, solution, cell, also)
+
+        about["solution"] = solution.about
+        made = rows.fill(out / "rows", cells, measure, about=about, command=command, overwrite=overwrite)
+        _, found = rows.read(out / "rows")  # with what earlier commands added
+        check_solution(about, found)
+        said = answer(found)
+        write_json(
+            out / "answer.json", {"answer": said, **{f"front_{cost}": pareto(found, cost) for cost in ("spent", "seconds")}}
+        )
+        curves(found, out)
+        report([out], out / "report.html")
+    return made, said
+
+
+def picture(x: Tensor, file: Path) -> None:
+    """The first samples of x (n, *shape) side by side, as a PNG, if they are images."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        return
+    strip = rearrange(to_pixels(x[:SHOWN]), "n h w c -> h (n w) c")
+    with atomic(file) as part:
+        Image.fromarray(strip.squeeze(2) if x.shape[1] == 1 else strip).save(part, format="PNG", optimize=True)

@@ -1,0 +1,276 @@
+"""A comparison: its numbers are right, it can be killed at any moment, and what cannot be compared is refused."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.numpy import load_file
+
+import cli
+from diffode.files import alone
+from diffode.noise import SeededNoise
+from experiments.problem import Problem
+from tests import reference
+
+ROOT = Path(cli.__file__).parent
+WITHOUT = ("seconds", "peak_mib")  # what two runs may differ in
+SMALL = ["--model", "mixture", "--n", 2, "--features", "none", "--device", "cpu"]
+
+
+def compare(*args):
+    return CliRunner().invoke(cli.main, ["compare", *map(str, args)])
+
+
+class Dense:
+    """ε of the shipped mixture by Bayes' rule and full covariances, from its file, in NumPy."""
+
+    def __init__(self, label):
+        held = load_file(ROOT / "diffode" / "weights" / "mixture.safetensors")
+        of = held["label"] == label
+        self.log_pi, self.mean = held["log_pi"][of].astype(float), held["mean"][of].astype(float)
+        self.values, self.vectors = [], []
+        for basis, along, floor in zip(held["basis"][of], held["along"][of], held["floor"][of], strict=True):
+            basis, _ = np.linalg.qr(basis.astype(float))
+            values, vectors = np.linalg.eigh(basis * along.astype(float) @ basis.T + float(floor) * np.eye(len(basis)))
+            self.values.append(values)
+            self.vectors.append(vectors)
+
+    def __call__(self, x, lam):
+        alpha, sigma = reference._vp(lam)
+        log_p, eps = [], []
+        for log_pi, mean, values, vectors in zip(self.log_pi, self.mean, self.values, self.vectors, strict=True):
+            spread, along = alpha**2 * values + sigma**2, (x - alpha * mean) @ vectors
+            log_p.append(log_pi - 0.5 * np.sum(along**2 / spread + np.log(spread)))
+            eps.append(sigma * (along / spread) @ vectors.T)
+        r = np.exp(np.array(log_p) - max(log_p))
+        return r @ np.array(eps) / r.sum()
+
+
+def follow(eps, x, grid):
+    """The ODE by the classical Runge–Kutta method in y = x/α, dy/dλ = −e^(−λ) ε."""
+
+    def slope(y, lam):
+        return -np.exp(-lam) * eps(reference._vp(lam)[0] * y, lam)
+
+    y = x / reference._vp(grid[0])[0]
+    for s, t in pairwise(grid):
+        h = t - s
+        k1 = slope(y, s)
+        k2 = slope(y + h / 2 * k1, s + h / 2)
+        k3 = slope(y + h / 2 * k2, s + h / 2)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, t))
+    return reference._vp(grid[-1])[0] * y
+
+
+def ddim(eps, x, grid):
+    for s, t in pairwise(grid):
+        (a_s, s_s), (a_t, s_t) = reference._vp(s), reference._vp(t)
+        x = reference.ddim_eq_12(a_s**2, a_t**2, 0.0, x, eps(x, s), 0.0)
+        assert np.isfinite(s_s + s_t)
+    return x
+
+
+def data_of(eps):
+    """x̂0 of an ε."""
+
+    def x0(x, lam):
+        alpha, sigma = reference._vp(lam)
+        return (x - sigma * eps(x, lam)) / alpha
+
+    return x0
+
+
+INDEPENDENT = {
+    "ddim": ddim,
+    "dpmpp2m": lambda eps, x, grid: reference.dpm_solver_pp_2m(grid, x, data_of(eps)),
+    "unipc3": lambda eps, x, grid: reference.unipc(3, "bh2", grid, x, data_of(eps)),
+}
+
+
+def independent(seeds, nfe, steps):
+    """{solver: ‖x − x*‖ of each seed} at nfe evaluations on equal steps in λ, from the papers' formulas alone; labels in turn."""
+    beta = np.linspace(1e-4, 0.02, 1000)
+    alpha_bar = np.cumprod(1 - beta)
+    first, last = (0.5 * np.log(alpha_bar[i] / (1 - alpha_bar[i])) for i in (-1, 0))
+    off = {solver: [] for solver in INDEPENDENT}
+    for seed in seeds:
+        eps = Dense(seed % 10)
+        noise = SeededNoise([seed])(0, torch.empty(1, 1, 28, 28, dtype=torch.float64))
+        x = reference._vp(first)[1] * noise.numpy().ravel()
+        exact = follow(eps, x, np.linspace(first, last, steps + 1))
+        for solver, solve in INDEPENDENT.items():
+            off[solver].append(np.sqrt(np.mean((solve(eps, x, np.linspace(first, last, nfe + 1)) - exact) ** 2)))
+    return off
+
+
+def held_by(report):
+    """What a report has of its comparisons, from its own text."""
+    text = Path(report).read_text(encoding="utf-8")
+    found = re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def table(folder):
+    with open(folder / "rows.csv", encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if name not in WITHOUT} for row in csv.DictReader(file)]
+
+
+def test_errors_are_those_of_an_independent_computation(tmp_path):
+    out = tmp_path / "out"
+    result = compare(
+        *SMALL, "--dtype", "float64", "--solvers", ",".join(INDEPENDENT), "--nfe", 10, "--grids", "logsnr", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    check_against(independent(range(2), 10, 400), held_by(out / "report.html")[0]["rows"])
+
+
+def check_against(off, found):
+    """Of the rows that a report has, those of 10 evaluations on equal steps in λ."""
+    here = {row["solver"]: row for row in found if (row["grid"], row["nfe"]) == ("logsnr", 10)}
+    for solver, each in off.items():
+        assert here[solver]["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(each))), abs=1e-6)
+        assert here[solver]["median"] == pytest.approx(np.median(each), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_errors_in_the_committed_report_are_those_of_an_independent_computation():
+    held = next(each for each in held_by(ROOT / "docs" / "report.html") if "mixture" in each["name"])
+    check_against(independent(range(held["seed"], held["seed"] + held["n"]), 10, 400), held["rows"])
+
+
+def killed_when(command, done):
+    """Start the command in a process, and kill it when done() is true."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    while not done():
+        assert process.poll() is None, f"finished before it was killed:\n{process.stdout.read().decode()}"
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.05))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_interrupted_three_times_at_random_it_ends_as_if_it_had_not_been(tmp_path):
+    """By SIGKILL, in the solution and twice in the rows: the table is the same, timings aside, and no cell is computed twice."""
+    options = [
+        "--solvers",
+        "ddim,dpm2,unipc3,dpm12",
+        "--nfe",
+        "5-16",
+        "--grids",
+        "logsnr,time",
+        "--rtol",
+        "0.1,0.05",
+        "--batch",
+        "1",
+    ]
+    command = [sys.executable, str(ROOT / "cli.py"), "compare", *map(str, SMALL), *options, "--out"]
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    cells = len(table(whole))
+
+    def rows_written():
+        return len(table(pieces)) if (pieces / "rows.csv").exists() else 0
+
+    first, second = sorted(random.sample(range(5, cells - 20), 2))
+    killed_when([*command, str(pieces)], lambda: any((pieces / "solution").glob("*.npz")))
+    solved = {file: file.stat().st_mtime_ns for file in (pieces / "solution").glob("*.npz")}
+    killed_when([*command, str(pieces)], lambda: rows_written() >= first)
+    before = json.loads((pieces / "rows.json").read_text())["rows"]
+    killed_when([*command, str(pieces)], lambda: rows_written() >= second)
+    subprocess.run([*command, str(pieces)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert table(pieces) == table(whole)
+    assert all(file.stat().st_mtime_ns == at for file, at in solved.items())
+    after = json.loads((pieces / "rows.json").read_text())
+    assert [row for row in after["rows"] if row in before] == before  # their seconds too, so they were not run again
+    assert len(after["made"]) == 3
+    for file in sorted((whole / "pictures").iterdir()):
+        assert np.array_equal(Image.open(file), Image.open(pieces / "pictures" / file.name)), file.name
+
+
+def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
+    """The others are there, with a report; and what failed is tried again."""
+    broken = True
+    run = Problem.run
+
+    def failing(self, solver, *args, **kwargs):
+        if broken and solver == "unipc3":
+            raise RuntimeError("out of memory")
+        return run(self, solver, *args, **kwargs)
+
+    monkeypatch.setattr(Problem, "run", failing)
+    options = [*SMALL, "--solvers", "ddim,unipc3", "--nfe", 8, "--grids", "logsnr", "--out", tmp_path / "out"]
+    result = compare(*options)
+    assert result.exit_code == 1
+    assert "out of memory" in result.stderr
+    assert [row["error"] for row in table(tmp_path / "out")] == ["", "RuntimeError: out of memory"]
+    assert "out of memory" in (tmp_path / "out" / "report.html").read_text()
+    broken = False
+    assert compare(*options).exit_code == 0
+    assert "error" not in table(tmp_path / "out")[0]
+
+
+def test_a_solution_that_is_not_known_ten_times_better_is_refused(tmp_path):
+    options = [*SMALL, "--dtype", "float64", "--solvers", "unipc3", "--grids", "logsnr", "--out", tmp_path / "out"]
+    result = compare(*options, "--nfe", 100, "--tolerance", 1e-2)
+    assert result.exit_code == 2
+    assert "--tolerance" in result.stderr
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert compare(*options, "--nfe", 5, "--tolerance", 1e-6, "--overwrite").exit_code == 0
+
+
+def test_another_comparison_is_not_mixed_in(tmp_path):
+    options = [*SMALL, "--solvers", "ddim", "--grids", "logsnr", "--out", tmp_path / "out"]
+    assert compare(*options, "--nfe", 5).exit_code == 0
+    assert compare(*options, "--nfe", "5,6").exit_code == 0  # more of the same is added
+    assert len(table(tmp_path / "out")) == 2
+    for other in (["--seed", 1], ["--clip"], ["--n", 3], ["--tolerance", 1e-6]):
+        result = compare(*options, "--nfe", 5, *other)
+        assert (result.exit_code, "was made with another" in result.stderr) == (2, True), other
+    (tmp_path / "out" / "rows.json").write_text("{}")
+    assert compare(*options, "--nfe", 5).exit_code == 2
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with alone(tmp_path / ".lock", "writing"):
+        result = compare(*SMALL, "--solvers", "ddim", "--nfe", 5, "--out", tmp_path)
+    assert (result.exit_code, "another run" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--solvers", "dim"], "did you mean"),
+        (["--solvers", "ddpm"], "draws noise"),
+        (["--grids", "linear"], "unknown grid"),
+        (["--nfe", "five"], "whole numbers"),
+        (["--nfe", "0"], "at least 1"),
+        (["--rtol", "2"], "between 0 and 1"),
+        (["--tolerance", "0"], "tolerance"),
+        (["--label", "boots"], "label 'boots'"),
+        (["--threshold", "2"], "quantile"),
+        (["--data", "fashion-train"], "at least 20"),
+        (["--model", "nothing"], "no model"),
+        (["--guidance", "nan"], "guidance"),
+        (["--device", "cuda:7"], "not available"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, options, words):
+    result = compare("--model", "mixture", "--n", 2, "--solvers", "ddim", "--nfe", 5, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert not (tmp_path / "out").exists()
