@@ -190,7 +190,7 @@ def main() -> None:
     default="fashion",
     show_default=True,
     metavar="NAME|FILE",
-    help="fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, or hub:NAME (docs/networks.md).",
+    help="fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME (docs/networks.md).",
 )
 @path("--out", help="x.png (a grid), x.npz, or a folder (a PNG a seed). [default: samples/ and what was typed]")
 @click.option("--trajectory", is_flag=True, help="Keep the states, too, in OUT-trajectory.npz and .png. One batch only.")

@@ -53,6 +53,7 @@ class Bench:
 
     def __init__(self, name: str, n: int, seed: int, truth: Mapping[str, Any], most: int) -> None:
         loaded = pretrained.load(name)
+        images.check_shape(loaded.image)
         self.seeds, self.truth, self.most = list(range(seed, seed + n)), dict(truth), most
         self.model, self.labels = loaded.model, torch.zeros(n, dtype=torch.int64)
         if loaded.model.classes:
@@ -146,7 +147,7 @@ def report(out: Path) -> str:
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
+@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
 @click.option("--solver", "solvers", multiple=True, default=SOLVERS, help=f"May be given again. [default: {', '.join(SOLVERS)}]")
 @click.option("--grid", default="time", show_default=True, help="Where the evaluations are spent; time is like the paper's τ.")
 @click.option("--n", default=100, show_default=True, type=click.IntRange(2, 1000), help="Samples, two of a class at a time.")

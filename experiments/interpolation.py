@@ -151,7 +151,7 @@ def report(out: Path) -> str:
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
+@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
 @click.option("--solver", default="ddim", show_default=True, help="Any deterministic solver.")
 @click.option("--nfe", default=50, show_default=True, type=click.IntRange(1), help="Evaluations an image.")
 @click.option("--grid", default="time", show_default=True, help="Where they are spent; time is like the paper's τ.")
@@ -167,6 +167,7 @@ def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
     if find(o["solver"]).stochastic:
         raise InputError(f"{o['solver']} draws noise, and x_T does not say what comes of it: take a deterministic solver")
     loaded = pretrained.load(o["name"])
+    images.check_shape(loaded.image)
     choose_grid(find(o["solver"]), loaded.model.schedule, nfe=o["nfe"], steps=None, grid=o["grid"], denoise=False)
     how = {name: o[name] for name in ("solver", "nfe", "grid")}
     x, y = ends(loaded, o["pairs"], o["seed"])

@@ -203,7 +203,7 @@ def _number(about: Mapping[str, Any], mine: list[rows.Row]) -> str:
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
+@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
 @click.option("--n", type=click.IntRange(2, 500), help="Images for all solvers. [default: 10; of a mixture 100]")
 @click.option("--many", default=300, show_default=True, type=click.IntRange(2, 500), help="Images of the one row with more.")
 @click.option("--draws", default=2, show_default=True, type=click.IntRange(1, 100), help="Uniform noises added to each image.")

@@ -239,7 +239,7 @@ def _looked_at(found: list[rows.Row]) -> str:
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="A shipped name, or a checkpoint.")
+@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
 @click.option("--solver", "solvers", multiple=True, default=SOLVERS, help=f"May be given again. [default: {', '.join(SOLVERS)}]")
 @click.option("--n", default=50, show_default=True, type=click.IntRange(2, 500), help="Images.")
 @click.option("--data-dir", help="Other test images, as `cli.py train` takes them.")

@@ -106,7 +106,7 @@ def fill(
 
 
 def check(out: Path, about: Mapping[str, Any], *, whole: bool = False) -> None:
-    """InputError if the rows at OUT, if there are any, are of another `about`: in what it names, or, if it is the whole, at all."""
+    """InputError if there are rows at OUT, and of another `about`: in what it names, or, if this is the whole, at all."""
     held = _held(file := beside(out, ".json"))
     said = json.loads(json.dumps(dict(about)))
     before = held["about"] if held else said
