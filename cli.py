@@ -24,7 +24,7 @@ class Commands(click.Group):
     """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, goes_on=ctx.invoked_subcommand in ("sample", "compare")):
+        with told(ctx, goes_on=lambda: ctx.invoked_subcommand in ("sample", "compare")):
             return super().invoke(ctx)
 
 

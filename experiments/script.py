@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ import click
 
 
 @contextmanager
-def told(ctx: click.Context, goes_on: bool) -> Iterator[None]:
+def told(ctx: click.Context, goes_on: Callable[[], bool]) -> Iterator[None]:
     """Turn InputError and OSError into click's usage errors; goes_on: whether the same command, typed again, does."""
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"Interrupted{': the same command goes on where it was' if goes_on else ''}.", err=True)
+        click.echo(f"Interrupted{': the same command goes on where it was' if goes_on() else ''}.", err=True)
         ctx.exit(130)
     except BrokenPipeError:
         raise
@@ -39,7 +39,7 @@ class Script(click.Command):
         self.goes_on = goes_on
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, self.goes_on):
+        with told(ctx, lambda: self.goes_on):
             return super().invoke(ctx)
 
 

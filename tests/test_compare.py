@@ -224,6 +224,15 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
     assert "error" not in table(tmp_path / "out")[0]
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Problem, "run", interrupted)
+    result = compare(*SMALL, "--solvers", "ddim", "--nfe", 5, "--grids", "logsnr", "--out", tmp_path / "out")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "Interrupted: the same command goes on where it was.")
+
+
 def test_a_solution_that_is_not_known_ten_times_better_is_refused(tmp_path):
     options = [*SMALL, "--dtype", "float64", "--solvers", "unipc3", "--grids", "logsnr", "--out", tmp_path / "out"]
     result = compare(*options, "--nfe", 100, "--tolerance", 1e-2)
