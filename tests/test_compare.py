@@ -225,7 +225,7 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Problem, "run", interrupted)
