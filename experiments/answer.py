@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from statistics import median_low
 from typing import Any, NamedTuple
 
@@ -94,11 +93,9 @@ def pareto(rows: Iterable[Row], cost: str = "spent", measure: str = "rmse") -> l
         return abs(row[cost]), abs(row[measure])
 
     front: list[Row] = []
-    least = math.inf
-    for (_, error), equal in groupby(sorted(measured(rows, cost, measure), key=at), key=at):
-        if error < least:
-            front += equal
-            least = error
+    for row in sorted(measured(rows, cost, measure), key=at):
+        if not front or at(row)[1] < at(front[-1])[1] or at(row) == at(front[-1]):
+            front.append(row)
     return front
 
 

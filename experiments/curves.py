@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffode.files import atomic
 from experiments.answer import MEASURES, budgets, measured, pareto
+from experiments.contenders import OWN
 from experiments.draw import require_matplotlib
 from experiments.rows import Row
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OWN = "own"  # the grid of an adaptive solver
 # Okabe and Ito's colours, told apart by the colour-blind; the yellow, which white paper swallows, is brown.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#333333", "#7a4fc0", "#8a8f98")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # no common divisor with the colours: 70 pairs

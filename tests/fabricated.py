@@ -1,4 +1,4 @@
-"""Comparisons whose numbers are made up: errors fall as those of methods of an order, and each cell's picture is of one grey."""
+"""Comparisons whose numbers are made up: errors fall as those of methods of an order, and each cell's pictures are grey."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,8 @@ from experiments.contenders import stem
 ORDERS = {"ddim": 1, "dpmpp2m": 2, "unipc3": 3}
 GRIDS = {"logsnr": 1.0, "time": 1.7}
 BUDGETS = (5, 10, 20)
-SIDE, SEEDS, REFERENCE = 28, 4, 100  # of pictures; grey of the reference
+SIDE, SEEDS = 28, 4  # of pictures
+REFERENCE, SHADE = 100, 10  # grey of the reference's first seed, and how much brighter the next is
 ABOUT = {
     "model": "fashion",
     "sha256": "0123456789abcdef" * 4,
@@ -73,7 +74,7 @@ def mixed():
 
 
 def grey(index):
-    """Of the picture of a row."""
+    """Of the first seed's picture of a row."""
     return 110 + index % 100
 
 
@@ -96,8 +97,8 @@ def comparison(folder, found, *, pictures=True, **about):
 
 
 def save(file, value, *, seeds=SEEDS, side=SIDE, rng=None):
-    """A strip of one grey, or of noise."""
+    """A strip of images of one grey each, SHADE brighter with each seed, or of noise in colour."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    shape = (side, seeds * side)
-    pixels = np.full(shape, value, np.uint8) if rng is None else rng.integers(0, 256, (*shape, 3), np.uint8)
+    greys = np.repeat(np.arange(seeds) * SHADE + value, side)[None].repeat(side, 0).astype(np.uint8)
+    pixels = greys if rng is None else rng.integers(0, 256, (*greys.shape, 3), np.uint8)
     Image.fromarray(pixels).save(file)

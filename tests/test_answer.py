@@ -132,7 +132,7 @@ def test_nothing_was_measured():
     failed = [without("a", "time", 5, error="the state is not finite."), without("b", "time", 5, skipped="cannot")]
     assert answer(failed) == (
         "For this model no error was measured: of 2 cells 1 failed and 1 were skipped. "
-        "The first to fail was a on time: the state is not finite."
+        "The first to fail was a on time at 5: the state is not finite."
     )
     assert "of 0 cells" in answer([])
     assert "no Fréchet distance was measured" in answer(mixed(), "frechet")

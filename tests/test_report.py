@@ -19,7 +19,7 @@ from experiments.answer import answer, pareto
 from experiments.contenders import stem
 from tests.fabricated import ABOUT, SEEDS, SIDE, adaptive, cell, comparison, fixed, mixed, save, without
 
-HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>\"'&"
+HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>\"'&" + "long" * 12
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from diffode.errors import InputError
 from experiments import report
 from experiments.answer import pareto
 from experiments.browser import chromium, picture, resize
-from tests.fabricated import BUDGETS, REFERENCE, adaptive, comparison, fixed, grey, mixed
+from tests.fabricated import ABOUT, BUDGETS, REFERENCE, SEEDS, SHADE, adaptive, comparison, fixed, grey, mixed
 from tests.test_report import HOSTILE
 
 ENTER, TAB, LEFT, RIGHT, DOWN, BACKSPACE = "\ue007", "\ue004", "\ue012", "\ue014", "\ue015", "\ue003"  # of WebDriver
@@ -114,17 +114,18 @@ class Page:
         """The labels of the points drawn."""
         return [mark.get_attribute("aria-label") for mark in self.all(".plot .mark")]
 
-    def wall(self):
-        """Solver -> grey of its first picture as it is seen, in the middle; None where there is none."""
+    def wall(self, row=0):
+        """Solver -> grey of its picture in a row as it is seen, in the middle; None where there is none."""
         found = self.js(
             """
             all(".pictures")[0].scrollIntoView({ block: "center" });
-            const cells = all(".pictures tbody tr:first-child .picture"), names = all(".pictures thead strong");
-            return cells.map((cell, i) => {
+            const names = all(".pictures thead strong"), row = all(".pictures tbody tr")[arguments[0]];
+            return [...row.querySelectorAll(".picture")].map((cell, i) => {
               const { x, y, width, height } = cell.getBoundingClientRect();
               return [names[i].textContent, cell.classList.contains("there") ? [x + width / 2, y + height / 2] : null];
             });
-            """
+            """,
+            row,
         )
         with Image.open(io.BytesIO(self.driver.get_screenshot_as_png())) as image:
             seen = image.convert("L")
@@ -179,6 +180,13 @@ def test_arrow_keys_move_the_slider_and_pictures_follow(page):
         assert shown["reference"] == REFERENCE
         for solver in ("ddim", "dpmpp2m", "unipc3"):
             assert shown[solver] == expected(solver, nfe)
+
+
+def test_a_row_is_a_seed(page):
+    first = page.wall()
+    for row in range(SEEDS):
+        assert page.all(".pictures tbody th")[row].text == str(ABOUT["seed"] + row)
+        assert page.wall(row) == {name: value and value + row * SHADE for name, value in first.items()}
 
 
 def test_a_cell_without_picture_says_why(page):
@@ -268,6 +276,17 @@ def test_the_curves_are_the_rows_and_their_front_is_the_front(page, cost):
     assert all(any(mine.startswith(label(row)) for mine in on_it) for row in front)
 
 
+def test_the_front_of_any_points_is_that_of_the_answer(page):
+    """On few values, so that many are equal."""
+    points = np.random.default_rng(0).integers(1, 7, (20, 30, 2)).tolist()
+    found = page.js(
+        "return arguments[0].map((points) => pareto(points.map(([x, y]) => ({ x, y }))).map(({ x, y }) => [x, y]));", points
+    )
+    for each, front in zip(points, found, strict=True):
+        expected = pareto([{"spent": x, "rmse": y} for x, y in each])
+        assert front == [[row["spent"], row["rmse"]] for row in expected]
+
+
 def test_points_are_where_logarithms_say(page):
     page.choose(".curves [name=grid]", "logsnr")
     places = page.js(
@@ -348,7 +367,7 @@ def test_no_page_scrolls_sideways(driver, pages, name):
     for tab in page.driver.find_elements("css selector", "[role=tab]") or [None]:
         if tab:
             page.click(tab)
-        for width in (320, 360, 800):
+        for width in (320, 360, 800, 970):
             resize(driver, width, 740)
             assert page.js("return innerWidth") == width  # which is larger where a page does not fit
             assert page.js("return document.documentElement.scrollWidth") <= width

@@ -12,15 +12,14 @@ const MARKS = [  // a circle, a square, a diamond, two triangles, a plus, a cros
 const COLOURS = 10, NEAR = 40;
 const EDGES = { left: 52, right: 12, top: 28, bottom: 44 };
 
-/** The points that no other beats in both, by cost. */
+/** The points that are not dominated, by cost; equal ones together. */
 function pareto(points) {
-  let least = Infinity;
-  return [...points].sort((a, b) => a.x - b.x || a.y - b.y).filter((point, i, all) => {
-    const equal = i && point.x === all[i - 1].x && point.y === all[i - 1].y && point.y === least;
-    if (!(point.y < least) && !equal) return false;
-    least = point.y;
-    return true;
-  });
+  const front = [];
+  for (const point of [...points].sort((a, b) => a.x - b.x || a.y - b.y)) {
+    const last = front.at(-1);
+    if (!last || point.y < last.y || (point.y === last.y && point.x === last.x)) front.push(point);
+  }
+  return front;
 }
 
 /** Ticks of a log axis from low to high: the decades, and between them 2 and 5 where there are few. */
@@ -147,8 +146,9 @@ function chart(section, data) {
 
   /** Name, then the numbers, of a point. */
   function described({ row, y, ring }, measure) {
-    const seconds = row.seconds === null ? [] : [`${digits(row.seconds)} s`];
-    return [`${row.solver}, ${where(row)}`, [spending(row), ...seconds].join(", "), `${measure.label} ${digits(y)}`, ...(ring ? ["on the Pareto front"] : [])];
+    const seconds = row.seconds ? [`${digits(row.seconds)} s`] : [];
+    const numbers = [[spending(row), ...seconds].join(", "), `${measure.label} ${digits(y)}`];
+    return [`${row.solver}, ${where(row)}`, ...numbers, ...(ring ? ["on the Pareto front"] : [])];
   }
 
   function show(point) {
