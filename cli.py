@@ -48,11 +48,15 @@ class Numbers(click.ParamType):
 
 
 class GridSpec(click.ParamType):
-    """A grid's name, or its values of λ, comma-separated, noisy to clean."""
+    """A grid's name, the .json file of one, or its values of λ, comma-separated, noisy to clean."""
 
-    name = "name|list"
+    name = "name|list|file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value.endswith(".json"):
+            from diffode import grid
+
+            return grid.load(value)
         try:
             return [float(part) for part in value.split(",")] if not value[0].isalpha() else value
         except (ValueError, IndexError):
@@ -113,8 +117,8 @@ budget = together(
     click.option(
         "--grid",
         type=GridSpec(),
-        help="logsnr, time, quadratic, karras; with --denoise the DDIM paper's tau-linear, tau-quadratic; or λ as -5,-2,0,2,4.6. "
-        "[default: logsnr]",
+        help="logsnr, time, quadratic, karras; with --denoise the DDIM paper's tau-linear, tau-quadratic; λ as -5,-2,0,2,4.6; "
+        "or a .json file as experiments.optimal writes them. [default: logsnr]",
     ),
     click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
 )
@@ -364,7 +368,7 @@ def compare(**o: Any) -> None:
     taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
     settings = Settings(**{name: o[name] for name in taken}, device=jobs.choose_device(o["device"]))
     cells = contenders.cells(contenders.choose(o["solvers"]), o["grids"].split(","), o["nfe"], contenders.tolerances(o["rtol"]))
-    out = o["out"] or Path("results") / re.sub(r"[^\w.+=-]", "_", f"compare-{Path(o['model']).stem}")
+    out = o["out"] or Path("results") / contenders.as_file(f"compare-{Path(o['model']).stem}")
     how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
     made, answer = run.compare(settings, cells, out, command=typed(), **how)
     click.echo(f"{answer}\n{out / 'report.html'}")

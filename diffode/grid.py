@@ -13,7 +13,10 @@ need not be the schedule's; from the first, 0, the last of S steps leads to α =
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 
@@ -126,6 +129,21 @@ def check(values: Sequence[float] | Array) -> Array:
             f"{np.array2string(array, precision=4, threshold=8)}"
         )
     return array
+
+
+def load(path: str | Path) -> list[float]:
+    """The λ of a grid's file, a JSON object whose `lam` they are, as experiments.optimal writes it; to be given to `make`, which
+    checks them. InputError for a file that is absent or holds no such list."""
+    try:
+        lam = json.loads(Path(path).read_text(encoding="utf-8"))["lam"]
+        if not isinstance(lam, list) or not lam or any(type(value) not in (int, float) for value in lam):
+            raise TypeError(f"its lam is {lam!r}")
+        return [float(value) for value in lam]
+    except FileNotFoundError:
+        raise InputError(f"there is no grid {path}: write one with python -m experiments.optimal") from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        why = shorten(f"{type(error).__name__}: {error}", 80)
+        raise InputError(f'{path} is not the file of a grid ({why}): expected {{"lam": [-5, -2, 0, 2, 4.6]}} or more') from error
 
 
 def snap(grid: Array, schedule: Schedule) -> Array:

@@ -1,21 +1,19 @@
-"""What the claims share. A claim is a script whose docstring says what is claimed, how it is measured, and what would refute it.
+"""What the claims share. A claim is a script whose docstring says what is claimed, how that is measured, what would refute it.
 
-A cell is what is run (contenders.py) and the settings of the problem that it is run on, under their own names: the model, and
-whatever else the claim is about (guidance, threshold, ...). Its row has what was spent, the errors (solution.py), and `known`: the
-estimated median error of the solution itself. Times are left out, so that a row is the same whenever it is computed; but for
-the script of times.
+A cell is what is run (contenders.py) and what it is run on: settings of the problem under their own names, the model and whatever
+else the claim is about. Its row has what was spent, the errors (solution.py), and as known_rmse and known_median those of the
+solution itself, beside the evaluations that it took. Times are left out: a row is the same whenever it is computed.
 
-Errors are medians over samples: now and then a trajectory passes so close to where the flow divides that the error of that one
-sample would be the mean.
+Where samples are few, the error is the median's: now and then a trajectory passes so close to where the flow divides that the
+error of this one would be the mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
@@ -23,39 +21,45 @@ from torch import Tensor
 
 from diffode import pretrained
 from diffode.files import atomic
-from experiments import draw, rows
+from experiments import contenders, draw, markdown, rows
 from experiments import solution as solutions
+from experiments.answer import MARGIN, MEASURES, measured
 from experiments.contenders import Cell
-from experiments.curves import styles
-from experiments.markdown import run
+from experiments.curves import STYLE, styles
 from experiments.problem import Problem, Settings
 from experiments.rows import Row
 from experiments.script import typed
-from solvers.registry import find
 
 MODELS = ("fashion", "mixture")
 WHAT = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run, and not on what
-TIMES = ("seconds", "peak_mib")
-BATCH = 16  # in which a solution is found, so that scripts share those of the first samples
+TIMES, KNOWN = ("seconds", "peak_mib"), ("rmse", "median")
+BATCH = 16  # in which solutions are found; so scripts share those of the first samples
+TOLERANCE = 1e-7  # of the solutions for samples in float32
+SETTINGS = [field.name for field in fields(Settings)]
 Also = Callable[[Tensor], dict[str, float]]
 
 
 class Bench:
-    """The problems of a script's cells, and their solutions, found when they are first needed and kept in `folder`."""
+    """The problems of a script's cells, and their solutions, found when they are first needed and kept in `solutions` beside OUT.
 
-    def __init__(self, folder: Path, tolerance: float, **common: Any) -> None:
-        self.folder, self.tolerance, self.common = folder, tolerance, common
+    o: the options of the script. tolerance: of the solutions. common: the settings that all cells share, beside the seed.
+    """
+
+    def __init__(self, o: Mapping[str, Any], tolerance: float, **common: Any) -> None:
+        self.folder, self.tolerance = o["out"].parent / "solutions", tolerance
+        self.common = {"seed": o["seed"], "batch": BATCH, **common}
         self.problems: dict[Settings, Problem] = {}
         self.solutions: dict[Settings, solutions.Solution] = {}
 
     def problem(self, cell: Mapping[str, Any]) -> Problem:
-        """That of this cell; InputError if there is none."""
-        names = {field.name for field in fields(Settings)}
-        settings = Settings(**self.common, **{name: value for name, value in cell.items() if name in names})
-        return self.problems.setdefault(settings, self.problems.get(settings) or Problem(settings))
+        """That of a cell; InputError if there is none."""
+        settings = Settings(**self.common, **{name: value for name, value in cell.items() if name in SETTINGS})
+        if settings not in self.problems:
+            self.problems[settings] = Problem(settings)
+        return self.problems[settings]
 
     def solution(self, cell: Mapping[str, Any]) -> solutions.Solution:
-        """Of this cell's problem."""
+        """Of a cell's problem."""
         problem = self.problem(cell)
         if problem.settings not in self.solutions:
             self.solutions[problem.settings] = solutions.solve(problem, self.folder, self.tolerance)
@@ -65,5 +69,143 @@ class Bench:
         """The row of a cell."""
         solution = self.solution(cell)
         row = solutions.measure(self.problem(cell), solution, {name: cell[name] for name in WHAT}, also)
-        row = {name: value for name, value in row.items() if name not in TIMES}
-        return row if "skipped" in row else {**row, "known": solution.about["median"]}
+        if "skipped" in row:
+            return row
+        timeless = {name: value for name, value in row.items() if name not in TIMES}
+        known = {f"known_{name}": solution.about[name] for name in KNOWN}
+        return {**timeless, **known, "solution_nfe": solution.nfe}
+
+
+def options(name: str, n: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of every claim; n: how many samples."""
+    made = (
+        click.option("--model", "models", multiple=True, help="As of `cli.py sample`. May be given again. [default: all]"),
+        click.option("--n", default=n, show_default=True, type=click.IntRange(1), help="Samples."),
+        click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first; sample i has seed + i."),
+        click.option(
+            "--out", default=f"results/{name}", show_default=True, type=click.Path(path_type=Path), help="Without suffix."
+        ),
+        click.option("--overwrite", is_flag=True, help="Begin again where there are results."),
+        click.option("--fast", is_flag=True, help="Only to see that it runs: few samples, few evaluations."),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(made):
+            command = option(command)
+        return command
+
+    return add
+
+
+def cells(
+    models: Sequence[str], solvers: Sequence[str], budgets: Sequence[int], tolerances: Sequence[float] = (), **on: Any
+) -> list[Cell]:
+    """Every solver with every budget, or with every tolerance if it is adaptive, on equal steps in λ; on: settings of all."""
+    made = contenders.cells(solvers, ["logsnr"], budgets, tolerances)
+    return [{"model": model, **on, **cell} for model in models for cell in made]
+
+
+def carry_out(
+    name: str,
+    cells: Sequence[Cell],
+    bench: Bench,
+    o: Mapping[str, Any],
+    also: Mapping[str, Any] | None = None,
+    *,
+    measure: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    plot: Callable[[Path], None],
+    report: Callable[[Path], str],
+) -> None:
+    """Compute the rows of the cells, draw them, and report. also: for `about`. measure: bench.measure unless given."""
+    draw.require_matplotlib()
+    sha256 = {model: pretrained.load(model).sha256 for model in dict.fromkeys(cell["model"] for cell in cells)}
+    for cell in cells:
+        bench.problem(cell)  # which says what cannot be, before anything is computed
+    about = {**bench.common, "tolerance": bench.tolerance, "sha256": sha256, **(also or {})}
+    command = typed(f"experiments.{name}")
+    made = rows.fill(o["out"], cells, measure or bench.measure, about=about, command=command, overwrite=o["overwrite"])
+    plot(o["out"])
+    click.echo(report(o["out"]))
+    rows.finish(made, o["out"])
+
+
+def verdict(held: str, refuted: Sequence[str]) -> str:
+    """What came of a claim: that it held, and how far; or where it did not."""
+    return f"**Refuted** {'; '.join(refuted)}." if refuted else f"**Held**: {held}."
+
+
+def by(found: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows that agree in these names, by what they say there, in their order."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in found:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def number(value: float) -> str:
+    """Two digits."""
+    return f"{value:#.2g}".rstrip(".")
+
+
+def unsure(row: Row, measure: str = "median") -> bool:
+    """Whether the solution is not known ten times better than the row is right."""
+    return f"known_{measure}" in row and row[measure] < MARGIN * row[f"known_{measure}"]
+
+
+def errors(found: Sequence[Row], measure: str = "median") -> str:
+    """A table of errors, solvers by NFE: the least at each NFE in bold; ≈ where the solution is not known ten times better; –
+    where the solver cannot spend so much."""
+    budgets = list(dict.fromkeys(row["nfe"] for row in found))
+    at = {(row["solver"], row["nfe"]): row for row in measured(found, measure)}
+    least = {nfe: min((abs(row[measure]) for (_, n), row in at.items() if n == nfe), default=math.nan) for nfe in budgets}
+
+    def text(row: Row | None) -> str:
+        if row is None:
+            return "–"
+        said = f"{'≈ ' * unsure(row, measure)}{number(row[measure])}"
+        return f"**{said}**" if abs(row[measure]) == least[row["nfe"]] else said
+
+    lines = [
+        [solver, *(text(at.get((solver, nfe))) for nfe in budgets)] for solver in dict.fromkeys(row["solver"] for row in found)
+    ]
+    return markdown.table(["solver", *(f"{nfe} NFE" for nfe in budgets)], lines)
+
+
+def made_of(about: Mapping[str, Any]) -> str:
+    """What the rows are of, and what made them."""
+    files = ", ".join(f"`{name}` (SHA-256 {sha256[:12]})" for name, sha256 in about["sha256"].items())
+    return f"Seeds {about['seed']} to {about['seed'] + about['n'] - 1}; {files}. Made by {markdown.run(about['made'][-1])}."
+
+
+def picture(found: Sequence[Row], path: Path, title: Callable[[Row], str], columns: int, measure: str = "median") -> None:
+    """Error against NFE, log-log: a panel a title, so many side by side, and a line a solver; those of adaptive ones dotted."""
+    draw.require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    found = [row for row in measured(found, "spent", measure) if row[measure]]
+    look, panels = styles(found), dict.fromkeys(title(row) for row in found)
+    down = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.3 * columns, 2.7 * down), layout="constrained")
+        axes = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for axis, name in zip(axes, panels, strict=False):
+            for (solver,), line in by([row for row in found if title(row) == name], "solver").items():
+                colour, marker = look[solver]
+                dotted = line[0]["nfe"] is None
+                x, y = zip(*sorted((row["spent"], row[measure]) for row in line), strict=True)
+                how = {"ls": ":", "mfc": "white"} if dotted else {}
+                axis.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.1, label=solver, **how)
+            axis.set(xscale="log", yscale="log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(lambda nfe, _: f"{nfe:g}")
+            axis.set_title(name, size=8.5, weight="bold", loc="left")
+            axis.grid(color="#e4e4e4", lw=0.6)
+        figure.supxlabel("evaluations of a sample (NFE)", size=8.5)
+        figure.supylabel(MEASURES[measure].label, size=8.5)
+        handles = {line.get_label(): line for axis in axes for line in axis.lines}
+        figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False, fontsize=7.5)
+        with atomic(path) as part:
+            figure.savefig(part, format="png", dpi=130)

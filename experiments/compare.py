@@ -27,6 +27,7 @@ from experiments import solution as solutions
 from experiments.answer import answer, check_solution, pareto
 from experiments.contenders import Cell, stem
 from experiments.curves import curves
+from experiments.kept import Kept
 from experiments.problem import Problem, Settings
 from experiments.report import report
 from experiments.rows import Row
@@ -65,7 +66,7 @@ def compare(
         if not overwrite:
             rows.check(out / "rows", about)  # before the solution, which may take minutes
         solution = solutions.solve(problem, out / "solution", tolerance)
-        judge, pictures = judged.of(solution.x), out / "pictures"
+        judge, pictures, optimal = judged.of(solution.x), out / "pictures", Kept(problem, out / "grids", command)
         picture(solution.x, pictures / "reference.png")
 
         def measure(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def compare(
                 picture(x, pictures / f"{stem(cell)}.png")
                 return judge(x)
 
-            return solutions.measure(problem, solution, cell, also)
+            return solutions.measure(problem, solution, optimal.told(cell), also)
 
         about["solution"] = solution.about
         made = rows.fill(out / "rows", cells, measure, about=about, command=command, overwrite=overwrite)

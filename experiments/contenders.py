@@ -63,8 +63,8 @@ def of_the_registry() -> Iterator[str]:
 def cells(
     contenders: Sequence[str], grids: Sequence[str], budgets: Sequence[int], tolerances: Sequence[float] = ()
 ) -> list[Cell]:
-    """Each contender on each grid with each budget, or with each tolerance if it is adaptive; optimal grids are of planned solvers
-    alone. InputError for an unknown grid, a budget of nothing, and if nothing is left."""
+    """Each contender on each grid with each budget, or with each tolerance if it is adaptive; optimal grids are of planned
+    solvers alone. InputError for an unknown grid, a budget of nothing, and if nothing is left."""
     if unknown := [grid for grid in grids if grid not in (*GRIDS, OPTIMAL)]:
         raise InputError(f"unknown grid {unknown[0]!r}: expected {', '.join([*GRIDS, OPTIMAL])}")
     if min(budgets, default=1) < 1:
@@ -96,4 +96,9 @@ def tolerances(text: str) -> list[float]:
 def stem(cell: Mapping[str, Any]) -> str:
     """A cell as the name of a file."""
     spent = f"rtol-{cell['rtol']:g}" if cell["nfe"] is None else cell["nfe"]
-    return re.sub(r"[^\w.+=-]+", "_", f"{cell['solver']}-{cell['grid']}-{spent}")
+    return as_file(f"{cell['solver']}-{cell['grid']}-{spent}")
+
+
+def as_file(name: str) -> str:
+    """The name without what files cannot have in theirs."""
+    return re.sub(r"[^\w.+=-]+", "_", name)

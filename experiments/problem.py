@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffode import grid as grids
 from diffode import pretrained
 from diffode.errors import InputError
 from diffode.model import EpsModel
@@ -109,6 +110,9 @@ class Problem:
 
         grid: a name, OWN, or the finite λ themselves. rtol: both tolerances of an adaptive solver, unless it is told one.
         """
+        if not isinstance(grid, str):  # what the budget decides beside the steps is the same on all grids
+            name, _, options = self.plan(solver, "logsnr", nfe)
+            return name, grids.make(grid, self.schedule, denoise=self.settings.denoise), options
         name, options = parse(solver)
         options = options if rtol is None else {"rtol": rtol, "atol": rtol, **options}
         spacing = "logsnr" if grid == OWN else grid  # of which an adaptive solver takes the ends

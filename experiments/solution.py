@@ -61,7 +61,8 @@ def measures(off: Array) -> dict[str, float]:
 def measure(
     problem: Problem, solution: Solution, cell: Mapping[str, Any], also: Callable[[Tensor], dict[str, float]] = lambda x: {}
 ) -> dict[str, Any]:
-    """The row of a cell (contenders.py): what it took, its errors, and what `also` says of its samples; or why it was skipped."""
+    """The row of a cell (contenders.py), whose grid may be given as its λ: what it took, its errors, and what `also` says of its
+    samples; or why it was skipped."""
     try:
         problem.plan(**cell)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""docs/ddim.md, the paper beside what its claims come to here: python -m experiments.ddim_report
+"""The documents that hold results: docs/ddim.md and experiments/README.md. python -m experiments.documents
 
 The prose is written in the document; between `<!-- NAME -->` and `<!-- /NAME -->` stands what the experiment of that name
 reports of its committed rows, experiments/results/NAME.json; nothing is computed. An experiment of several results has them as
@@ -17,14 +17,16 @@ from diffode.errors import InputError
 from diffode.files import atomic
 from experiments.script import Script
 
-ROOT = Path(__file__).parent.parent
-DOCUMENT, RESULTS = ROOT / "docs" / "ddim.md", Path(__file__).parent / "results"
-MODULES = ("consistency", "ddim_table", "interpolation", "lemmas", "likelihood", "reconstruction")
+HERE = Path(__file__).parent
+DOCUMENTS, RESULTS = (HERE.parent / "docs" / "ddim.md", HERE / "README.md"), HERE / "results"
+PAPER = ("consistency", "ddim_table", "interpolation", "lemmas", "likelihood", "reconstruction")
+CLAIMS = ("order", "nfe_error", "grids", "guidance", "adaptive", "speed")
+MODULES = (*PAPER, *CLAIMS)
 BLOCK = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """The document with every block made anew; InputError for a block that no experiment makes."""
+    """A document with every block made anew; InputError for a block that no experiment makes."""
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
@@ -38,16 +40,17 @@ def filled(text: str) -> str:
 
 
 @click.command(cls=Script, goes_on=False)
-@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if the document is not what the results say.")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a document is not what the results say.")
 def main(check: bool) -> None:
-    """Put what the experiments report into docs/ddim.md."""
-    before = DOCUMENT.read_text(encoding="utf-8")
-    after = filled(before)
-    if check and after != before:
-        raise click.ClickException(f"{DOCUMENT.name} is not what the results say: python -m experiments.ddim_report")
-    if not check:
-        with atomic(DOCUMENT) as part:
-            part.write_text(after, encoding="utf-8")
+    """Put what the experiments report into the documents."""
+    for document in DOCUMENTS:
+        before = document.read_text(encoding="utf-8")
+        after = filled(before)
+        if check and after != before:
+            raise click.ClickException(f"{document.name} is not what the results say: python -m experiments.documents")
+        if after != before:
+            with atomic(document) as part:
+                part.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":
