@@ -69,7 +69,10 @@ def draw(rows: Sequence[Row], cost: str, measure: str = "rmse") -> Figure:
     grids = list(dict.fromkeys(row["grid"] for row in found if row["grid"] != OWN)) or [OWN]
     across = min(COLUMNS, len(grids))
     down = math.ceil(len(grids) / across)
-    figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), layout="constrained")
+    names = [*dict.fromkeys(row["solver"] for row in found), "Pareto front"]
+    columns = math.ceil(len(names) / math.floor(5.2 * down * PANEL[1]))  # of the legend, in lines of text
+    legend = columns * (0.6 + 0.06 * max(map(len, names)))
+    figure = Figure(figsize=(PANEL[0] * across + legend, PANEL[1] * down), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
     front = pareto(found, cost, measure)
     for panel, grid in zip(panels, grids, strict=False):
@@ -85,11 +88,10 @@ def draw(rows: Sequence[Row], cost: str, measure: str = "rmse") -> Figure:
     figure.supylabel(MEASURES[measure].label, size=8.5)
     handles = {line.get_label(): line for panel in panels[: len(grids)] for line in panel.lines}
     shown = [handles[name] for name in [*look, "Pareto front"] if name in handles]
-    tall = math.floor(5.2 * down * PANEL[1])  # lines of text
     figure.legend(
         handles=shown,
         loc="outside right upper",
-        ncols=math.ceil(len(shown) / tall),
+        ncols=columns,
         frameon=False,
         fontsize=7.5,
         handlelength=2.6,

@@ -23,7 +23,7 @@ from experiments import generate, jobs
 from experiments.contenders import OWN, parse
 from experiments.meter import metered
 from solvers import sample
-from solvers.entries import Options
+from solvers.entries import BlackBox, Options
 from solvers.registry import find
 from solvers.sampling import choose_grid
 
@@ -106,7 +106,7 @@ class Problem:
         return model if self.labels is None else model.labelled(self.labels[rows])
 
     def plan(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Planning:
-        """Name, grid and options of a contender; InputError if it cannot spend exactly nfe evaluations.
+        """Name, grid and options of a contender; InputError if it cannot spend exactly nfe evaluations, or not end where all do.
 
         grid: a name, OWN, or the finite λ themselves. rtol: both tolerances of an adaptive solver, unless it is told one.
         """
@@ -119,6 +119,8 @@ class Problem:
         lams, options = choose_grid(
             find(name), self.schedule, nfe=nfe, steps=None, grid=spacing, denoise=self.settings.denoise, **options
         )
+        if isinstance(find(name), BlackBox) and self.settings.denoise:
+            raise InputError(f"{solver} is an integrator of torchdiffeq, and cannot take the step to σ = 0")
         return name, lams, options
 
     def run(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Run:

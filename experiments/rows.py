@@ -119,7 +119,8 @@ def finish(made: Sequence[Mapping[str, Any]], out: Path) -> None:
     failed = [row for row in made if "error" in row]
     click.echo(f"{len(made) - len(failed)} of {len(made)} cells: {out}.csv, .json")
     for row in failed:
-        click.echo(f"Failed: {row}", err=True)
+        cell = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("error", "made") and value is not None)
+        click.echo(f"Failed: {cell}: {row['error']}", err=True)
     if failed:
         raise SystemExit(1)
 

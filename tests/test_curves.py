@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+import warnings
 from xml.etree import ElementTree
 
 import pytest
@@ -116,3 +117,23 @@ def test_without_matplotlib(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=re.escape("pip install 'diffode[plots]'")):
         curves.curves(fixed(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fifty_solvers_have_room_beside_a_single_panel(tmp_path):
+    """matplotlib warns where axes collapse."""
+    rows = [
+        {
+            "solver": f"a-solver-of-a-long-name-{i}",
+            "grid": "logsnr",
+            "nfe": nfe,
+            "rtol": None,
+            "spent": nfe,
+            "seconds": 1.0,
+            "rmse": i / nfe,
+        }
+        for i in range(1, 51)
+        for nfe in (5, 10)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(curves(rows, tmp_path)) == 4
