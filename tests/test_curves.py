@@ -119,21 +119,10 @@ def test_without_matplotlib(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fifty_solvers_have_room_beside_a_single_panel(tmp_path):
+def test_fifty_solvers_have_room_beside_a_single_panel():
     """matplotlib warns where axes collapse."""
-    rows = [
-        {
-            "solver": f"a-solver-of-a-long-name-{i}",
-            "grid": "logsnr",
-            "nfe": nfe,
-            "rtol": None,
-            "spent": nfe,
-            "seconds": 1.0,
-            "rmse": i / nfe,
-        }
-        for i in range(1, 51)
-        for nfe in (5, 10)
-    ]
+    one = {"grid": "logsnr", "rtol": None, "rmse": 0.1}
+    rows = [{**one, "solver": f"a-solver-of-a-long-name-{i}", "nfe": n, "spent": n} for i in range(50) for n in (5, 10)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(curves(rows, tmp_path)) == 4
+        curves.draw(rows, "spent").canvas.draw()
