@@ -121,10 +121,8 @@ def answer(rows: Sequence[Row], measure: str = "rmse") -> str:
     """The sentence: the best at 10 evaluations (or the median of the budgets) and how many times less its error is than that of
     ddim, on ddim's best grid, at twice as many (or the nearest budget above; or at as many). Where ddim was not run, or is itself
     the best, the comparison is with the next best solver, or grid, at the same budget."""
-    spent = budgets(rows, measure)
-    if not spent:
+    if (budget := _budget(rows, measure)) is None:
         return _nothing(rows, measure)
-    budget = BUDGET if BUDGET in spent else median_low(spent)
     best, *others = at_budget(rows, budget, measure)
     same = [row for row in others if row["solver"] != best["solver"] and _ratio(row, best, measure) <= CLOSE]
     baseline = _baseline(rows, best, others, budget, measure)
@@ -134,6 +132,15 @@ def answer(rows: Sequence[Row], measure: str = "rmse") -> str:
         if baseline is None
         else f"{_compared(best, baseline, measure)} {_baseline_named(baseline, best)}."
     )
+
+
+def typical(rows: Sequence[Row]) -> str:
+    """The same sentence by the median over samples, if another is the best by it; else nothing. At few evaluations some samples
+    end elsewhere, and the rmse is theirs."""
+    budget = _budget(rows, "median")
+    if budget is None or named(at_budget(rows, budget)[0]) == named(at_budget(rows, budget, "median")[0]):
+        return ""
+    return f"By the median over samples{answer(rows, 'median').removeprefix('For this model')}"
 
 
 def check_solution(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -148,6 +155,12 @@ def check_solution(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
                 f"{about['solution'].get(measure)}, more than a {MARGIN}th of that row's {best[measure]:.3g}; give a smaller "
                 f"--tolerance than {about['solution']['tolerance']:g}, or leave the largest --nfe out"
             )
+
+
+def _budget(rows: Sequence[Row], measure: str) -> float | None:
+    """What the sentence is about, if anything was measured."""
+    spent = budgets(rows, measure)
+    return (BUDGET if BUDGET in spent else median_low(spent)) if spent else None
 
 
 def _baseline(rows: Sequence[Row], best: Row, others: Sequence[Row], budget: float, measure: str) -> Row | None:

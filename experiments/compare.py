@@ -24,7 +24,7 @@ from diffode.data import to_pixels
 from diffode.files import alone, atomic, folder_for, write_json
 from experiments import draw, judges, rows
 from experiments import solution as solutions
-from experiments.answer import answer, check_solution, pareto
+from experiments.answer import answer, check_solution, pareto, typical
 from experiments.contenders import Cell, stem
 from experiments.curves import curves
 from experiments.kept import Kept
@@ -46,7 +46,7 @@ def compare(
     command: str = "",
     overwrite: bool = False,
 ) -> tuple[list[Row], str]:
-    """Compute the rows of the cells, and write all that the module docstring names; the rows, and the answer in a sentence.
+    """Compute the rows of the cells, and write all that the module docstring names; the rows, and the answer in words.
 
     features, data: see judges.choose. tolerance: of the solution. InputError for what cannot be compared, and for a solution that
     is not known ten times better than the best contender is right.
@@ -80,7 +80,7 @@ def compare(
         made = rows.fill(out / "rows", cells, measure, about=about, command=command, overwrite=overwrite)
         _, found = rows.read(out / "rows")  # with what earlier commands added
         check_solution(about, found)
-        said = answer(found)
+        said = "\n".join(filter(None, [answer(found), typical(found)]))
         write_json(
             out / "answer.json", {"answer": said, **{f"front_{cost}": pareto(found, cost) for cost in ("spent", "seconds")}}
         )

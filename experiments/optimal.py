@@ -6,9 +6,9 @@ M' + 1 candidates, equally spaced in λ, that minimises
 
     Σ_n (g_j e(i, j))²,    i and j the ends of the n-th step
 
-is found by dynamic programming: D_n(j) = min_i D_{n−1}(i) + (g_j e(i, j))². The sum does not know how the errors of different steps
-add up or cancel, and takes a multistep method's steps to be locally equal. So the steps h_n are then refined, by Gauss–Newton steps
-on what is wanted, the error at the end, relative for each sample to what it was, in the θ of
+is found by dynamic programming: D_n(j) = min_i D_{n−1}(i) + (g_j e(i, j))². The sum does not know how errors of different steps
+add up or cancel, and takes the steps of a multistep method to be locally equal. So the steps h_n are then refined by Gauss–Newton
+on what is wanted, the error at the end, relative for each sample to what it was before, in the θ of
 
     log h_n = log h_n⁰ + Σ_q θ_q cos(π q (n − ½)/N) + const,    q = 1 ... min(N − 1, 12)
 
@@ -31,11 +31,11 @@ from tqdm import tqdm
 
 from diffode import grid as grids
 from diffode.errors import InputError
-from diffode.files import json_value, write_json
+from diffode.files import folder_for, json_value, write_json
 from diffode.schedule import Array
 from experiments import jobs, rows
 from experiments.contenders import OPTIMAL, parse, stem
-from experiments.problem import Settings
+from experiments.problem import Problem, Settings
 from experiments.script import Script, typed
 from experiments.solution import measures
 from experiments.trajectories import FIRST_SEED, LOOK_BACK, SAMPLES, Planner, Trajectories, follow, sizes, typical
@@ -85,18 +85,24 @@ def find(on: Trajectories, solver: str, nfe: int) -> OptimalGrid:
 
     tail = [np.inf] * problem.settings.denoise
     tried = {grid: lams[lams < np.inf] for grid, (lams, _) in named.items()}
-    tried[PROGRAMMED], predicted = programmed(on, planner, len(tried["logsnr"]) - 1)
+    steps = len(tried["logsnr"]) - 1
+    tried[PROGRAMMED], predicted = programmed(on, planner, steps) if steps else (tried["logsnr"], 0.0)
 
     def off(lams: Array) -> Array:
-        return on.off(planner(np.append(lams, tail)))
+        try:
+            return on.off(planner(np.append(lams, tail)))
+        except InputError:  # steps so unequal that they cannot be planned
+            return np.full((len(on.end), on.end[0].numel()), np.nan)
 
     measured = {grid: errors(off(lams)) for grid, lams in tried.items()}
     best = min(tried, key=lambda grid: measured[grid]["typical"])
-    refined = {start: refine(off, tried[start]) for start in dict.fromkeys([PROGRAMMED, best])}
-    found = {start: errors(off(lams)) for start, lams in refined.items()}
-    start = min(found, key=lambda start: found[start]["typical"])
+    found = []
+    for start in dict.fromkeys([PROGRAMMED, best]):
+        refined = refine(off, tried[start])
+        found += [(errors(off(refined)), start, refined), (measured[start], start, tried[start])]
+    error, start, lams = min(found, key=lambda one: one[0]["typical"])
     about = {**asdict(problem.settings), "sha256": problem.loaded.sha256, "labels": problem.labels, "known_at": len(on.lams) - 1}
-    return OptimalGrid(refined[start].tolist(), solver, nfe, start, predicted, {OPTIMAL: found[start], **measured}, about)
+    return OptimalGrid(lams.tolist(), solver, nfe, start, predicted, {OPTIMAL: error, **measured}, about)
 
 
 def errors(off: Array) -> dict[str, float]:
@@ -111,16 +117,16 @@ def programmed(on: Trajectories, planner: Planner, steps: int) -> tuple[Array, f
     if steps > last:
         raise InputError(f"{steps} steps need trajectories known at more than {last} λ (known_at): ask for fewer evaluations")
     at, longest = np.linspace(0, last, count + 1).round().astype(int), math.ceil(LONGEST * count / max(steps, 1)) + 1
-    steps_ = [
+    taken = [
         (before, i, j)
         for before in range(min(steps, LOOK_BACK + 1))
         for i in range(before, count if before == LOOK_BACK else min(before * longest, count - 1) + 1)
         for j in range(i + 1, min(i + longest, count) + 1)
     ]
-    before, i, j = np.array(steps_).T
+    before, i, j = np.array(taken).T
     cost = np.full((LOOK_BACK + 1, count + 1, count + 1), np.inf)
     e = on.local_errors(planner, list(zip(at[i].tolist(), at[j].tolist(), before.tolist(), strict=True)))
-    cost[before, i, j] = np.nan_to_num((on.growth[at[j]] * e) ** 2, nan=np.inf)
+    cost[before, i, j] = np.where(np.isfinite(e), on.growth[at[j]] * e, np.inf) ** 2
     path, least = cheapest(cost, steps)
     return on.lams[at[path]], math.sqrt(least)
 
@@ -191,9 +197,11 @@ def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: 
     out = out or Path("grids") / f"{stem(cell)}.json"
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: give --out another name, or --overwrite")
-    on = follow(Settings(**settings, device=jobs.choose_device(device)), n=n, seed=seed)
-    found = find(on, solver, nfe)
-    found.save(out, typed("experiments.optimal"))
+    given = Settings(**settings, device=jobs.choose_device(device))
+    Problem(given).plan(solver, "logsnr", nfe)  # refuses what cannot be, before the work
+    with folder_for(out):
+        found = find(follow(given, n=n, seed=seed), solver, nfe)
+        found.save(out, typed("experiments.optimal"))
     by_name = ", ".join(f"{name} {each['typical']:.3g}" for name, each in found.measured.items())
     click.echo(f"{solver} at {nfe} NFE: typical errors {by_name}; refined from {found.start}; {out}")
 

@@ -22,7 +22,7 @@ from diffode.files import atomic
 from experiments import report_parts as parts
 from experiments import rows as kept
 from experiments import strips
-from experiments.answer import MEASURES, answer, measured, size
+from experiments.answer import MEASURES, answer, measured, size, typical
 from experiments.contenders import OWN, stem
 from experiments.rows import Row
 from experiments.script import Script
@@ -73,6 +73,7 @@ def comparison(folder: Path, name: str) -> dict[str, Any]:
         "id": name,
         "name": about["model"],
         "answer": answer(rows),
+        "typical": typical(rows),
         "how": parts.how(about),
         "solution": parts.solution(about, rows),
         "best": (best := parts.best(rows)),

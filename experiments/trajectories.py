@@ -131,7 +131,10 @@ class Trajectories:
         plan = planner(np.array(lams))
         if plan.stochastic or plan.grid != lams:
             raise InputError(f"{plan.solver} draws noise or leaves its grid, so no grid is optimal: take a solver of the ODE")
-        return Step(i, j, plan.prediction, tuple(_rows(plan, count, dict(zip(lams, knots, strict=False)))))
+        try:
+            return Step(i, j, plan.prediction, tuple(_rows(plan, count, dict(zip(lams, knots, strict=False)))))
+        except KeyError:
+            raise InputError(f"{plan.solver} uses evaluations within earlier steps, which are not known exactly") from None
 
     def _errors(self, steps: Sequence[Step]) -> Tensor:
         """u − x* of steps of one shape, (steps, n, *shape)."""

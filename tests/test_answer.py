@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diffode.errors import InputError
-from experiments.answer import answer, at_budget, best_at, check_solution, pareto, times
+from experiments.answer import answer, at_budget, best_at, check_solution, pareto, times, typical
 from tests.fabricated import ABOUT, adaptive, cell, fixed, mixed, without
 
 
@@ -162,3 +162,18 @@ def test_a_solution_is_known_ten_times_better_than_it_is_met(measure):
 
 def test_a_solution_that_nobody_came_near_is_not_checked():
     check_solution({"solution": {**ABOUT["solution"], "rmse": 5.0}}, [without("a", "time", 5, error="no")])
+
+
+def test_the_median_is_told_where_it_has_another_best():
+    """A sample that ends elsewhere decides the rmse, and not the median."""
+    rows = [
+        cell("ddim", "logsnr", 10, rmse=0.4, median=0.4),
+        cell("unipc3", "logsnr", 10, rmse=0.3, median=0.01),
+        cell("ipndm", "logsnr", 10, rmse=0.2, median=0.1),
+    ]
+    assert answer(rows).startswith("For this model at 10 evaluations: ipndm on logsnr; 2.0 times less error than ddim")
+    assert (
+        typical(rows)
+        == "By the median over samples at 10 evaluations: unipc3 on logsnr; 40 times less median error than ddim at 10."
+    )
+    assert typical(rows[:2]) == typical([]) == ""

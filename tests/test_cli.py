@@ -263,6 +263,30 @@ def test_grids(grid):
     assert grid[0] != "-" or lams == [-5, 0, 4.6]
 
 
+def test_a_grid_from_a_file():
+    lam = [-5.0, 1 / 3, 4.6]
+    Path("g.json").write_text(json.dumps({"lam": lam}))
+    assert sample("--grid", "g.json", "--out", "a.npz").exit_code == 0
+    assert json.loads(Path("a.npz.json").read_text())["grid"] == lam
+    assert run("plan", "ddim", "--grid", "g.json").stdout.count("\n") == 5
+
+
+@pytest.mark.parametrize(
+    ("lam", "words"),
+    [
+        ([-5, 2, 0], ["increasing", "-5"]),
+        ([-9, 0, 4], ["-9", "-5.05884 to 4.60512"]),
+        ([-5, 0, 2, 4], ["3 evaluations", "not 2", "leave --nfe out"]),
+        ("no list", ["g.json", "not the file of a grid"]),
+    ],
+    ids=str,
+)
+def test_a_file_of_no_grid(lam, words):
+    Path("g.json").write_text(json.dumps({"lam": lam}))
+    refused(sample("--grid", "g.json"), *words)
+    assert os.listdir() == ["g.json"]
+
+
 @pytest.mark.parametrize(
     ("solver", "short", "long"),
     [

@@ -1,5 +1,7 @@
 """Grids: what each name means, exact ends, and snapping to the labels a network was trained on."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -275,3 +277,25 @@ def test_sample_takes_tau_by_name(nfe):
 def test_solvers_that_choose_their_steps_take_no_tau(solver):
     with pytest.raises(InputError, match="chooses its own steps"):
         choose_grid(find(solver), schedules.ddpm_linear(), nfe=None, steps=None, grid="tau-linear", denoise=True)
+
+
+def test_a_grid_is_read_from_its_file_to_the_last_bit(tmp_path):
+    lam = [-5.058836591650516, -0.1, 0, np.pi, 4.605120183487924]
+    (tmp_path / "g.json").write_text(json.dumps({"lam": lam, "solver": "anything else"}))
+    assert grid.load(tmp_path / "g.json") == lam
+
+
+NO_LISTS = ["[1, 2]", '"lam"', "{}", '{"lam": 3}', '{"lam": []}', '{"lam": ["1", 2]}', '{"lam": [[1], 2]}', '{"lam": [true, 2]}']
+
+
+@pytest.mark.parametrize("text", ["", "{", *NO_LISTS, "\xff"])
+def test_what_is_no_grids_file(tmp_path, text):
+    file = tmp_path / "g.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"g\.json is not the file of a grid"):
+        grid.load(file)
+
+
+def test_a_grids_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"there is no grid .*none\.json: write one with python -m"):
+        grid.load(tmp_path / "none.json")
