@@ -24,7 +24,7 @@ class Commands(click.Group):
     """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, goes_on=lambda: ctx.invoked_subcommand in ("sample", "compare")):
+        with told(ctx, goes_on=lambda: ctx.invoked_subcommand in ("sample", "compare") and "--overwrite" not in sys.argv):
             return super().invoke(ctx)
 
 
@@ -367,7 +367,12 @@ def compare(**o: Any) -> None:
 
     taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
     settings = Settings(**{name: o[name] for name in taken}, device=jobs.choose_device(o["device"]))
-    cells = contenders.cells(contenders.choose(o["solvers"]), o["grids"].split(","), o["nfe"], contenders.tolerances(o["rtol"]))
+    cells = contenders.cells(
+        contenders.choose(o["solvers"]),
+        [grid.strip() for grid in o["grids"].split(",")],
+        o["nfe"],
+        contenders.tolerances(o["rtol"]),
+    )
     out = o["out"] or Path("results") / contenders.as_file(f"compare-{Path(o['model']).stem}")
     how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
     made, answer = run.compare(settings, cells, out, command=typed(), **how)

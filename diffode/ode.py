@@ -84,6 +84,7 @@ def drift(model: EpsModel, variable: Variable = VARIABLES["lam"]) -> Drift:
     return f
 
 
+@torch.no_grad()
 def accurate(model: EpsModel, x: Tensor, lam_s: float, lam_t: float, tolerance: float = 1e-12) -> Tensor:
     """The state at λ_t of the trajectory through x (batch, *shape) at λ_s, by SciPy's DOP853 in float64: a ground truth.
 

@@ -153,7 +153,7 @@ def check_solution(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
             raise InputError(
                 f"the reference solution is not known well enough to judge {in_full(best)}: its own {MEASURES[measure].noun} is "
                 f"{about['solution'].get(measure)}, more than a {MARGIN}th of that row's {best[measure]:.3g}; give a smaller "
-                f"--tolerance than {about['solution']['tolerance']:g}, or leave the largest --nfe out"
+                f"--tolerance than {about['solution']['tolerance']:g}, and --overwrite or another --out"
             )
 
 

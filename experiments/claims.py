@@ -19,7 +19,6 @@ from typing import Any
 import click
 from torch import Tensor
 
-from diffode import pretrained
 from diffode.files import atomic
 from experiments import contenders, draw, markdown, rows
 from experiments import solution as solutions
@@ -29,6 +28,8 @@ from experiments.curves import STYLE, styles
 from experiments.problem import Problem, Settings
 from experiments.rows import Row
 from experiments.script import typed
+from solvers.entries import Entry
+from solvers.registry import find
 
 MODELS = ("fashion", "mixture")
 WHAT = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run, and not on what
@@ -105,33 +106,43 @@ def cells(
     return [{"model": model, **on, **cell} for model in models for cell in made]
 
 
-def carry_out(
+def fill(
     name: str,
     cells: Sequence[Cell],
     bench: Bench,
     o: Mapping[str, Any],
     also: Mapping[str, Any] | None = None,
-    *,
     measure: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-    plot: Callable[[Path], None],
-    report: Callable[[Path], str],
-) -> None:
-    """Compute the rows of the cells, draw them, and report. also: for `about`. measure: bench.measure unless given."""
+) -> list[Row]:
+    """The rows of a script's cells, by bench.measure unless told otherwise; also: what else decides them all.
+
+    InputError for a model that there is not, or that the script cannot be run on, before anything is computed or written.
+    """
     draw.require_matplotlib()
-    sha256 = {model: pretrained.load(model).sha256 for model in dict.fromkeys(cell["model"] for cell in cells)}
-    for cell in cells:
-        bench.problem(cell)  # which says what cannot be, before anything is computed
+    sha256 = {bench.problem(cell).settings.model: bench.problem(cell).loaded.sha256 for cell in cells}
     about = {**bench.common, "tolerance": bench.tolerance, "sha256": sha256, **(also or {})}
     command = typed(f"experiments.{name}")
-    made = rows.fill(o["out"], cells, measure or bench.measure, about=about, command=command, overwrite=o["overwrite"])
-    plot(o["out"])
-    click.echo(report(o["out"]))
-    rows.finish(made, o["out"])
+    return rows.fill(o["out"], cells, measure or bench.measure, about=about, command=command, overwrite=o["overwrite"])
+
+
+def tell(made: Sequence[Row], out: Path, plot: Callable[[Path], None], report: Callable[[Path], str]) -> None:
+    """Draw the rows, and say what came of the claim, if there are any; exit code 1 if some failed."""
+    if any("error" not in row for row in made):
+        plot(out)
+        click.echo(report(out))
+    rows.finish(made, out)
 
 
 def verdict(held: str, refuted: Sequence[str]) -> str:
-    """What came of a claim: that it held, and how far; or where it did not."""
-    return f"**Refuted** {'; '.join(refuted)}." if refuted else f"**Held**: {held}."
+    """What came of a claim: where it did not hold, where it did, or that nothing could refute it."""
+    if refuted:
+        return f"**Refuted** {'; '.join(refuted)}.{f' Elsewhere it held: {held}.' if held else ''}"
+    return f"**Held**: {held}." if held else "**Open**: nothing was measured that could refute it."
+
+
+def entry(solver: str) -> Entry:
+    """What the registry says of a contender."""
+    return find(contenders.parse(solver)[0])
 
 
 def by(found: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -143,8 +154,8 @@ def by(found: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def number(value: float) -> str:
-    """Two digits."""
-    return f"{value:#.2g}".rstrip(".")
+    """Two digits: 0.00012, 0.10, 1.2, 12, 1,200."""
+    return f"{value:#.2g}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def unsure(row: Row, measure: str = "median") -> bool:
@@ -165,9 +176,8 @@ def errors(found: Sequence[Row], measure: str = "median") -> str:
         said = f"{'≈ ' * unsure(row, measure)}{number(row[measure])}"
         return f"**{said}**" if abs(row[measure]) == least[row["nfe"]] else said
 
-    lines = [
-        [solver, *(text(at.get((solver, nfe))) for nfe in budgets)] for solver in dict.fromkeys(row["solver"] for row in found)
-    ]
+    solvers = dict.fromkeys(row["solver"] for row in found)
+    lines = [[solver, *(text(at.get((solver, nfe))) for nfe in budgets)] for solver in solvers]
     return markdown.table(["solver", *(f"{nfe} NFE" for nfe in budgets)], lines)
 
 
@@ -203,9 +213,11 @@ def picture(found: Sequence[Row], path: Path, title: Callable[[Row], str], colum
             axis.xaxis.set_major_formatter(lambda nfe, _: f"{nfe:g}")
             axis.set_title(name, size=8.5, weight="bold", loc="left")
             axis.grid(color="#e4e4e4", lw=0.6)
+        for axis in axes[len(panels) :]:
+            axis.remove()
         figure.supxlabel("evaluations of a sample (NFE)", size=8.5)
         figure.supylabel(MEASURES[measure].label, size=8.5)
-        handles = {line.get_label(): line for axis in axes for line in axis.lines}
+        handles = {line.get_label(): line for axis in axes[: len(panels)] for line in axis.lines}
         figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False, fontsize=7.5)
         with atomic(path) as part:
             figure.savefig(part, format="png", dpi=130)

@@ -21,16 +21,19 @@ from PIL import Image
 from torch import Tensor
 
 from diffode.data import to_pixels
+from diffode.errors import InputError
 from diffode.files import alone, atomic, folder_for, write_json
 from experiments import draw, judges, rows
 from experiments import solution as solutions
 from experiments.answer import answer, check_solution, pareto, typical
-from experiments.contenders import Cell, stem
+from experiments.contenders import Cell, is_of_ones_own, stem
 from experiments.curves import curves
+from experiments.jobs import digest
 from experiments.kept import Kept
 from experiments.problem import Problem, Settings
 from experiments.report import report
 from experiments.rows import Row
+from solvers.registry import find
 
 SHOWN = 8  # samples in a picture
 
@@ -63,8 +66,10 @@ def compare(
         **judged.about,
     }
     with folder_for(out / "rows"), alone(out / ".lock", f"writing {out}"):
-        if not overwrite:
-            rows.check(out / "rows", about)  # before the solution, which may take minutes
+        before = None if overwrite else rows.known(out / "rows")
+        if before is not None:  # what can be refused is, before the solution, which may take minutes
+            rows.check(out / "rows", {**about, "solution": {**before["solution"], "tolerance": tolerance}})
+            refuse_changed(problem, rows.read(out / "rows")[1])
         solution = solutions.solve(problem, out / "solution", tolerance)
         judge, pictures, optimal = judged.of(solution.x), out / "pictures", Kept(problem, out / "grids", command)
         picture(solution.x, pictures / "reference.png")
@@ -74,9 +79,10 @@ def compare(
                 picture(x, pictures / f"{stem(cell)}.png")
                 return judge(x)
 
-            return solutions.measure(problem, solution, optimal.told(cell), also)
+            own = {"plan": plan_of(problem, cell)} if is_of_ones_own(cell["solver"]) else {}
+            return {**solutions.measure(problem, solution, optimal.told(cell), also), **own}
 
-        about["solution"] = solution.about
+        about["solution"] = before["solution"] if before is not None else solution.about  # elsewhere it is rounded otherwise
         made = rows.fill(out / "rows", cells, measure, about=about, command=command, overwrite=overwrite)
         _, found = rows.read(out / "rows")  # with what earlier commands added
         check_solution(about, found)
@@ -87,6 +93,24 @@ def compare(
         curves(found, out)
         report([out], out / "report.html")
     return made, said
+
+
+def plan_of(problem: Problem, cell: Mapping[str, Any]) -> str | None:
+    """The digest of what a solver makes of a budget on equal steps in λ, by which it is known; None if it makes nothing."""
+    try:
+        name, lams, options = problem.plan(cell["solver"], "logsnr", cell["nfe"])
+    except InputError:
+        return None
+    return digest(find(name).plan(lams, problem.schedule, **options))
+
+
+def refuse_changed(problem: Problem, found: Sequence[Row]) -> None:
+    """InputError for rows of a solver of one's own that is another now."""
+    for row in found:
+        if "rmse" in row and is_of_ones_own(row["solver"]) and row["plan"] != plan_of(problem, row):
+            raise InputError(
+                f"{row['solver']} is not the solver that it was when its rows were made: give --overwrite, or another --out"
+            )
 
 
 def picture(x: Tensor, file: Path) -> None:

@@ -47,12 +47,19 @@ def choose(text: str) -> list[str]:
     known beforehand, and the adaptive ones. InputError as `parse`, and for one that is named twice."""
     names = [name.strip() for name in re.split(r",(?![^(]*\))", text)]
     if "all" in names:
-        names = [*names[: (at := names.index("all"))], *of_the_registry(), *names[at + 1 :]]
+        others = [name for name in names if name != "all"]
+        names = [*others, *(name for name in of_the_registry() if name not in others)]
     for name in names:
         parse(name)
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"the solver {twice[0]} is named twice: leave one out")
     return names
+
+
+def is_of_ones_own(contender: str) -> bool:
+    """Whether it is MODULE:NAME, whose numbers its name does not say."""
+    name, _ = parse(contender)
+    return ":" in name and name.removesuffix("+unic") not in SOLVERS
 
 
 def of_the_registry() -> Iterator[str]:
@@ -71,7 +78,10 @@ def cells(
         raise InputError("a solver needs at least 1 evaluation, not 0: leave it out of --nfe")
     made: list[Cell] = []
     for contender in contenders:
-        entry = find(parse(contender)[0])
+        solver, options = parse(contender)
+        entry = find(solver)
+        if entry.adaptive and options.keys() & {"rtol", "atol"}:
+            raise InputError(f"{contender} is run with several tolerances, rtol = atol: give these as --rtol 0.1,0.01")
         if entry.adaptive:
             made += [{"solver": contender, "grid": OWN, "nfe": None, "rtol": rtol} for rtol in tolerances]
             continue

@@ -123,7 +123,7 @@ def main(**o: Any) -> None:
         return bench.measure(kept[model].told(cell))
 
     wanted: list[Cell] = [{"model": model, **cell} for model in models for cell in made]
-    claims.carry_out("grids", wanted, bench, o, measure=measure, plot=plot, report=report)
+    claims.tell(claims.fill("grids", wanted, bench, o, measure=measure), o["out"], plot, report)
 
 
 if __name__ == "__main__":

@@ -21,25 +21,18 @@ import click
 
 from experiments import claims, rows
 from experiments.answer import measured
-from experiments.contenders import parse
 from experiments.markdown import table
 from experiments.rows import Row
 from experiments.script import Script
-from solvers.registry import find
 
 SOLVERS = ("ddim", "unipc1", "dpmpp2m", "unipc2", "dpmpp3m", "unipc3")
 WEIGHTS, THRESHOLDS = (1.0, 2.0, 4.0), (None, 0.995)
 BUDGETS, JUDGED = (5, 10, 15, 20, 30), (10, 15, 20)
 
 
-def order(row: Row) -> int:
-    """Of the solver of a row."""
-    return find(parse(row["solver"])[0]).order
-
-
 def best(found: Sequence[Row], nfe: int, least: int = 1, most: int = 9) -> Row | None:
     """The row of the least error at a budget, of solvers whose order is between these."""
-    fits = (row for row in measured(found, "median") if row["nfe"] == nfe and least <= order(row) <= most)
+    fits = (row for row in measured(found, "median") if row["nfe"] == nfe and least <= claims.entry(row["solver"]).order <= most)
     return min(fits, key=lambda row: row["median"], default=None)
 
 
@@ -65,7 +58,7 @@ def report(out: Path) -> str:
     parts: list[str] = []
     fell: list[tuple[float, str]] = []  # how many times, and where
     refuted: list[str] = []
-    for (model, threshold), here in claims.by(found, "model", "threshold").items():
+    for (model, threshold), here in claims.by(measured(found, "median"), "model", "threshold").items():
         what = f"{model}, x̂0 thresholded at {threshold:g}" if threshold else model
         weighted = {weight: line for (weight,), line in claims.by(here, "guidance").items()}
         parts.append(f"#### {what}\n\n{_table(weighted)}")
@@ -78,7 +71,7 @@ def report(out: Path) -> str:
                     fell.append((gains[0] / gains[1], said))
                 else:
                     refuted.append(f"by a gain that goes {said}")
-    held = f"between the ends of w the gain falls in all {len(fell)} cases"
+    held = f"it falls from the least w to the largest in {len(fell)} cases" if fell else ""
     held += f", least {min(fell)[1]}, most {max(fell)[1]}" if fell else ""
     calls = {row["calls"] / row["spent"] for row in measured(found, "calls") if row["guidance"] != 1}
     network = f"Guided evaluations take {max(calls, default=2):g} network calls. "
@@ -99,7 +92,7 @@ def _best(line: Sequence[Row], nfe: int) -> str:
     if row is None or ddim is None:
         return "–"
     error = f"{'≈ ' * claims.unsure(row)}{claims.number(row['median'])}"
-    return f"{row['solver']} ({order(row)}): {error}, {claims.number(ddim['median'] / row['median'])} ×"
+    return f"{row['solver']} ({claims.entry(row['solver']).order}): {error}, {claims.number(ddim['median'] / row['median'])} ×"
 
 
 def plot(out: Path) -> None:
@@ -117,7 +110,7 @@ def plot(out: Path) -> None:
 def main(**o: Any) -> None:
     """The error of solvers under guidance, with and without dynamic thresholding."""
     n, tolerance = (1, 1e-2) if o["fast"] else (o["n"], 1e-5)
-    solvers, weights, budgets = (("ddim", "dpmpp2m"), (1.0, 4.0), (10, 20)) if o["fast"] else (SOLVERS, WEIGHTS, BUDGETS)
+    solvers, weights, budgets = (("ddim", "dpmpp2m"), (1.0, 4.0), (10,)) if o["fast"] else (SOLVERS, WEIGHTS, BUDGETS)
     wanted = [
         cell
         for model in o["models"] or claims.MODELS
@@ -125,7 +118,7 @@ def main(**o: Any) -> None:
         for weight in weights
         for cell in claims.cells([model], solvers, budgets, guidance=weight, threshold=threshold)
     ]
-    claims.carry_out("guidance", wanted, claims.Bench(o, tolerance, n=n), o, plot=plot, report=report)
+    claims.tell(claims.fill("guidance", wanted, claims.Bench(o, tolerance, n=n), o), o["out"], plot, report)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,14 @@ def make_plan(
     return entry.plan(lams, noise_schedule, **options)
 
 
+def check(dtype: str, device: str, guidance: float, labels: list[int] | None) -> None:
+    """InputError for a precision that the device does not have, and for guidance to no labels."""
+    if dtype == "float64" and device.startswith("mps"):
+        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
+    if guidance != 1 and labels is None:
+        raise InputError(f"guidance of {guidance:g} needs labels to guide to: give --label, or a model that has them")
+
+
 def make_job(
     loaded: pretrained.Pretrained,
     model: str,
@@ -146,10 +154,7 @@ def make_job(
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
     seeds, batch, trajectory = rest["seeds"], rest["batch"], rest.get("trajectory", False)
-    if rest.get("dtype") == "float64" and str(rest.get("device", "cpu")).startswith("mps"):
-        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
-    if rest.get("guidance", 1) != 1 and rest["labels"] is None:
-        raise InputError(f"guidance of {rest['guidance']:g} needs labels to guide to: give --label, or a model that has them")
+    check(rest.get("dtype", "float32"), rest.get("device", "cpu"), rest.get("guidance", 1.0), rest["labels"])
     if trajectory and len(seeds) > batch:
         raise InputError(
             f"--trajectory keeps every state of one batch, and {len(seeds)} images are more than --batch {batch}: "

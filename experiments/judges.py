@@ -3,8 +3,10 @@
     features       with f the features of an image (features.py), as 8-bit pixels:
                    sqrt(mean |f(x) − f(x*)|²) over sqrt(2 mean |f(x*) − mean f(x*)|²), which is 1 for unrelated samples
     frechet        the Fréchet distance of the samples from data, if any are given, with its standard error
-    log_p          of an exact mixture: the mean over samples of (log p(x) − log p(x*)) / pixels, in nats
-    components     of an exact mixture: the mean total variation between the posteriors of its components, p(k | x) and p(k | x*)
+    log_p          of an exact mixture: the mean over samples of (log p(x) − log p(x*)) / pixels, in nats, p being that of x's
+                   class where all end
+    components     of an exact mixture: the mean total variation between the posteriors of its components, p(k | x) and
+                   p(k | x*), as if x and x* were data, of any class
 
 A judge is told the solution's samples once, and is then given those of contenders, all (n, *shape).
 """
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffode import pretrained
 from diffode.data import to_pixels
 from diffode.errors import InputError
 from diffode.mixture import Mixture, log_weights
@@ -53,7 +56,8 @@ class Judges:
         network = self.problem.loaded.model.network
         if isinstance(network, Mixture):
             lam = float("inf") if self.problem.settings.denoise else self.problem.schedule.lam_max
-            made.append(of_mixture(network, solution, lam, self.problem.labels))
+            exact = pretrained.load(self.problem.settings.model, torch.float64).model.network
+            made.append(of_mixture(exact, solution, lam, self.problem.labels))
         return lambda x: {name: number for judge in made for name, number in judge(x).items()}
 
 
@@ -61,16 +65,19 @@ def choose(features: str, data: str | None, problem: Problem) -> Judges:
     """The judges of a problem.
 
     features: a name in features.FEATURES, "none", or "auto", the classifier for images of its size. data: what the Fréchet
-    distance is measured from, as `cli.py evaluate --reference` has it. InputError for images that the features do not take, and too few.
+    distance is measured from, as `cli.py evaluate --reference` has it. InputError for images that the features do not take,
+    and for too few.
     """
     image, n = problem.loaded.image, problem.settings.n
-    if features == NONE or (features == AUTO and image != known.load(AUTOMATIC).takes):
+    if features == NONE or (features == AUTO and (n < 2 or image != known.load(AUTOMATIC).takes)):
         if data is not None:
             raise InputError(f"--data {data} is compared in features: give --features inception, which takes images of any size")
         return Judges(problem, None, None)
     taken = known.load(AUTOMATIC if features == AUTO else features, problem.settings.device)
     if (taken.takes is not None and image != taken.takes) or len(image) != 3 or image[0] not in (1, 3):
         raise InputError(f"the {taken.name} does not take samples of {image}: give --features none")
+    if n < 2:
+        raise InputError("a distance in features is relative to that of unrelated samples: raise --n, or give --features none")
     if data is not None and n < quality.FEWEST:
         raise InputError(f"--data {data} needs at least {quality.FEWEST} samples to compare with, not {n}: raise --n")
     return Judges(problem, taken, None if data is None else reference_of(data, taken))
@@ -99,8 +106,8 @@ def of_features(features: Features, solution: Tensor, real: quality.Reference | 
     return judge
 
 
-def of_mixture(mixture: Mixture, solution: Tensor, lam: float, labels: Sequence[int] | None) -> Judge:
-    """Exact log-densities at λ, where all samples are, and posteriors."""
+def of_mixture(mixture: Any, solution: Tensor, lam: float, labels: Sequence[int] | None) -> Judge:
+    """Exact log-densities at λ, where all samples are, and posteriors, of a Mixture."""
     lams, y = torch.full((len(solution),), lam), None if labels is None else torch.tensor(labels)
 
     def measured(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 from diffode import grid as grids
 from diffode.errors import InputError
 from experiments import optimal, trajectories
-from experiments.contenders import OPTIMAL, as_file
+from experiments.contenders import OPTIMAL, as_file, is_of_ones_own
 from experiments.problem import Problem
 
 SAME = ("label", "guidance", "clip", "threshold", "denoise")  # settings that decide a grid
@@ -37,7 +37,7 @@ class Kept:
         except InputError:
             return {**cell, "grid": "logsnr"}  # which will be skipped
         file = self.folder / f"{as_file(cell['solver'])}-{cell['nfe']}.json"
-        if not self._is_ours(file):
+        if is_of_ones_own(cell["solver"]) or not self._is_ours(file):  # the solver may be another now
             optimal.find(self.trajectories, cell["solver"], cell["nfe"]).save(file, self.command)
         return {**cell, "grid": grids.load(file)}
 

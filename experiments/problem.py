@@ -76,12 +76,9 @@ class Problem:
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
             raise InputError(f"{settings.model} {why}: it has no ODE between finite ends, whose solution could be compared with")
         self.labels = jobs.choose_labels(settings.label, loaded.classes, self.seeds)
-        if settings.guidance != 1 and self.labels is None:
-            raise InputError(
-                f"guidance of {settings.guidance:g} needs labels to guide to: give --label, or a model that has them"
-            )
-        if settings.state == torch.float64 and settings.device.startswith("mps"):
-            raise InputError("mps has no float64: use --dtype float32, or --device cpu")
+        jobs.check(settings.dtype, settings.device, settings.guidance, self.labels)
+        if settings.device.startswith("cuda"):  # what tf32 rounds would be taken for an error of the solver
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @cached_property
     def model(self) -> EpsModel:
@@ -108,13 +105,13 @@ class Problem:
     def plan(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Planning:
         """Name, grid and options of a contender; InputError if it cannot spend exactly nfe evaluations, or not end where all do.
 
-        grid: a name, OWN, or the finite λ themselves. rtol: both tolerances of an adaptive solver, unless it is told one.
+        grid: a name, OWN, or the finite λ themselves. rtol: both tolerances of an adaptive solver.
         """
         if not isinstance(grid, str):  # what the budget decides beside the steps is the same on all grids
             name, _, options = self.plan(solver, "logsnr", nfe)
             return name, grids.make(grid, self.schedule, denoise=self.settings.denoise), options
         name, options = parse(solver)
-        options = options if rtol is None else {"rtol": rtol, "atol": rtol, **options}
+        options = options if rtol is None else {**options, "rtol": rtol, "atol": rtol}
         spacing = "logsnr" if grid == OWN else grid  # of which an adaptive solver takes the ends
         lams, options = choose_grid(
             find(name), self.schedule, nfe=nfe, steps=None, grid=spacing, denoise=self.settings.denoise, **options

@@ -95,22 +95,31 @@ def fill(
         for cell in tqdm([cell for cell in cells if key(cell) not in done], desc=out.name, disable=None):
             try:
                 row = dict(compute(cell))
-            except (InputError, RuntimeError) as error:
+            except OSError:  # of the disk, which the rows are written to
+                raise
+            except Exception as error:
                 row = {"error": in_words(error)}
             if run == len(held["made"]):
                 held["made"].append(mine)
             whole = {name: json_value(value) for name, value in {**cell, **row, "made": run}.items()}
             done[key(cell)] = json.loads(json.dumps(whole))  # as the next run will read it
             _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
+        _write(out, {**held, "rows": [done[key(cell)] for cell in cells] + others})  # a kill may have come between its two files
     return [done[key(cell)] for cell in cells]
+
+
+def known(out: Path) -> Row | None:
+    """The `about` of the rows at OUT, if there are any."""
+    held = _held(beside(out, ".json"))
+    return held["about"] if held else None
 
 
 def check(out: Path, about: Mapping[str, Any], *, whole: bool = False) -> None:
     """InputError if there are rows at OUT, and of another `about`: in what it names, or, if this is the whole, at all."""
-    held = _held(file := beside(out, ".json"))
     said = json.loads(json.dumps(dict(about)))
-    before = held["about"] if held else said
+    before = known(out) or said
     if differing := sorted(key for key in ({*said, *before} if whole else said) if said.get(key) != before.get(key)):
+        file = beside(out, ".json")
         raise InputError(f"{file} was made with another {', '.join(differing)}: give --out another name, or --overwrite")
 
 

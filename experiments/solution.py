@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffode import pretrained
-from diffode.errors import InputError
+from diffode.errors import InputError, in_words
 from diffode.files import atomic
 from diffode.model import EpsModel
 from diffode.ode import accurate
@@ -86,7 +86,14 @@ def solve(problem: Problem, folder: Path, tolerance: float = TOLERANCE) -> Solut
         for rows in problem.batches:
             file = folder / f"{_digest(problem, rows, tolerance, dtype)}.npz"
             if not file.exists():
-                _batch(problem, watched, rows, tolerance, file)
+                try:
+                    _batch(problem, watched, rows, tolerance, file)
+                except (InputError, OSError):
+                    raise
+                except Exception as error:  # out of memory, or a network of one's own
+                    raise InputError(
+                        f"{problem.settings.model} fails at --batch {len(problem.seeds[rows])}: {in_words(error)}"
+                    ) from error
             try:
                 with np.load(file, allow_pickle=False) as part:
                     parts.append({name: part[name] for name in ("x", "off", "nfe")})
@@ -111,7 +118,8 @@ def _exact(problem: Problem) -> tuple[str, EpsModel]:
 
     def single(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
         narrow = clock.float() if clock.is_floating_point() else clock
-        return network(x.float(), narrow, **condition).double()
+        m = network(x.float(), narrow, **condition)
+        return getattr(m, "sample", m).double()  # as EpsModel takes it
 
     model.network = single
     return "float32", model
@@ -130,6 +138,7 @@ def _digest(problem: Problem, rows: slice, tolerance: float, dtype: str) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
+@torch.no_grad()
 def _batch(problem: Problem, model: EpsModel, rows: slice, tolerance: float, file: Path) -> None:
     """Solve for these samples, twice."""
     model, x, schedule = problem.of(model, rows), problem.start(rows, torch.float64, _device(problem)), problem.schedule

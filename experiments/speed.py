@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,28 @@ TURNS = 9
 WITHIN = 0.1
 
 
-def bare(problem: Problem) -> Callable[[], object]:
-    """A call of the network on the samples of the first batch, with what it is given at λ_min."""
-    given: list[Any] = []
+def bare(problem: Problem) -> Callable[[int], None]:
+    """calls(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
+    given: list[tuple[Any, Any]] = []
     batch, settings = problem.batches[0], problem.settings
     model = copy.copy(problem.of(problem.model, batch))
     network, x = model.network, problem.start(batch, settings.state, settings.device)
 
     def kept(*x: Any, **condition: Any) -> torch.Tensor:
-        given[:] = x, condition
+        given.append((x, condition))
         return network(*x, **condition)
 
     model.network = kept
     with torch.no_grad():
-        model(x, problem.schedule.lam_min)
-    return lambda: network(*given[0], **given[1])
+        for lam in np.linspace(problem.schedule.lam_min, problem.schedule.lam_max, NFE):
+            model(x, float(lam))
+
+    @torch.no_grad()
+    def calls(n: int) -> None:
+        for x, condition in islice(cycle(given), n):
+            network(*x, **condition)
+
+    return calls
 
 
 def memory(problem: Problem, what: Mapping[str, Any]) -> int | None:
@@ -67,12 +75,11 @@ def memory(problem: Problem, what: Mapping[str, Any]) -> int | None:
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:
     """The row of a cell: the median ratio of its seconds to those of the network, its quartiles, and memory."""
     what = {name: cell[name] for name in claims.WHAT}
-    call, spent = bare(problem), problem.run(**what).spent  # and so both are warm
+    call_network, spent = bare(problem), problem.run(**what).spent  # and so both are warm
     ratios, peaks = [], []
     for _ in range(turns):
-        with torch.no_grad(), metered(problem.settings.device) as alone:
-            for _ in range(round(spent)):
-                call()
+        with metered(problem.settings.device) as alone:
+            call_network(round(spent))
         run = problem.run(**what)
         ratios.append(run.seconds / alone.seconds * round(spent) / spent)
         peaks.append(run.peak_mib / alone.peak_mib if run.peak_mib and alone.peak_mib else np.nan)
@@ -103,9 +110,8 @@ def report(out: Path) -> str:
             (least, first), (most, last) = planned[0], planned[-1]
             said = f"{least:.2f} times ({first}) to {most:.2f} times ({last}) the network's seconds on {model}"
             (held if most <= (1 + WITHIN) * least else refuted).append(said)
-    said = claims.verdict(
-        f"planned solvers take {'; '.join(held)}", [f"by planned solvers, which take {each}" for each in refuted]
-    )
+    taking = f"planned solvers take {'; '.join(held)}" if held else ""
+    said = claims.verdict(taking, [f"by planned solvers, which take {each}" for each in refuted])
     note = "As multiples of what the network alone takes for as many calls."
     return "\n\n".join([said, note, *parts, claims.made_of(about)]) + "\n"
 
@@ -116,10 +122,9 @@ def plot(out: Path) -> None:
     from matplotlib.figure import Figure
 
     models = claims.by(measured(rows.read(out)[1], "ratio"), "model")
-    figure = Figure(figsize=(4.2 * len(models), 3.2), layout="constrained")
-    for axis, ((model,), here) in zip(
-        figure.subplots(1, len(models), sharey=True, squeeze=False)[0], models.items(), strict=True
-    ):
+    figure = Figure(figsize=(4.2 * len(models), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for axis, ((model,), here) in zip(axes, models.items(), strict=True):
         for i, row in enumerate(here):
             colour = "#0072b2" if row["nfe"] else "#d55e00"
             axis.plot([row["low"], row["high"]], [i, i], color=colour, lw=3, alpha=0.35)
@@ -127,8 +132,9 @@ def plot(out: Path) -> None:
         axis.axvline(1, color="#333333", lw=0.6)
         axis.set_yticks(range(len(here)), [row["solver"] for row in here], fontsize=8)
         axis.set_title(model, size=8.5, weight="bold", loc="left")
+        axis.tick_params(labelsize=8)
         axis.grid(color="#e4e4e4", lw=0.6, axis="x")
-        axis.invert_yaxis()
+    axes[0].invert_yaxis()
     figure.supxlabel("seconds, relative to the network's (adaptive solvers in red)", size=8.5)
     with atomic(rows.beside(out, ".png")) as part:
         figure.savefig(part, format="png", dpi=130)
@@ -141,13 +147,12 @@ def main(**o: Any) -> None:
     n, turns = (2, 2) if o["fast"] else (o["n"], TURNS)
     solvers, nfe = (("ddim", "unipc3", "dpm23"), 12) if o["fast"] else ((*PLANNED, *ADAPTIVE), NFE)
     wanted = claims.cells(o["models"] or claims.MODELS, solvers, (nfe,), (TOLERANCE,))
-    bench = claims.Bench(o, TOLERANCE, n=n)
-    bench.common["batch"] = n
+    bench = claims.Bench(o, TOLERANCE, n=n, batch=n)  # whose solutions are not asked for
 
     def one(cell: Mapping[str, Any]) -> Row:
         return measure(bench.problem(cell), cell, turns)
 
-    claims.carry_out("speed", wanted, bench, o, {"turns": turns}, measure=one, plot=plot, report=report)
+    claims.tell(claims.fill("speed", wanted, bench, o, {"turns": turns}, one), o["out"], plot, report)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def _open(file: Path, height: int, width: int) -> Image.Image:
             image.load()
             strip = image.convert("L" if image.mode in ("1", "L") else "RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{file} is not a picture: remove it, or run the comparison again") from error
+        raise InputError(f"{file} is not a picture: remove it, or run the comparison again with --overwrite") from error
     if strip.height != height or strip.width % width:
         raise InputError(f"{file} is {strip.width}×{strip.height}, which is no strip of {width}×{height} images: remove it")
     return strip

@@ -283,3 +283,69 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, options, words):
     assert result.exit_code == 2, result.output
     assert words in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+SOLVER = """
+from solvers import Solver
+from solvers.{module} import {build}
+mine = Solver("mine", {build}, 1, 1, "test")
+"""
+
+
+def test_a_solver_of_ones_own_that_was_changed_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [*SMALL, "--solvers", "own_solver:mine", "--nfe", "5,6", "--grids", "logsnr", "--out", "out"]
+    for module, build, code in (("ddim", "ddim", 0), ("ddim", "ddim", 0), ("dpm_multistep", "dpmpp2m", 2)):
+        (tmp_path / "own_solver.py").write_text(SOLVER.format(module=module, build=build))
+        monkeypatch.delitem(sys.modules, "own_solver", raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        result = compare(*options)
+        assert result.exit_code == code, result.output
+    assert "not the solver that it was" in result.stderr
+    monkeypatch.delitem(sys.modules, "own_solver", raising=False)
+
+
+def test_rows_made_elsewhere_are_gone_on_with(tmp_path):
+    """Without the solution, which need not be the same to the last bit; and a table that a kill left short is made whole."""
+    options = [*SMALL, "--solvers", "ddim", "--grids", "logsnr", "--out", tmp_path / "out"]
+    assert compare(*options, "--nfe", 5).exit_code == 0
+    held = json.loads((tmp_path / "out" / "rows.json").read_text())
+    held["about"]["solution"]["rmse"] *= 1 + 1e-9
+    (tmp_path / "out" / "rows.json").write_text(json.dumps(held))
+    (tmp_path / "out" / "rows.csv").write_text("solver\n")
+    for file in (tmp_path / "out" / "solution").iterdir():
+        file.unlink()
+    assert compare(*options, "--nfe", 5).exit_code == 0
+    assert [row["nfe"] for row in table(tmp_path / "out")] == ["5"]
+
+
+def test_a_network_that_fails_anywhere_is_one_sentence(tmp_path, monkeypatch):
+    """Whatever it raises: in a cell a row, in the solution a refusal."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_network.py").write_text(
+        "import torch\nfrom diffode import EpsModel, schedules\n"
+        "live = torch.nn.Linear(4, 4)\n"
+        "def network(x, t):\n    if len(x) == FAILS:\n        raise ValueError('too much noise')\n    return live(x)\n"
+        "FAILS = 0\n"
+        "model = EpsModel(network, schedules.ddpm_linear(), shape=(4,))\n"
+        "inner = live.to(torch.float64)\n"
+    )
+    options = [
+        "--model",
+        "own_network:model",
+        "--n",
+        2,
+        "--solvers",
+        "ddim",
+        "--nfe",
+        5,
+        "--grids",
+        "logsnr",
+        "--dtype",
+        "float64",
+    ]
+    assert compare(*options, "--out", "good").exit_code == 0  # a function that closes over weights that want gradients
+    sys.modules["own_network"].FAILS = 2
+    result = compare(*options, "--out", "bad")
+    assert (result.exit_code, "too much noise" in result.stderr) == (2, True), result.output
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)

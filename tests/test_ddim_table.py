@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from diffode import data, pretrained
 from diffode import grid as grids
 from diffode.ddpm_unet import DDPMUNet, DDPMUNetConfig
-from diffode.errors import InputError
 from diffode.model import EpsModel
-from experiments import ddim_report, ddim_table, generate, rows, subjects
+from experiments import ddim_table, documents, generate, rows, subjects
 from experiments import features as known
 from experiments.features import Features
 from experiments.truth import Truth
@@ -131,33 +130,11 @@ def test_the_floor_is_a_row_of_its_own(tmp_path, monkeypatch):
     assert "(200 exact samples: " in ddim_table.report(tmp_path / "t")
 
 
-def test_the_document_is_what_the_results_say():
-    assert ddim_report.filled(ddim_report.DOCUMENT.read_text(encoding="utf-8")) == ddim_report.DOCUMENT.read_text(
-        encoding="utf-8"
-    )
-
-
-def test_a_block_that_nothing_makes_is_refused():
-    with pytest.raises(InputError, match="no experiment makes the block 'foo'"):
-        ddim_report.filled("<!-- foo -->\n<!-- /foo -->")
-
-
-def test_blocks_are_replaced_and_nothing_else(mixture_table, monkeypatch):
-    monkeypatch.setattr(ddim_report, "RESULTS", mixture_table.parent)
-    (mixture_table.parent / "ddim_table_x.json").write_bytes((mixture_table.parent / "mixture.json").read_bytes())
-    text = "a\n<!-- ddim_table_x -->\nold\n<!-- /ddim_table_x -->\nb <!-- c -->\n"
-    done = ddim_report.filled(text)
-    assert done.startswith("a\n<!-- ddim_table_x -->\nSamples a cell: 40 (S = 10)")
-    assert done.endswith("<!-- /ddim_table_x -->\nb <!-- c -->\n")
-    assert "old" not in done
-    assert ddim_report.filled(done) == done
-
-
 @pytest.mark.parametrize(("table", "distance"), [("ddim_table_fashion", "frechet"), ("ddim_table_mixture", "moments")])
 def test_the_papers_order_shows_in_the_committed_tables(table, distance):
     """At S = 10 the deterministic sampler is better than η = 1, and σ̂ far the worst; at S = 1000 σ̂ is good; and samples of
     the network in 50 steps are given their own label."""
-    found = {(row["eta"], row["S"]): row for row in rows.read(ddim_report.RESULTS / table)[1]}
+    found = {(row["eta"], row["S"]): row for row in rows.read(documents.RESULTS / table)[1]}
     at = {key: row[distance] for key, row in found.items()}
     assert {s for _, s in found} == {0, 10, 20, 50, 100, 1000}
     assert at["0.0", 10] < at["1.0", 10] < at["sigma-hat", 10] / 2

@@ -1,0 +1,60 @@
+"""The documents are what the committed results say, and nothing but their blocks is made."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from diffode.errors import InputError
+from experiments import documents
+
+
+@pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_is_what_the_results_say(document):
+    text = document.read_text(encoding="utf-8")
+    assert documents.BLOCK.search(text)
+    assert documents.filled(text) == text
+
+
+def test_every_claim_has_its_block_and_its_picture():
+    text = (documents.HERE / "README.md").read_text(encoding="utf-8")
+    blocks = [match["name"] for match in documents.BLOCK.finditer(text)]
+    assert blocks == [name for name in documents.CLAIMS if name in blocks]
+    for name in blocks:
+        assert f"](results/{name}.png)" in text
+        assert (documents.RESULTS / f"{name}.png").exists()
+        assert f"`python -m experiments.{name}`" in text
+
+
+def test_a_block_that_nothing_makes_is_refused():
+    with pytest.raises(InputError, match="no experiment makes the block 'foo'"):
+        documents.filled("<!-- foo -->\n<!-- /foo -->")
+
+
+@pytest.fixture
+def document(tmp_path, monkeypatch):
+    """A document with a block of an experiment that has several results, and its results."""
+    shutil.copy(documents.RESULTS / "ddim_table_mixture.json", tmp_path / "ddim_table_x.json")
+    monkeypatch.setattr(documents, "RESULTS", tmp_path)
+    monkeypatch.setattr(documents, "DOCUMENTS", (tmp_path / "a.md", tmp_path / "b.md"))
+    (tmp_path / "a.md").write_text("no blocks")
+    (tmp_path / "b.md").write_text("a\n<!-- ddim_table_x -->\nold\n<!-- /ddim_table_x -->\nb <!-- c -->\n")
+    return tmp_path / "b.md"
+
+
+def test_blocks_are_replaced_and_nothing_else(document):
+    done = documents.filled(document.read_text())
+    assert done.startswith("a\n<!-- ddim_table_x -->\nSamples a cell: ")
+    assert done.endswith("<!-- /ddim_table_x -->\nb <!-- c -->\n")
+    assert "old" not in done
+    assert documents.filled(done) == done
+
+
+def test_a_stale_document_is_told_and_then_made(document):
+    stale = CliRunner().invoke(documents.main, ["--check"])
+    assert stale.exit_code == 1
+    assert "b.md is not what the results say" in stale.output
+    assert "old" in document.read_text()
+    assert CliRunner().invoke(documents.main).exit_code == 0
+    assert "old" not in document.read_text()
+    assert CliRunner().invoke(documents.main, ["--check"]).exit_code == 0
