@@ -95,6 +95,7 @@ def data(about: Mapping[str, Any], rows: Sequence[Row], pictures: strips.Strips 
     encoded = dict(pictures.encoded) if pictures else {}
     return {
         "id": name,
+        "model": about["model"],
         "n": about["n"],
         "seed": about["seed"],
         "measures": [{"key": key, "label": MEASURES[key].label} for key in measures],
