@@ -71,7 +71,7 @@ def report(out: Path) -> str:
                     fell.append((gains[0] / gains[1], said))
                 else:
                     refuted.append(f"by a gain that goes {said}")
-    held = f"it falls from the least w to the largest in {len(fell)} cases" if fell else ""
+    held = f"from the least w to the largest the gain falls in {len(fell)} cases" if fell else ""
     held += f", least {min(fell)[1]}, most {max(fell)[1]}" if fell else ""
     calls = {row["calls"] / row["spent"] for row in measured(found, "calls") if row["guidance"] != 1}
     network = f"Guided evaluations take {max(calls, default=2):g} network calls. "

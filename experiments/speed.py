@@ -98,9 +98,9 @@ def report(out: Path) -> str:
             [
                 row["solver"] if row["nfe"] else named(row),
                 f"{row['spent']:.1f}".removesuffix(".0"),
-                f"**{row['ratio']:.3f}** ({row['low']:.3f} to {row['high']:.3f})",
+                f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
                 "–" if row["states"] is None else f"{row['states']}",
-                f"{row['peak']:.3f}" if measured([row], "peak") else "–",
+                f"{row['peak']:.2f}" if measured([row], "peak") else "–",
             ]
             for row in here
         ]
