@@ -68,7 +68,7 @@ def comparison(folder: Path, name: str) -> dict[str, Any]:
         raise InputError(f"{folder / 'rows.json'} is of no comparison: it does not say {', '.join(missing)}; name another folder")
     shape: list[int] = about["shape"]
     height, width = [1, 1, *shape][-2:]
-    pictures = strips.load(folder / "pictures", ["reference", *map(stem, measured(rows, "rmse"))], height, width)
+    pictures = strips.load(folder / "pictures", ["reference", *map(stem, measured(rows, "spent"))], height, width)
     return {
         "id": name,
         "name": about["model"],
