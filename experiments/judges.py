@@ -57,6 +57,7 @@ class Judges:
         if isinstance(network, Mixture):
             lam = float("inf") if self.problem.settings.denoise else self.problem.schedule.lam_max
             exact = pretrained.load(self.problem.settings.model, torch.float64).model.network
+            assert isinstance(exact, Mixture)
             made.append(of_mixture(exact, solution, lam, self.problem.labels))
         return lambda x: {name: number for judge in made for name, number in judge(x).items()}
 
@@ -106,8 +107,8 @@ def of_features(features: Features, solution: Tensor, real: quality.Reference | 
     return judge
 
 
-def of_mixture(mixture: Any, solution: Tensor, lam: float, labels: Sequence[int] | None) -> Judge:
-    """Exact log-densities at λ, where all samples are, and posteriors, of a Mixture."""
+def of_mixture(mixture: Mixture, solution: Tensor, lam: float, labels: Sequence[int] | None) -> Judge:
+    """Exact log-densities at λ, where all samples are, and posteriors."""
     lams, y = torch.full((len(solution),), lam), None if labels is None else torch.tensor(labels)
 
     def measured(x: Tensor) -> tuple[Tensor, Tensor]:
