@@ -224,6 +224,15 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
     assert "error" not in table(tmp_path / "out")[0]
 
 
+def test_without_matplotlib_the_page_has_the_curves(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = compare(*SMALL, "--solvers", "ddim", "--nfe", 5, "--grids", "logsnr", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "No curves as PNG and SVG: drawing takes matplotlib" in result.stdout
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not list((tmp_path / "out").glob("error-*"))
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
