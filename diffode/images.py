@@ -83,9 +83,14 @@ def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int6
     return WRITERS[path.suffix.lower()]
 
 
+def are_images(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape are images, (1 or 3, height, width)."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
 def check_shape(shape: Sequence[int]) -> None:
-    """InputError unless samples of this shape are images, (1 or 3, height, width)."""
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    """InputError unless samples of this shape are images."""
+    if not are_images(shape):
         raise InputError(
             f"samples of shape {tuple(shape)} are no images, which are (1 or 3, height, width): draw them with solvers.sample"
         )

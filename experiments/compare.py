@@ -20,6 +20,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from diffode import images
 from diffode.data import to_pixels
 from diffode.errors import InputError
 from diffode.files import alone, atomic, folder_for, write_json
@@ -117,7 +118,7 @@ def refuse_changed(problem: Problem, found: Sequence[Row]) -> None:
 
 def picture(x: Tensor, file: Path) -> None:
     """The first samples of x (n, *shape) side by side, as a PNG, if they are images."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    if not images.are_images(x.shape[1:]):
         return
     strip = rearrange(to_pixels(x[:SHOWN]), "n h w c -> h (n w) c")
     with atomic(file) as part:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import pretrained
+from diffode import images, pretrained
 from diffode.data import to_pixels
 from diffode.errors import InputError
 from diffode.mixture import Mixture, log_weights
@@ -70,12 +70,12 @@ def choose(features: str, data: str | None, problem: Problem) -> Judges:
     and for too few.
     """
     image, n = problem.loaded.image, problem.settings.n
-    if features == NONE or (features == AUTO and (n < 2 or image != known.load(AUTOMATIC).takes)):
+    taken = None if features == NONE else known.load(AUTOMATIC if features == AUTO else features, problem.settings.device)
+    if taken is None or (features == AUTO and (n < 2 or image != taken.takes)):
         if data is not None:
             raise InputError(f"--data {data} is compared in features: give --features inception, which takes images of any size")
         return Judges(problem, None, None)
-    taken = known.load(AUTOMATIC if features == AUTO else features, problem.settings.device)
-    if (taken.takes is not None and image != taken.takes) or len(image) != 3 or image[0] not in (1, 3):
+    if image != (taken.takes or image) or not images.are_images(image):
         raise InputError(f"the {taken.name} does not take samples of {image}: give --features none")
     if n < 2:
         raise InputError("a distance in features is relative to that of unrelated samples: raise --n, or give --features none")
