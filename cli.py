@@ -122,6 +122,13 @@ budget = together(
     ),
     click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
 )
+guided = click.option(
+    "--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without."
+)
+on_device = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+in_dtype = click.option(
+    "--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True
+)
 path = partial(click.option, type=click.Path(path_type=Path))
 
 
@@ -186,7 +193,7 @@ def main() -> None:
 )
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
 @click.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
+@guided
 @click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation.")
 @click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995.")
 @click.option(
@@ -200,8 +207,8 @@ def main() -> None:
 @click.option("--trajectory", is_flag=True, help="Keep the states, too, in OUT-trajectory.npz and .png. One batch only.")
 @path("--save-plan", metavar="FILE.json", help="Keep the plan that was run; of an adaptive solver, with one image.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
+@on_device
+@in_dtype
 @click.pass_context
 def sample(ctx: click.Context, **o: Any) -> None:
     """Draw images.
@@ -296,7 +303,7 @@ def solvers() -> None:
 @click.option("--n", type=click.IntRange(1), help="Only the first N images. [default: all]")
 @path("--json", metavar="FILE.json", help="Write the numbers, and all that they are relative to.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@on_device
 def evaluate(samples: str, reference: str, features: str, n: int | None, json: Path | None, overwrite: bool, device: str) -> None:
     """Compare SAMPLES with real images: an .npz or a folder as `sample` writes them, or fashion-test, real ones, for the floor.
 
@@ -337,7 +344,7 @@ def evaluate(samples: str, reference: str, features: str, n: int | None, json: P
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first; the next have the next.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
 @click.option("--label", help="As `sample` takes it.")
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without.")
+@guided
 @click.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation, the solution's too.")
 @click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, the solution's too.")
 @click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the evaluations.")
@@ -354,8 +361,8 @@ def evaluate(samples: str, reference: str, features: str, n: int | None, json: P
 )
 @path("--out", help="The folder of rows, pictures and report. [default: results/compare- and the model's name]")
 @click.option("--overwrite", is_flag=True, help="Begin again where there are rows.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16", "float16"]), default="float32", show_default=True)
+@on_device
+@in_dtype
 def compare(**o: Any) -> None:
     """Find out which solver, which grid and how many evaluations a model needs.
 
@@ -417,7 +424,7 @@ def compare(**o: Any) -> None:
 @click.option("--drop-label", default=0.1, show_default=True, help="How often the label is dropped, for guidance.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Autocast the network to bfloat16; twice as fast where the CPU or GPU has it.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@on_device
 def train(**o: Any) -> None:
     """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
     from experiments import train as run

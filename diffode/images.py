@@ -24,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
     """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to about `width`."""
-    n, _, w, c = pixels.shape
+    n, _, w, _ = pixels.shape
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
     scale = max(1, width // (columns * w))
@@ -32,7 +32,12 @@ def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int 
     pixels = np.pad(pixels, ((0, rows * columns - n), (0, gap), (0, gap), (0, 0)), constant_values=255)
     sheet = rearrange(pixels, "(r k) h w c -> (r h) (k w) c", r=rows)
     sheet = np.pad(sheet, ((gap, 0), (gap, 0), (0, 0)), constant_values=255)
-    return Image.fromarray(sheet.squeeze(2) if c == 1 else sheet)
+    return picture(sheet)
+
+
+def picture(pixels: Pixels) -> Image.Image:
+    """One image, of pixels (height, width, 1 or 3)."""
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
 def save_grid(
@@ -59,7 +64,7 @@ def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArra
     try:
         part.mkdir(parents=True)
         for seed, image in zip(seeds, pixels, strict=True):
-            Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(part / f"{seed:06}.png")
+            picture(image).save(part / f"{seed:06}.png")
         if path.exists():
             path.rename(old)
         try:

@@ -94,12 +94,6 @@ def _in_front(row: Row, other: Row) -> str:
     return f"{mine}, that of {other['solver']} being {claims.number(other['median'])} with {other['nfe']}"
 
 
-def plot(out: Path) -> None:
-    """Error against NFE."""
-    _, found = rows.read(out)
-    claims.picture(found, rows.beside(out, ".png"), lambda row: row["model"], 2)
-
-
 @click.command(cls=Script)
 @claims.options("adaptive", n=16)
 def main(**o: Any) -> None:
@@ -108,7 +102,7 @@ def main(**o: Any) -> None:
     fast = ("bosh3", "dpm23", "unipc3"), (6, 15, 30), (0.05,)
     solvers, budgets, tolerances = fast if o["fast"] else ((*PLANNED, *ADAPTIVE), BUDGETS, TOLERANCES)
     wanted = claims.cells(o["models"] or claims.MODELS, solvers, budgets, tolerances)
-    claims.tell(claims.fill("adaptive", wanted, claims.Bench(o, tolerance, n=n), o), o["out"], plot, report)
+    claims.tell(claims.fill("adaptive", wanted, claims.Bench(o, tolerance, n=n), o), o["out"], claims.panels(2), report)
 
 
 if __name__ == "__main__":

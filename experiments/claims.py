@@ -99,10 +99,16 @@ def options(name: str, n: int) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def cells(
-    models: Sequence[str], solvers: Sequence[str], budgets: Sequence[int], tolerances: Sequence[float] = (), **on: Any
+    models: Sequence[str],
+    solvers: Sequence[str],
+    budgets: Sequence[int],
+    tolerances: Sequence[float] = (),
+    *,
+    grids: Sequence[str] = ("logsnr",),
+    **on: Any,
 ) -> list[Cell]:
-    """Every solver with every budget, or with every tolerance if it is adaptive, on equal steps in λ; on: settings of all."""
-    made = contenders.cells(solvers, ["logsnr"], budgets, tolerances)
+    """Every solver with every budget, or with every tolerance if it is adaptive, on each grid; on: settings of all."""
+    made = contenders.cells(solvers, grids, budgets, tolerances)
     return [{"model": model, **on, **cell} for model in models for cell in made]
 
 
@@ -185,6 +191,15 @@ def made_of(about: Mapping[str, Any]) -> str:
     """What the rows are of, and what made them."""
     files = ", ".join(f"`{name}` (SHA-256 {sha256[:12]})" for name, sha256 in about["sha256"].items())
     return f"Seeds {about['seed']} to {about['seed'] + about['n'] - 1}; {files}. Made by {markdown.run(about['made'][-1])}."
+
+
+def panels(columns: int, measure: str = "median") -> Callable[[Path], None]:
+    """The plot of a claim: error against NFE, a panel a model, so many side by side."""
+
+    def plot(out: Path) -> None:
+        picture(rows.read(out)[1], rows.beside(out, ".png"), lambda row: row["model"], columns, measure)
+
+    return plot
 
 
 def picture(found: Sequence[Row], path: Path, title: Callable[[Row], str], columns: int, measure: str = "median") -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from diffode import images
@@ -122,4 +121,4 @@ def picture(x: Tensor, file: Path) -> None:
         return
     strip = rearrange(to_pixels(x[:SHOWN]), "n h w c -> h (n w) c")
     with atomic(file) as part:
-        Image.fromarray(strip.squeeze(2) if x.shape[1] == 1 else strip).save(part, format="PNG", optimize=True)
+        images.picture(strip).save(part, format="PNG", optimize=True)

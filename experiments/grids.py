@@ -20,7 +20,7 @@ import click
 from diffode.grid import GRIDS
 from experiments import claims, contenders, markdown, rows
 from experiments.answer import measured
-from experiments.contenders import OPTIMAL, Cell
+from experiments.contenders import OPTIMAL
 from experiments.kept import Kept
 from experiments.rows import Row
 from experiments.script import Script, typed
@@ -112,7 +112,6 @@ def main(**o: Any) -> None:
     solvers, budgets = (("ddim", "dpmpp2m"), (10,)) if o["fast"] else (SOLVERS, BUDGETS)
     models = o["models"] or (("mixture",) if o["fast"] else claims.MODELS)
     bench = claims.Bench(o, tolerance, n=n)
-    made = contenders.cells(solvers, [*GRIDS, OPTIMAL], budgets)
     kept: dict[str, Kept] = {}
 
     def measure(cell: Mapping[str, Any]) -> Row:
@@ -122,7 +121,7 @@ def main(**o: Any) -> None:
             kept[model] = Kept(bench.problem(cell), folder, typed("experiments.grids"))
         return bench.measure(kept[model].told(cell))
 
-    wanted: list[Cell] = [{"model": model, **cell} for model in models for cell in made]
+    wanted = claims.cells(models, solvers, budgets, grids=(*GRIDS, OPTIMAL))
     claims.tell(claims.fill("grids", wanted, bench, o, measure=measure), o["out"], plot, report)
 
 

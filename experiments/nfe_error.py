@@ -104,12 +104,6 @@ def _one(here: Sequence[Row], n: int) -> str:
     return f"Of the mean square error of {row['solver']} at {SPENT} one sample of {n} has {share:.0%}."
 
 
-def plot(out: Path) -> None:
-    """Error against NFE."""
-    _, found = rows.read(out)
-    claims.picture(found, rows.beside(out, ".png"), lambda row: row["model"], 2, "rmse")
-
-
 @click.command(cls=Script)
 @claims.options("nfe_error", n=64)
 def main(**o: Any) -> None:
@@ -131,7 +125,7 @@ def main(**o: Any) -> None:
         {"features": {model: each.about["features"] for model, each in chosen.items()}},
         lambda cell: bench.measure(cell, judge(cell["model"])),
     )
-    claims.tell(made, o["out"], plot, report)
+    claims.tell(made, o["out"], claims.panels(2, "rmse"), report)
 
 
 if __name__ == "__main__":

@@ -123,12 +123,6 @@ def _lost(here: Sequence[Row]) -> str:
     return f"Here t(λ) has kinks. The first to lose its order is {solver}, whose slope is {slope:.2f} at an error of {error:.0e}."
 
 
-def plot(out: Path) -> None:
-    """Error against NFE."""
-    _, found = rows.read(out)
-    claims.picture(found, rows.beside(out, ".png"), lambda row: row["model"], 3)
-
-
 @click.command(cls=Script)
 @claims.options("order", n=2)
 def main(**o: Any) -> None:
@@ -138,7 +132,7 @@ def main(**o: Any) -> None:
     bench = claims.Bench(o, tolerance, n=n, dtype="float64")
     wanted = claims.cells(o["models"] or (*claims.MODELS, LABELS), solvers, budgets)
     clocks = {cell["model"]: bench.problem(cell).loaded.model.clock for cell in wanted}
-    claims.tell(claims.fill("order", wanted, bench, o, {"clock": clocks}), o["out"], plot, report)
+    claims.tell(claims.fill("order", wanted, bench, o, {"clock": clocks}), o["out"], claims.panels(3), report)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ def fill(
         done = {key(row): row for row in held["rows"] if "error" not in row}
         others = [row for row in done.values() if key(row) not in set(map(key, cells))]
         run = len(held["made"])
+
+        def keep() -> None:
+            _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
+
         for cell in tqdm([cell for cell in cells if key(cell) not in done], desc=out.name, disable=None):
             try:
                 row = dict(compute(cell))
@@ -103,8 +107,8 @@ def fill(
                 held["made"].append(mine)
             whole = {name: json_value(value) for name, value in {**cell, **row, "made": run}.items()}
             done[key(cell)] = json.loads(json.dumps(whole))  # as the next run will read it
-            _write(out, {**held, "rows": [done[key(cell)] for cell in cells if key(cell) in done] + others})
-        _write(out, {**held, "rows": [done[key(cell)] for cell in cells] + others})  # a kill may have come between its two files
+            keep()
+        keep()  # a kill may have come between its two files
     return [done[key(cell)] for cell in cells]
 
 
