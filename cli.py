@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from experiments.script import told
+from experiments.common.commands import told
 
 __version__ = "0.1.0"
 MOST_IMAGES = 10_000_000
@@ -118,7 +118,7 @@ budget = together(
         "--grid",
         type=GridSpec(),
         help="logsnr, time, quadratic, karras; with --denoise the DDIM paper's tau-linear, tau-quadratic; λ as -5,-2,0,2,4.6; "
-        "or a .json file as experiments.optimal writes them. [default: logsnr]",
+        "or a .json file as experiments.comparison.optimal_grid writes them. [default: logsnr]",
     ),
     click.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps."),
 )
@@ -217,8 +217,8 @@ def sample(ctx: click.Context, **o: Any) -> None:
     """
     from tqdm import tqdm
 
-    from diffode import pretrained
-    from experiments import generate, jobs
+    from diffode.models import pretrained
+    from experiments.sampling import generate, jobs
 
     if (o["n"] or 0) > MOST_IMAGES:
         raise click.UsageError(f"--n {o['n']} is more than the {MOST_IMAGES} images that one command takes")
@@ -264,7 +264,7 @@ def sample(ctx: click.Context, **o: Any) -> None:
 @click.pass_context
 def plan(ctx: click.Context, solver: str, save: Path | None, png: Path | None, overwrite: bool, **o: Any) -> None:
     """Print the table of numbers that SOLVER, a name or a plan's .json file, is at a given budget."""
-    from experiments import generate, jobs
+    from experiments.sampling import generate, jobs
 
     taken = ("schedule", "nfe", "steps", "grid", "denoise")
     made = jobs.make_plan(solver, options=jobs.choose_options(solver, given(ctx)), **{name: o[name] for name in taken})
@@ -310,7 +310,7 @@ def evaluate(samples: str, reference: str, features: str, n: int | None, json: P
     Distances in the features of the classifier are named after it; --features inception gives the field's FID and KID
     (pip install 'diffode[inception]').
     """
-    from experiments import evaluate as run
+    from experiments.metrics import evaluate as run
 
     out: Any = {"out": json, "overwrite": overwrite, "command": typed()}
     done = run.evaluate(samples, reference=reference, features_name=features, n=n, device=device, **out)
@@ -368,9 +368,11 @@ def compare(**o: Any) -> None:
 
     Errors are against the solution of the model's ODE. Interrupted, the same command goes on where it was.
     """
-    from experiments import compare as run
-    from experiments import contenders, jobs, rows
-    from experiments.problem import Settings
+    from experiments.common import results
+    from experiments.comparison import cells as contenders
+    from experiments.comparison import compare as run
+    from experiments.comparison.problem import Settings
+    from experiments.sampling import jobs
 
     taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
     settings = Settings(**{name: o[name] for name in taken}, device=jobs.choose_device(o["device"]))
@@ -384,7 +386,7 @@ def compare(**o: Any) -> None:
     how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
     made, answer = run.compare(settings, cells, out, command=typed(), **how)
     click.echo(f"{answer}\n{out / 'report.html'}")
-    rows.finish(made, out / "rows")
+    results.finish(made, out / "rows")
 
 
 @main.command()
@@ -427,7 +429,7 @@ def compare(**o: Any) -> None:
 @on_device
 def train(**o: Any) -> None:
     """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
-    from experiments import train as run
+    from experiments.training import train as run
 
     run.train(command=typed(), **o)
 

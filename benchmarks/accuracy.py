@@ -37,11 +37,12 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.peers import PEERS, Peer
-from diffode import EpsModel, InputError, grid, pretrained, schedules
+from diffode import EpsModel, InputError, grid, schedules
 from diffode.files import atomic, write_json
+from diffode.models import pretrained
 from diffode.noise import SeededNoise, seeds_of
 from diffode.ode import accurate
-from experiments.rows import versions
+from experiments.common.results import versions
 from solvers import SOLVERS
 from solvers.entries import BlackBox, Solver
 from solvers.registry import find

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ OPTIONS: tuple[dict[str, object], ...] = (
 def digests() -> dict[str, str]:
     """Of everything, in the checkout that this process runs in: name -> digest, or "refused"."""
     import torch
+
     from diffode import InputError, grid, schedules
     from solvers import SOLVERS, sample
     from solvers.registry import find
@@ -82,14 +84,18 @@ def digests() -> dict[str, str]:
                                     lambda s=solver, g=lams, n=schedule, o=options: table(s.plan(g, n, **o)),
                                 )
     try:
-        from diffode.models import load
+        from diffode.models.pretrained import load
     except ImportError:
-        from diffode.pretrained import load
+        from diffode.models.pretrained import load
     for model_name in ("mixture", "fashion"):
         model = load(model_name).model.labelled([3, 9])
         for name in (*SOLVERS, "dpmpp3m+unic"):
             solver = find(name)
-            budgets: list[dict[str, object]] = [{"rtol": 0.05, "atol": 0.05}] if getattr(solver, "chooses_steps", getattr(solver, "adaptive", False)) else [{"nfe": 12}, {"steps": 7}]
+            budgets: list[dict[str, object]] = (
+                [{"rtol": 0.05, "atol": 0.05}]
+                if getattr(solver, "chooses_steps", getattr(solver, "adaptive", False))
+                else [{"nfe": 12}, {"steps": 7}]
+            )
             for budget in budgets:
                 for guidance in (1.0, 2.0):
                     record(
@@ -107,10 +113,21 @@ def main() -> None:
         json.dump(digests(), sys.stdout)
         return
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "-C", str(HERE), "worktree", "add", "--detach", folder, sys.argv[2]], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", str(HERE), "worktree", "add", "--detach", folder, sys.argv[2]], check=True, capture_output=True
+        )
         try:
             before, after = (
-                json.loads(subprocess.run([sys.executable, __file__], cwd=where, check=True, capture_output=True, text=True).stdout)
+                json.loads(
+                    subprocess.run(
+                        [sys.executable, __file__],
+                        cwd=where,
+                        env={**os.environ, "PYTHONPATH": where},
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
                 for where in (folder, str(HERE))
             )
         finally:

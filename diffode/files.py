@@ -15,6 +15,7 @@ import numpy as np
 
 from diffode.errors import InputError
 
+ASSETS = Path(__file__).with_name("assets")  # weights, reference statistics and test images that come with diffode
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to read it is to set it
 

@@ -132,7 +132,7 @@ def check(values: Sequence[float] | Array) -> Array:
 
 
 def load(path: str | Path) -> list[float]:
-    """The λ of a grid's file, a JSON object whose `lam` they are, as experiments.optimal writes it; to be given to `make`, which
+    """The λ of a grid's file, a JSON object whose `lam` they are, as experiments.comparison.optimal_grid writes it; to be given to `make`, which
     checks them. InputError for a file that is absent or holds no such list."""
     try:
         lam = json.loads(Path(path).read_text(encoding="utf-8"))["lam"]
@@ -140,7 +140,7 @@ def load(path: str | Path) -> list[float]:
             raise TypeError(f"its lam is {lam!r}")
         return [float(value) for value in lam]
     except FileNotFoundError:
-        raise InputError(f"there is no grid {path}: write one with python -m experiments.optimal") from None
+        raise InputError(f"there is no grid {path}: write one with python -m experiments.comparison.optimal_grid") from None
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         why = shorten(f"{type(error).__name__}: {error}", 80)
         raise InputError(f'{path} is not the file of a grid ({why}): expected {{"lam": [-5, -2, 0, 2, 4.6]}} or more') from error

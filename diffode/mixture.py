@@ -30,8 +30,8 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from diffode.data import ImageSet, to_tensor
 from diffode.errors import InputError
+from diffode.images.datasets import ImageSet, to_tensor
 
 ALPHA = {
     "vp": lambda lam: torch.sigmoid(2 * lam).sqrt(),

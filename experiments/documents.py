@@ -15,13 +15,13 @@ import click
 
 from diffode.errors import InputError
 from diffode.files import atomic
-from experiments.script import Script
+from experiments.common.commands import Script
 
 HERE = Path(__file__).parent
 DOCUMENTS, RESULTS = (HERE.parent / "docs" / "ddim.md", HERE / "README.md"), HERE / "results"
-PAPER = ("consistency", "ddim_table", "interpolation", "lemmas", "likelihood", "reconstruction")
+PAPER = ("consistency", "interpolation", "likelihood", "table1", "table2", "theorem1")
 CLAIMS = ("order", "nfe_error", "grids", "guidance", "adaptive", "speed")
-MODULES = (*PAPER, *CLAIMS)
+MODULES = {name: f"experiments.ddim_paper.{name}" for name in PAPER} | {name: f"experiments.claims.{name}" for name in CLAIMS}
 BLOCK = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ def filled(text: str) -> str:
         module = next((module for module in MODULES if name == module or name.startswith(f"{module}_")), None)
         if module is None:
             raise InputError(f"no experiment makes the block {name!r}: expected a name that begins with {', '.join(MODULES)}")
-        report = import_module(f"experiments.{module}").report(RESULTS / name)
+        report = import_module(MODULES[module]).report(RESULTS / name)
         return f"<!-- {name} -->\n{report.strip()}\n<!-- /{name} -->"
 
     return BLOCK.sub(block, text)

@@ -6,7 +6,7 @@ With h = λ_t − λ_s and the transfer law, the steps of Song et al. (2021a), E
     ddpm   n = σ_t sqrt(1 − e^(−2h))          σ² = β̃_t, "small"
            n = σ_s sqrt(1 − e^(−2h))          σ² = β_t, "large": the σ̂ of Song et al.; the mean is that of β̃
 
-and `ddim_family` takes any n (diffode/family.py). The last rule adds more noise than its mean allows, so its marginals are not
+and `ddim_family` takes any n (diffode/ddim_family.py). The last rule adds more noise than its mean allows, so its marginals are not
 those of the forward process; the plan is flagged. A step to λ = +∞ adds no noise, as in both papers' code, unless the family is
 given some for it. First-order steps are the same in noise and in data form; they are planned in noise form but for a grid that
 begins at α = 0, where only the data form is finite.
@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffode.ddim_family import Family, noise_hat, noise_of_eta
 from diffode.errors import InputError
-from diffode.family import Family, noise_hat, noise_of_eta
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
 from solvers.transfer import Table, refuse_backwards

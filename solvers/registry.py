@@ -7,7 +7,7 @@ import difflib
 from functools import partial
 
 from diffode.errors import InputError
-from diffode.importing import imported
+from diffode.models.importing import imported
 from solvers import adaptive, blackbox, ddim, deis, dpm_multistep, dpm_solver, edm, pndm, unipc
 from solvers.butcher import TABLES
 from solvers.entries import Adaptive, BlackBox, Entry, Options, Planned, Solver

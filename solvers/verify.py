@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import checkpoint, pretrained
 from diffode import grid as grids
 from diffode import schedule as schedules
 from diffode.errors import InputError
 from diffode.mixture import ALPHA, Mixture
 from diffode.model import EpsModel
+from diffode.models import checkpoint, pretrained
 from diffode.noise import SeededNoise
 from diffode.ode import accurate
 from diffode.prediction import PREDICTIONS

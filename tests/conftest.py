@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from diffode import EpsModel, pretrained, schedules
+from diffode import EpsModel, schedules
 from diffode.mixture import Mixture
+from diffode.models import pretrained
 
 PATH_SCHEDULES = {"vp": schedules.vp_linear, "ve": schedules.edm, "flow": schedules.flow}
 

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from experiments import rows as kept
-from experiments.contenders import stem
+from experiments.common import results
+from experiments.comparison.cells import stem
 
 ORDERS = {"ddim": 1, "dpmpp2m": 2, "unipc3": 3}
 GRIDS = {"logsnr": 1.0, "time": 1.7}
@@ -87,7 +87,7 @@ def comparison(folder, found, *, pictures=True, **about):
     def compute(cell):
         return {name: value for name, value in by_stem[stem(cell)].items() if name not in names}
 
-    kept.fill(folder / "rows", cells, compute, about={**ABOUT, **about}, command="python cli.py compare --model fashion")
+    results.fill(folder / "rows", cells, compute, about={**ABOUT, **about}, command="python cli.py compare --model fashion")
     if pictures:
         save(folder / "pictures" / "reference.png", REFERENCE)
         for index, row in enumerate(found):

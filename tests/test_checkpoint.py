@@ -10,7 +10,8 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from diffode import InputError, checkpoint, pretrained
+from diffode import InputError
+from diffode.models import checkpoint, pretrained
 
 SHIPPED = sorted(pretrained.WEIGHTS.glob("*.safetensors"))
 LIMITS = {"fashion": 8e6, "mixture": 4e6}

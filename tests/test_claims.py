@@ -9,11 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from diffode import pretrained
+from diffode.models import pretrained
 from diffode.ode import accurate
-from experiments import adaptive, claims, documents, guidance, nfe_error, order, rows, speed
-from experiments.labels import on_labels
-from experiments.problem import Problem, Settings
+from experiments import documents
+from experiments.claims import adaptive, common, guidance, nfe_error, order, speed
+from experiments.claims.ddpm_clock_mixture import on_labels
+from experiments.common import results
+from experiments.comparison.problem import Problem, Settings
 from solvers import SOLVERS, sample
 
 SCRIPTS = {"order": order, "nfe_error": nfe_error, "guidance": guidance, "adaptive": adaptive, "speed": speed}
@@ -56,7 +58,7 @@ def test_the_order_is_that_of_the_last_doubling_that_the_solution_can_judge():
     """Of those before the first error that is less than ten times that of the solution."""
     errors = {24: 1.0, 48: 0.5, 96: 0.5 / 8, 192: 0.5 / 8 / 2, 384: 0.04}
     line = [row("ddim", nfe, error, known_median=0.005) for nfe, error in errors.items()]
-    assert [claims.unsure(each) for each in line] == [False, False, False, True, True]
+    assert [common.unsure(each) for each in line] == [False, False, False, True, True]
     assert order.last_known(line) == pytest.approx(3)
     assert order.last_known(line[3:]) is None
     assert order.last_known(line[:1]) is None
@@ -115,7 +117,7 @@ def gaining(by_weight):
 
 def test_a_gain_is_of_all_higher_orders_over_ddim(tmp_path):
     found = gaining({1.0: (0.5, 0.1), 2.0: (0.5, 0.2), 4.0: (0.4, 0.8)})
-    at = {weight: line for (weight,), line in claims.by(found, "guidance").items()}
+    at = {weight: line for (weight,), line in common.by(found, "guidance").items()}
     assert [guidance.gain(at[weight], 10) for weight in at] == pytest.approx([10, 5, 2.5])
     assert [guidance.pays_from(at[weight], 3) for weight in at] == ["10 NFE", "10 NFE", "nowhere"]
     assert guidance.best(at[4.0], 10)["solver"] == "dpmpp2m"
@@ -171,7 +173,7 @@ def test_ratios_that_differ_refute(tmp_path):
 def test_a_table_marks_the_least_and_what_is_not_sure():
     found = [row("ddim", 10, 0.5), row("ddim", 15, 0.02, known_median=0.01), row("dpm2", 10, 0.6)]
     found.append({**row("dpm2", 15, 0.0), "median": None})
-    assert claims.errors(found).splitlines()[2:] == ["| ddim | **0.50** | **≈ 0.020** |", "| dpm2 | 0.60 | – |"]
+    assert common.errors(found).splitlines()[2:] == ["| ddim | **0.50** | **≈ 0.020** |", "| dpm2 | 0.60 | – |"]
 
 
 def test_what_was_not_measured_is_open(tmp_path):
@@ -186,8 +188,8 @@ def test_what_was_not_measured_is_open(tmp_path):
 
 def test_a_row_is_what_an_independent_run_gives(tmp_path, mixture64, mixture32):
     """Guided: the difference from the solution of that ODE."""
-    bench = claims.Bench({"out": tmp_path / "a", "seed": 3}, 1e-5, n=2)
-    found = bench.measure(claims.cells(["mixture"], ["dpmpp2m"], [10], guidance=2.0)[0])
+    bench = common.Bench({"out": tmp_path / "a", "seed": 3}, 1e-5, n=2)
+    found = bench.measure(common.cells(["mixture"], ["dpmpp2m"], [10], guidance=2.0)[0])
     made = sample(mixture32.labelled([3, 4]).guided(2.0), shape=(2, 1, 28, 28), solver="dpmpp2m", nfe=10, seed=3)
     noise = torch.stack([torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]).double()
     model, schedule = mixture64.labelled([3, 4]).guided(2.0), mixture64.schedule
@@ -202,12 +204,12 @@ def test_a_row_is_what_an_independent_run_gives(tmp_path, mixture64, mixture32):
 
 
 def test_a_problem_is_solved_once(tmp_path, monkeypatch):
-    bench = claims.Bench({"out": tmp_path / "a", "seed": 0}, 1e-2, n=1)
-    cells = claims.cells(["mixture"], ["ddim", "dpm2"], [3, 4])
+    bench = common.Bench({"out": tmp_path / "a", "seed": 0}, 1e-2, n=1)
+    cells = common.cells(["mixture"], ["ddim", "dpm2"], [3, 4])
     found = [bench.measure(cell) for cell in cells]
     assert "skipped" in found[2]  # dpm2 with 3
-    monkeypatch.setattr(claims.solutions, "_batch", None)
-    again = claims.Bench({"out": tmp_path / "b", "seed": 0}, 1e-2, n=1)
+    monkeypatch.setattr(common.solutions, "_batch", None)
+    again = common.Bench({"out": tmp_path / "b", "seed": 0}, 1e-2, n=1)
     assert [again.measure(cell) for cell in cells] == found
 
 
@@ -245,8 +247,8 @@ def test_the_bare_network_is_called_as_the_solver_calls_it(monkeypatch):
 
 def test_the_states_of_a_plan():
     problem = Problem(Settings("mixture", n=1))
-    cells = claims.cells(["mixture"], ["ddim", "dpmpp2m", "unipc3", "dpm23"], [12], [0.1])
-    states = [speed.memory(problem, {name: cell[name] for name in claims.WHAT}) for cell in cells]
+    cells = common.cells(["mixture"], ["ddim", "dpmpp2m", "unipc3", "dpm23"], [12], [0.1])
+    states = [speed.memory(problem, {name: cell[name] for name in common.WHAT}) for cell in cells]
     assert states == [2, 3, 5, None]
 
 
@@ -259,7 +261,7 @@ def test_a_script_runs_and_goes_on(name, tmp_path, monkeypatch):
     result = run(script, "--fast", "--model", "mixture", "--out", out)
     assert result.exit_code == 0, result.output
     assert {f"{name}.csv", f"{name}.json", f"{name}.png"} <= {path.name for path in tmp_path.iterdir()}
-    about, found = rows.read(out)
+    about, found = results.read(out)
     assert {each["model"] for each in found} == {"mixture"}
     text = script.report(out)
     assert text in result.output
@@ -269,11 +271,11 @@ def test_a_script_runs_and_goes_on(name, tmp_path, monkeypatch):
     def solve(*args, **kwargs):
         raise AssertionError("nothing is computed again")
 
-    monkeypatch.setattr(claims.Bench, "solution", solve)
+    monkeypatch.setattr(common.Bench, "solution", solve)
     monkeypatch.setattr(Problem, "run", solve)
     again = run(script, "--fast", "--model", "mixture", "--out", out)
     assert again.exit_code == 0, again.output
-    assert rows.read(out)[1] == found
+    assert results.read(out)[1] == found
     other = run(script, "--fast", "--model", "mixture", "--seed", 7, "--out", out)
     assert other.exit_code == 2
     assert "was made with another seed" in other.output
@@ -284,7 +286,7 @@ def test_a_script_runs_and_goes_on(name, tmp_path, monkeypatch):
 def test_a_script_runs_on_the_network_and_the_mixture(name, tmp_path):
     result = run(SCRIPTS[name], "--fast", "--out", tmp_path / name)
     assert result.exit_code == 0, result.output
-    assert {each["model"] for each in rows.read(tmp_path / name)[1]} >= set(claims.MODELS)
+    assert {each["model"] for each in results.read(tmp_path / name)[1]} >= set(common.MODELS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -312,11 +314,11 @@ def test_guidance_needs_labels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_committed_rows_are_a_whole_run_on_what_is_shipped(name):
-    about, found = rows.read(documents.RESULTS / name)
-    assert set(claims.MODELS) <= {each["model"] for each in found}
+    about, found = results.read(documents.RESULTS / name)
+    assert set(common.MODELS) <= {each["model"] for each in found}
     assert not [each for each in found if "error" in each]
     assert "--fast" not in " ".join(made["command"] for made in about["made"])
-    assert {model: pretrained.load(model).sha256 for model in claims.MODELS}.items() <= about["sha256"].items()
+    assert {model: pretrained.load(model).sha256 for model in common.MODELS}.items() <= about["sha256"].items()
 
 
 @pytest.mark.parametrize("name", ["order", "guidance", "adaptive"])
@@ -326,7 +328,7 @@ def test_what_is_claimed_held_in_the_committed_rows(name):
 
 def test_the_published_third_order_is_of_order_two_on_the_network():
     """And the exact weights are not, in the committed rows."""
-    found = [each for each in rows.read(documents.RESULTS / "order")[1] if each["model"] == "fashion"]
+    found = [each for each in results.read(documents.RESULTS / "order")[1] if each["model"] == "fashion"]
     at = {(each["solver"], each["nfe"]): each["median"] for each in found}
     slopes = {solver: np.log2(at[solver, 384] / at[solver, 768]) for solver in ("dpmpp3m-published", "dpmpp3m(start=single)")}
     assert list(slopes.values()) == pytest.approx([2, 3], abs=0.15)

@@ -8,17 +8,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from diffode import InputError, checkpoint, classifier, data
-from diffode.classifier import FEATURES, REFERENCE, Classifier
-from diffode.data import ImageSet
-from experiments import features, quality
-from experiments.train_classifier import FILES, Config, batches, fit, main
+from diffode import InputError
+from diffode.images import datasets
+from diffode.images.datasets import ImageSet
+from diffode.models import checkpoint
+from diffode.networks import classifier
+from diffode.networks.classifier import FEATURES, REFERENCE, Classifier
+from experiments.metrics import distances, features
+from experiments.training.train_classifier import FILES, Config, batches, fit, main
 
 TINY = Config(epochs=2, batch=20, lr=0.05)
 
 
 def few(n=60):
-    subset = data.packaged()
+    subset = datasets.packaged()
     return ImageSet("few", subset.pixels[:n], subset.labels[:n], subset.classes)
 
 
@@ -90,7 +93,7 @@ def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path
     assert not network.training
     assert card == json.loads((tmp_path / "out" / FILES[1]).read_text())
     taken = features.classifier(path=tmp_path / "out" / FILES[0])
-    reference = quality.load(taken, tmp_path / "out" / FILES[2])
+    reference = distances.load(taken, tmp_path / "out" / FILES[2])
     assert (reference.identity, reference.data["images"]) == (sha256, 600)
     again = run("--fast", "--out", tmp_path / "out")
     assert again.exit_code == 2
@@ -111,7 +114,7 @@ def test_a_file_that_is_no_classifier_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def shipped():
     missing = [name for name in FILES if not (REFERENCE / name).exists()]
-    assert not missing, f"{', '.join(missing)} not in {REFERENCE}: python -m experiments.train_classifier makes them"
+    assert not missing, f"{', '.join(missing)} not in {REFERENCE}: python -m experiments.training.train_classifier makes them"
     return classifier.load()
 
 
@@ -130,6 +133,6 @@ def test_what_is_shipped_is_small_and_says_where_it_is_from(shipped):
 
 def test_what_is_shipped_knows_real_images(shipped):
     """91 % of images that it was not trained on; 0.91 less two standard errors of the 1,000 that are packaged."""
-    network, real = shipped[0], data.packaged()
-    given = torch.cat([network(part).argmax(1) for part in data.to_tensor(real.pixels).split(100)])
+    network, real = shipped[0], datasets.packaged()
+    given = torch.cat([network(part).argmax(1) for part in datasets.to_tensor(real.pixels).split(100)])
     assert (given.numpy() == real.labels).mean() >= 0.91 - 2 * (0.91 * 0.09 / len(real.pixels)) ** 0.5

@@ -21,7 +21,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cli
-from diffode import checkpoint, data, pretrained
+from diffode.images import datasets
+from diffode.models import checkpoint, pretrained
 from solvers import SOLVERS, Plan
 
 ROOT = Path(cli.__file__).parent
@@ -347,7 +348,7 @@ def test_a_trajectory_is_written(here):
     np.testing.assert_allclose(states["x"][:, -1], states["x0"][:, -1], rtol=0, atol=1e-5)  # the last step ends with x̂0, rounded
     refused(sample("--trajectory", "--out", "a.npz", "--denoise"), "a-trajectory.npz exists", "--out")
     assert sample("--trajectory", "--out", "a.npz", "--overwrite").exit_code == 0
-    assert (data.to_pixels(torch.from_numpy(np.load("a-trajectory.npz")["x"][:, -1])) == np.load("a.npz")["arr_0"]).all()
+    assert (datasets.to_pixels(torch.from_numpy(np.load("a-trajectory.npz")["x"][:, -1])) == np.load("a.npz")["arr_0"]).all()
 
 
 @pytest.mark.parametrize(("solver", "args", "states"), [("rk4", ["--nfe", 8], 3), ("dopri5", ["--rtol", 0.1], 12)])
@@ -761,7 +762,7 @@ def test_solvers_are_listed():
 
 
 def few(n=64, **more):
-    subset = data.packaged()
+    subset = datasets.packaged()
     np.savez("few.npz", subset.pixels[:n], subset.labels[:n], **more)
 
 
@@ -826,7 +827,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number):
 
 def test_names_of_classes_that_no_image_has():
     """A subset of few classes keeps all their names, and every label that the model knows can be drawn."""
-    subset = data.packaged()
+    subset = datasets.packaged()
     np.savez("few.npz", arr_0=subset.pixels[:32], arr_1=np.arange(32) % 4, classes=np.array(subset.classes))
     assert train("run", images=16).exit_code == 0
     classes = pretrained.load("run/ema.safetensors").classes

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 import cli
 from diffode.files import alone
 from diffode.noise import SeededNoise
-from experiments.problem import Problem
+from experiments.comparison.problem import Problem
 from tests import reference
 
 ROOT = Path(cli.__file__).parent

@@ -5,9 +5,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from diffode import checkpoint
-from experiments import consistency, rows
-from experiments.consistency import Bench, cells
+from diffode.models import checkpoint
+from experiments.common import results
+from experiments.ddim_paper import consistency
+from experiments.ddim_paper.consistency import Bench, cells
 from solvers import sample
 
 TRUTH = {"solver": "dpm3", "nfe": 60, "grid": "logsnr"}
@@ -89,7 +90,7 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
     assert sorted(path.name for path in out.parent.iterdir()) == [f"consistency{end}" for end in (".csv", ".json", ".png")]
     with Image.open(out.with_suffix(".png")) as image:
         assert image.width > image.height > 3 * 28
-    _, found = rows.read(out)
+    _, found = results.read(out)
     assert [(row["solver"], row["nfe"]) for row in found[:-1]] == [*(("ddim", s) for s in (5, 10, 20)), ("ddpm", 5), ("ddpm", 10)]
     text = consistency.report(out)
     assert result.stdout.endswith(text + "\n")
@@ -100,7 +101,7 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Bench, "measure", measure)
     assert run(*fast).exit_code == 0
-    assert rows.read(out)[1] == found
+    assert results.read(out)[1] == found
 
 
 def test_a_model_without_labels(tmp_path, toy_tensors):

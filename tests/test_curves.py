@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from diffode.errors import InputError
-from experiments import curves
-from experiments.answer import pareto
+from experiments.comparison import curves
+from experiments.comparison.ranking import pareto
 from tests.fabricated import adaptive, cell, fixed, mixed, without
 
 

@@ -23,7 +23,7 @@ def test_every_claim_has_its_block_and_its_picture():
     for name in blocks:
         assert f"](results/{name}.png)" in text
         assert (documents.RESULTS / f"{name}.png").exists()
-        assert f"`python -m experiments.{name}`" in text
+        assert f"`python -m {documents.MODULES[name]}`" in text
 
 
 def test_a_block_that_nothing_makes_is_refused():
@@ -34,18 +34,18 @@ def test_a_block_that_nothing_makes_is_refused():
 @pytest.fixture
 def document(tmp_path, monkeypatch):
     """A document with a block of an experiment that has several results, and its results."""
-    shutil.copy(documents.RESULTS / "ddim_table_mixture.json", tmp_path / "ddim_table_x.json")
+    shutil.copy(documents.RESULTS / "table1_mixture.json", tmp_path / "table1_x.json")
     monkeypatch.setattr(documents, "RESULTS", tmp_path)
     monkeypatch.setattr(documents, "DOCUMENTS", (tmp_path / "a.md", tmp_path / "b.md"))
     (tmp_path / "a.md").write_text("no blocks")
-    (tmp_path / "b.md").write_text("a\n<!-- ddim_table_x -->\nold\n<!-- /ddim_table_x -->\nb <!-- c -->\n")
+    (tmp_path / "b.md").write_text("a\n<!-- table1_x -->\nold\n<!-- /table1_x -->\nb <!-- c -->\n")
     return tmp_path / "b.md"
 
 
 def test_blocks_are_replaced_and_nothing_else(document):
     done = documents.filled(document.read_text())
-    assert done.startswith("a\n<!-- ddim_table_x -->\nSamples a cell: ")
-    assert done.endswith("<!-- /ddim_table_x -->\nb <!-- c -->\n")
+    assert done.startswith("a\n<!-- table1_x -->\nSamples a cell: ")
+    assert done.endswith("<!-- /table1_x -->\nb <!-- c -->\n")
     assert "old" not in done
     assert documents.filled(done) == done
 

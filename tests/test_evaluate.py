@@ -9,9 +9,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cli
-from diffode import data, grid, pretrained
+from diffode import grid
+from diffode.images import datasets
+from diffode.models import pretrained
 from diffode.schedule import ddpm_linear
-from experiments import evaluate as experiment
+from experiments.metrics import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def save(name, pixels, *labels):
 
 
 def real(n=60):
-    subset = data.packaged()
+    subset = datasets.packaged()
     return subset.pixels[:n], subset.labels[:n]
 
 
@@ -77,11 +79,11 @@ def test_the_rule_of_a_grid_is_known_by_its_values(name):
     denoise = name in grid.TAUS
     lams = grid.make(name, ddpm_linear(), 10, denoise=denoise)
     card = {"model": "mixture", "grid": list(lams[lams < np.inf]), "denoise": denoise}
-    assert experiment.tau_rule(card) == name
+    assert evaluate.tau_rule(card) == name
     if not denoise:
-        assert experiment.tau_rule({**card, "grid": list(grid.snap(lams, ddpm_linear()))}) == name
-    assert experiment.tau_rule({**card, "grid": [lam + 0.01 for lam in card["grid"]]}) == "listed"
-    assert experiment.tau_rule({**card, "model": "gone.safetensors"}) == "unknown (gone.safetensors is not here)"
+        assert evaluate.tau_rule({**card, "grid": list(grid.snap(lams, ddpm_linear()))}) == name
+    assert evaluate.tau_rule({**card, "grid": [lam + 0.01 for lam in card["grid"]]}) == "listed"
+    assert evaluate.tau_rule({**card, "model": "gone.safetensors"}) == "unknown (gone.safetensors is not here)"
 
 
 def test_a_folder_is_the_npz_of_the_same_seeds():
@@ -99,7 +101,7 @@ def test_a_folder_is_the_npz_of_the_same_seeds():
 
 def test_the_floor_is_real_images(monkeypatch):
     """Those that are packaged, where the others are not installed."""
-    monkeypatch.setattr(data, "FASHION_MNIST", Path("nowhere"))
+    monkeypatch.setattr(datasets, "FASHION_MNIST", Path("nowhere"))
     result, written = told("fashion-test")
     numbers = written["numbers"]
     assert numbers["own label"]["value"] >= 0.9
@@ -115,7 +117,7 @@ def test_any_images_are_a_reference():
     numbers = {key: number["value"] for key, number in written["numbers"].items()}
     assert numbers["frechet"] == pytest.approx(0, abs=1e-6)
     assert (numbers["precision"], numbers["recall"], numbers["classes"]) == (1, 1, 0)
-    assert written["reference"] == data.load("s.npz").identity
+    assert written["reference"] == datasets.load("s.npz").identity
 
 
 def test_only_the_first_n():
@@ -127,7 +129,7 @@ def test_only_the_first_n():
 
 def test_labels_of_class_folders_are_known_by_name():
     pixels, labels = real(25)
-    for names, known in ((data.FASHION_CLASSES, True), (tuple("abcdefghij"), False)):
+    for names, known in ((datasets.FASHION_CLASSES, True), (tuple("abcdefghij"), False)):
         folder = Path(f"known-{known}")
         for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             (folder / names[label]).mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffode import EpsModel, InputError, pretrained, schedules
+from diffode import EpsModel, InputError, schedules
+from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from solvers import SOLVERS, Solver, run, sample
 from tests import reference

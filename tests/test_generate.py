@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import EpsModel, InputError, pretrained
-from diffode.data import to_pixels
+from diffode import EpsModel, InputError
+from diffode.images.datasets import to_pixels
+from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from experiments import generate, jobs
-from experiments.jobs import Job, choose_device, choose_labels
+from experiments.sampling import generate, jobs
+from experiments.sampling.jobs import Job, choose_device, choose_labels
 from solvers import Plan
 
 NFE = 3

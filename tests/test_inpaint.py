@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from diffode import EpsModel, InputError
-from diffode.data import to_pixels
+from diffode.images.datasets import to_pixels
 from diffode.noise import SeededNoise
-from experiments import inpaint as experiment
-from experiments.examples import real_images
-from experiments.inpaint import MASKS, again, inpaint, jump
+from experiments.common.examples import real_images
+from experiments.ddim_paper import inpaint as experiment
+from experiments.ddim_paper.inpaint import MASKS, again, inpaint, jump
 from solvers import SOLVERS, Solver, run
 from solvers.registry import find
 

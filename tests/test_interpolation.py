@@ -7,9 +7,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from diffode import InputError, checkpoint, pretrained
-from experiments import interpolation, rows
-from experiments.interpolation import POINTS, ends, lerp, measure, path, slerp
+from diffode import InputError
+from diffode.models import checkpoint, pretrained
+from experiments.common import results
+from experiments.ddim_paper import interpolation
+from experiments.ddim_paper.interpolation import POINTS, ends, lerp, measure, path, slerp
 from solvers import sample
 
 
@@ -127,7 +129,7 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
     with Image.open(out.with_suffix(".png")) as image:
         assert image.width > 28 * POINTS
         assert image.height > 4 * 2 * 28
-    _, found = rows.read(out)
+    _, found = results.read(out)
     assert [(row["way"], row["labels"]) for row in found] == [(w, p) for w in ("slerp", "lerp") for p in ("same", "none")]
     text = interpolation.report(out)
     assert result.stdout.endswith(text + "\n")
@@ -138,7 +140,7 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
 
     monkeypatch.setattr(interpolation, "measure", again)
     assert run(*fast).exit_code == 0
-    assert rows.read(out)[1] == found
+    assert results.read(out)[1] == found
     assert run(*fast, "--seed", "1").exit_code == 2
 
 
@@ -148,7 +150,7 @@ def test_a_model_without_labels(tmp_path, toy_tensors):
     out = tmp_path / "a"
     result = run("--fast", "--model", str(tmp_path / "toy.safetensors"), "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert [row["labels"] for row in rows.read(out)[1]] == ["none", "none"]
+    assert [row["labels"] for row in results.read(out)[1]] == ["none", "none"]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from diffode import EpsModel, InputError, checkpoint, grid, pretrained, schedules
-from diffode.data import to_pixels
+from diffode import EpsModel, InputError, grid, schedules
+from diffode.images.datasets import to_pixels
 from diffode.likelihood import Likelihood, WithDensity, dequantised, log_likelihood, normal, random_signs
 from diffode.mixture import Mixture
-from diffode.unet import UNet, UNetConfig
-from experiments import likelihood as experiment
-from experiments import rows
+from diffode.models import checkpoint, pretrained
+from diffode.networks.unet import UNet, UNetConfig
+from experiments.common import results
+from experiments.ddim_paper import likelihood as experiment
 from solvers import encode, sample
 
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -366,7 +367,7 @@ def test_the_experiment(tmp_path, name, kinds):
     args = ["--fast", "--model", name, "--out", str(out)]
     first = CliRunner().invoke(experiment.main, args)
     assert first.exit_code == 0, first.output
-    _, found = rows.read(out)
+    _, found = results.read(out)
     assert list(dict.fromkeys(row["images"] for row in found)) == kinds
     assert all(row["spent"] == (row["nfe"] or row["spent"]) for row in found)
     if name == "mixture":
@@ -376,7 +377,7 @@ def test_the_experiment(tmp_path, name, kinds):
     assert sorted(path.suffix for path in tmp_path.glob("likelihood.*")) == [".csv", ".json", ".png"]
     assert experiment.report(out) in first.stdout
     again = CliRunner().invoke(experiment.main, args)  # nothing is left to compute
-    assert (again.stdout, len(rows.read(out)[0]["made"])) == (first.stdout, 1)
+    assert (again.stdout, len(results.read(out)[0]["made"])) == (first.stdout, 1)
 
 
 def test_the_experiment_takes_models_of_its_images_only(tmp_path, unet):

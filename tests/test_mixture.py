@@ -8,8 +8,10 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from diffode import InputError, checkpoint, data, prediction, pretrained, schedules
+from diffode import InputError, prediction, schedules
+from diffode.images import datasets
 from diffode.mixture import ALPHA, Mixture, fit
+from diffode.models import checkpoint, pretrained
 
 PATHS = ("vp", "ve", "flow")
 LAMS = (-3.0, -1.0, 0.0, 0.7, 2.0)
@@ -320,13 +322,13 @@ def test_samples_are_repeatable(toy):
 @pytest.fixture(scope="module")
 def small():
     """Two classes of the packaged images, every second pixel."""
-    whole = data.packaged()
+    whole = datasets.packaged()
     kept = whole.labels < 2
-    return data.ImageSet("small", whole.pixels[kept][:, ::2, ::2], whole.labels[kept])
+    return datasets.ImageSet("small", whole.pixels[kept][:, ::2, ::2], whole.labels[kept])
 
 
 def test_em_increases_the_likelihood(small):
-    x, y = data.to_tensor(small.pixels).double(), torch.from_numpy(small.labels)
+    x, y = datasets.to_tensor(small.pixels).double(), torch.from_numpy(small.labels)
     values = []
     for iterations in (1, 2, 3, 8):
         mixture = Mixture(fit(small, per_class=2, rank=4, iterations=iterations), small.shape, dtype=torch.float64)
@@ -355,7 +357,7 @@ def test_fit_is_a_mixture(small):
 def test_fit_keeps_the_moments_of_the_data(small):
     """The M step leaves Σ π μ the mean of the data, and Σ π tr Σ_k + Σ π |μ|² its mean square; in each class, too."""
     tensors = {name: tensor.double() for name, tensor in fit(small, per_class=2, rank=4, iterations=3).items()}
-    x = data.to_tensor(small.pixels).flatten(1).double()
+    x = datasets.to_tensor(small.pixels).flatten(1).double()
     for label in (0, 1):
         pi = tensors["log_pi"].exp() * (tensors["label"] == label)
         share = (small.labels == label).mean()
@@ -369,8 +371,8 @@ def test_fit_keeps_the_moments_of_the_data(small):
 def test_fit_finds_what_is_far_apart():
     rng = np.random.default_rng(0)
     pixels = np.concatenate([rng.integers(low, low + 30, (n, 6, 6, 1)) for low, n in ((20, 90), (200, 60))]).astype(np.uint8)
-    tensors = fit(data.ImageSet("two", pixels), per_class=2, rank=2, iterations=3)
-    x = data.to_tensor(pixels).flatten(1).double()
+    tensors = fit(datasets.ImageSet("two", pixels), per_class=2, rank=2, iterations=3)
+    x = datasets.to_tensor(pixels).flatten(1).double()
     for k, group in zip(tensors["mean"].mean(1).argsort(), (x[:90], x[90:]), strict=True):
         assert abs(tensors["mean"][k] - group.mean(0)).max() < 1e-6  # float32; no image is in doubt
         assert abs(tensors["log_pi"][k].exp() - len(group) / 150) < 1e-6
@@ -382,7 +384,7 @@ def test_fit_finds_what_is_far_apart():
 
 
 def test_fit_without_labels(small):
-    tensors = fit(data.ImageSet("unlabelled", small.pixels), per_class=3, rank=4, iterations=1)
+    tensors = fit(datasets.ImageSet("unlabelled", small.pixels), per_class=3, rank=4, iterations=1)
     assert tensors["label"].tolist() == [0, 0, 0]
     assert abs(tensors["log_pi"].exp().sum() - 1) < 1e-6
 

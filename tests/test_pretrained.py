@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import cli
-from diffode import InputError, pretrained, schedules
-from diffode.ddpm_unet import DDPMUNet, DDPMUNetConfig
-from diffode.hub import WEIGHTS
+from diffode import InputError, schedules
+from diffode.models import pretrained
+from diffode.models.diffusers_models import WEIGHTS
+from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from solvers import sample
 
 TINY = DDPMUNetConfig(resolution=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.5)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from diffode.errors import InputError
-from experiments import report, report_parts, strips
-from experiments.answer import answer, pareto
-from experiments.contenders import stem
+from experiments.comparison import report, report_tables, thumbnails
+from experiments.comparison.cells import stem
+from experiments.comparison.ranking import answer, pareto
 from tests.fabricated import ABOUT, SEEDS, SIDE, adaptive, cell, comparison, fixed, mixed, save, without
 
 HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>\"'&" + "long" * 12
@@ -146,21 +146,21 @@ def test_few_rows_are_a_report(tmp_path, rows):
     ],
 )
 def test_what_was_compared_is_said(about, sentence):
-    assert sentence in report_parts.how({**ABOUT, **about})
+    assert sentence in report_tables.how({**ABOUT, **about})
 
 
 def test_the_reference_is_said_to_be_as_good_as_it_is():
     rows = fixed()
     least = min(row["rmse"] for row in rows)
-    said = report_parts.solution({"solution": {**ABOUT["solution"], "rmse": least / 3400}}, rows)
+    said = report_tables.solution({"solution": {**ABOUT["solution"], "rmse": least / 3400}}, rows)
     assert "DOP853 at tolerance 1e-08, 512 evaluations" in said
     assert said.endswith("3,400 times less than that of any cell below.")
-    assert "times" not in report_parts.solution({"solution": {**ABOUT["solution"], "rmse": 2 * least}}, rows)
-    assert "not known" in report_parts.solution({"solution": {**ABOUT["solution"], "rmse": "nan"}}, rows)
+    assert "times" not in report_tables.solution({"solution": {**ABOUT["solution"], "rmse": 2 * least}}, rows)
+    assert "not known" in report_tables.solution({"solution": {**ABOUT["solution"], "rmse": "nan"}}, rows)
 
 
 def test_the_best_at_each_budget():
-    lines = report_parts.best([*fixed(), *adaptive(spent=(9.5, 19.0, 31.0)), without("a", "time", 8, error="no")])
+    lines = report_tables.best([*fixed(), *adaptive(spent=(9.5, 19.0, 31.0)), without("a", "time", 8, error="no")])
     assert [(line["nfe"], line["solver"], line["grid"]) for line in lines] == [
         ("5", "ddim", "logsnr"),
         ("10", "unipc3", "logsnr"),
@@ -170,22 +170,22 @@ def test_the_best_at_each_budget():
 
 
 def test_columns_are_those_with_numbers():
-    assert [column.key for column in report_parts.columns([without("a", "b", 5, error="c")])] == [
+    assert [column.key for column in report_tables.columns([without("a", "b", 5, error="c")])] == [
         "solver",
         "grid",
         "spent",
         "front",
     ]
     guided = [cell("ddim", "time", 5, calls=10, log_p=-0.012, frechet=12.34, frechet_se=0.456)]
-    assert {"calls", "log_p", "frechet"} <= {column.key for column in report_parts.columns(guided)}
-    assert "calls" not in {column.key for column in report_parts.columns(fixed())}
-    (line,) = report_parts.lines(guided)
+    assert {"calls", "log_p", "frechet"} <= {column.key for column in report_tables.columns(guided)}
+    assert "calls" not in {column.key for column in report_tables.columns(fixed())}
+    (line,) = report_tables.lines(guided)
     assert {"−0.0120", "12.3 ± 0.46", "●"} <= set(line.cells)
 
 
 def test_three_digits():
     numbers = (0.0, 1.0, 12.345, 999.4, 999.6, 12345.6, 0.012345, 0.00012345, -3.14159, -1e-5)
-    assert [report_parts.digits(number) for number in numbers] == [
+    assert [report_tables.digits(number) for number in numbers] == [
         *("0", "1.00", "12.3", "999", "1,000", "12,346", "0.0123", "1.23e-04", "−3.14", "−1.00e-05")
     ]
 
@@ -196,12 +196,12 @@ def test_pictures_do_not_bloat(tmp_path, side, seeds):
     rng = np.random.default_rng(0)
     for name in "abc":
         save(tmp_path / f"{name}.png", 0, seeds=seeds, side=side, rng=rng)
-    found = strips.load(tmp_path, ["a", "b", "c", "d"], side, side)
+    found = thumbnails.load(tmp_path, ["a", "b", "c", "d"], side, side)
     assert set(found.encoded) == set("abc")
     assert found.width * found.reduced == found.height * found.reduced == side
     assert found.width >= min(side, 32)
     assert found.count >= min(seeds, 4)
-    most = max(strips.EACH, 1.4 * 3 * 4 * found.width**2)
+    most = max(thumbnails.EACH, 1.4 * 3 * 4 * found.width**2)
     assert sum(map(len, found.encoded.values())) <= 3 * most
     with Image.open(io.BytesIO(base64.b64decode(found.encoded["a"]))) as image:
         assert image.size == (found.count * found.width, found.height)
@@ -212,7 +212,7 @@ def test_a_hundred_strips_of_the_shipped_size_are_small(tmp_path):
     for i in range(100):
         file = tmp_path / f"{i}.png"
         Image.fromarray(rng.integers(0, 256, (28, 8 * 28), np.uint8)).save(file)  # noise: no picture takes more
-    found = strips.load(tmp_path, map(str, range(100)), 28, 28)
+    found = thumbnails.load(tmp_path, map(str, range(100)), 28, 28)
     assert (found.count, found.reduced) == (8, 1)
     assert sum(map(len, found.encoded.values())) < 1.5e6
 

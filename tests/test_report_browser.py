@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from diffode.errors import InputError
-from experiments import report
-from experiments.answer import pareto
-from experiments.browser import chromium, picture, resize
+from experiments.comparison import report
+from experiments.comparison.browser import chromium, picture, resize
+from experiments.comparison.ranking import pareto
 from tests.fabricated import ABOUT, BUDGETS, REFERENCE, SEEDS, SHADE, adaptive, comparison, fixed, grey, mixed
 from tests.test_report import HOSTILE
 

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import InputError, checkpoint, data
-from diffode.data import ImageSet
+from diffode import InputError
+from diffode.images import datasets
+from diffode.images.datasets import ImageSet
+from diffode.models import checkpoint
+from diffode.networks.unet import UNetConfig
 from diffode.schedule import SCHEDULES
-from diffode.stream import Batch, Stream
-from diffode.training import TrainConfig, Trainer, losses, train
-from diffode.unet import UNetConfig
+from experiments.training.stream import Batch, Stream
+from experiments.training.trainer import TrainConfig, Trainer, losses, train
 
 TINY = UNetConfig((1, 28, 28), 10, width=16, attention=())
 
 
 def few(n=96):
-    subset = data.packaged()
+    subset = datasets.packaged()
     return ImageSet("few", subset.pixels[:n], subset.labels[:n], subset.classes)
 
 
@@ -74,7 +76,7 @@ def test_an_epoch_sees_every_image_once():
     subset = few(96)
     make = stream(subset, drop_label=0.0)
     seen = torch.cat([make(step).x0 for step in range(6)]).flatten(1)
-    expected = data.to_tensor(subset.pixels).flatten(1)
+    expected = datasets.to_tensor(subset.pixels).flatten(1)
     assert sorted(map(bytes, seen.numpy())) == sorted(map(bytes, expected.numpy()))
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from diffode import InputError, pretrained
-from diffode.unet import UNet, UNetConfig
+from diffode import InputError
+from diffode.models import pretrained
+from diffode.networks.unet import UNet, UNetConfig
 
 CIFAR10 = UNetConfig((3, 32, 32), 10, patch=1, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,))
 CELEBA = UNetConfig((3, 64, 64), 0, patch=1, width=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention=(16,))

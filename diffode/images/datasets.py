@@ -1,0 +1,181 @@
+"""Real images from disk: the four idx files of Fashion-MNIST, a folder of PNG or JPEG files, or an .npz.
+
+Images are uint8, (n, height, width, channels), as the field's evaluators read them; networks see float32 in [−1, 1],
+(n, channels, height, width). Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from diffode.errors import InputError
+from diffode.files import ASSETS
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+PACKAGED = ASSETS / "fashion_mnist" / "fashion_mnist_test_1000.npz"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+MOST_CLASSES = 100_000  # more is a mistake in the labels
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """pixels: uint8 (n, height, width, channels); labels: int64 (n,) or None; classes: the names of the labels, or ()."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n, what = len(self.pixels), f"{self.pixels.dtype} {self.pixels.shape}"
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or 0 in self.pixels.shape or self.pixels.shape[3] not in (1, 3):
+            raise InputError(f"{self.name}: expected uint8 images, (n, height, width, 1 or 3), at least one, not {what}")
+        if self.labels is None:
+            return
+        if self.labels.shape != (n,) or self.labels.dtype.kind not in "iu":
+            raise InputError(
+                f"{self.name}: expected {n} labels, whole numbers, one an image, not {self.labels.dtype} {self.labels.shape}"
+            )
+        if self.labels.min() < 0 or self.labels.max() >= (len(self.classes) or MOST_CLASSES):
+            most = len(self.classes) or MOST_CLASSES
+            raise InputError(f"{self.name}: expected labels 0 to {most - 1}, not {self.labels.min()} to {self.labels.max()}")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """A name for each label that is known of: the classes, or else the numbers; () without labels."""
+        return self.classes or tuple(map(str, range(int(self.labels.max()) + 1 if self.labels is not None else 0)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data: name, number of images, and a digest of pixels and labels."""
+        digest = hashlib.sha256(self.pixels.tobytes() + (b"" if self.labels is None else self.labels.astype(np.int64).tobytes()))
+        return {"name": self.name, "images": len(self.pixels), "sha256": digest.hexdigest()}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, height, width, channels = self.pixels.shape
+        return channels, height, width
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (n, h, w, c) -> float32 (n, c, h, w) in [−1, 1]."""
+    return rearrange(torch.from_numpy(pixels), "n h w c -> n c h w").float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> NDArray[np.uint8]:
+    """The inverse of to_tensor: clipped to [−1, 1] and rounded to the nearest of 256 levels."""
+    x = ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return rearrange(x, "n c h w -> n h w c").cpu().numpy()
+
+
+def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
+    """Load what stands at `path`: an .npz, or a folder of idx files, or of PNG or JPEG images (sub-folders are classes).
+
+    Without a path: Fashion-MNIST where Debian's package puts it. `split` ("train" or "test") matters for idx files only.
+    InputError for a missing, truncated or unreadable file.
+    """
+    path = Path(path) if path is not None else FASHION_MNIST
+    if path.is_file() and path.suffix == ".npz":
+        return _load_npz(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if files:
+            return _load_images(path, files)
+        if any(path.glob("*-ubyte*")):
+            return _load_idx(path, split)
+    raise InputError(
+        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name with "
+        "--data-dir a folder that holds "
+        "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG or JPEG images, or an .npz"
+    )
+
+
+def packaged() -> ImageSet:
+    """The first 1,000 test images of Fashion-MNIST, which come with diffode."""
+    return _load_npz(PACKAGED)
+
+
+def _load_idx(folder: Path, split: str) -> ImageSet:
+    if split not in ("train", "test"):
+        raise InputError(f"Fashion-MNIST has a train and a test split, not {split!r}")
+    prefix = {"train": "train", "test": "t10k"}[split]
+    pixels, labels = (_read_idx(folder, f"{prefix}-{what}-ubyte") for what in ("images-idx3", "labels-idx1"))
+    if pixels.ndim != 3 or labels.ndim != 1:
+        raise InputError(
+            f"{folder}: expected idx files of images (3 axes) and of labels (1 axis), not {pixels.shape} and {labels.shape}"
+        )
+    fashion = folder.name == FASHION_MNIST.name
+    classes = FASHION_CLASSES if fashion else ()
+    return ImageSet(f"{'Fashion-MNIST' if fashion else folder.name} {split}", pixels[..., None], labels.astype(np.int64), classes)
+
+
+def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """One idx file (LeCun's format: zero, zero, type, axes, sizes, bytes), gzipped or not."""
+    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.exists()), None)
+    if path is None:
+        raise InputError(
+            f"{folder} has no {name}.gz (nor {name}): `apt-get install dataset-fashion-mnist` brings all four idx files, "
+            "and --data-dir names another folder that holds them"
+        )
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        zero, kind, axes = struct.unpack(">HBB", raw[:4])
+        sizes = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
+        if zero or kind != 8 or len(raw) != 4 + 4 * axes + math.prod(sizes):
+            raise ValueError(f"{len(raw)} bytes do not make {axes} axes of {sizes}")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes).copy()
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise InputError(f"{path} is truncated or not an idx file ({error}): fetch it again") from error
+
+
+def _load_images(folder: Path, files: list[Path]) -> ImageSet:
+    pixels = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                if image.mode not in MODES:
+                    raise OSError(f"its mode is {image.mode}, which is not 8 bits a channel")
+                array = np.asarray(image.convert(MODES[image.mode]))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"{file} is truncated or not an image ({error}): mend or remove it") from error
+        pixels.append(array.reshape(*array.shape[:2], -1))
+        if pixels[-1].shape != pixels[0].shape:
+            raise InputError(
+                f"{file} is {pixels[-1].shape} where {files[0].name} is {pixels[0].shape} (height, width, "
+                "channels): all images must have one size and mode"
+            )
+    folders = [file.parent for file in files]
+    classes = tuple(sorted({str(parent.relative_to(folder)) for parent in folders}))
+    labels = np.array([classes.index(str(parent.relative_to(folder))) for parent in folders]) if len(classes) > 1 else None
+    return ImageSet(folder.name, np.stack(pixels), labels, classes if len(classes) > 1 else ())
+
+
+def _load_npz(path: Path) -> ImageSet:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pixels = arrays["arr_0"]
+            labels = arrays.get("arr_1")
+            classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
+    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is not an .npz with uint8 images in arr_0 (and labels in arr_1): {error}") from error
+    except Exception as error:  # zipfile.BadZipFile, and what else a broken archive raises
+        raise InputError(f"{path} is truncated or not an .npz: {error}") from error
+    return ImageSet(path.stem, pixels, labels, classes)

@@ -1,0 +1,146 @@
+"""A UNet2DModel of diffusers: a folder as save_pretrained writes it, on the disk or fetched from the Hugging Face hub.
+
+    config.json, diffusion_pytorch_model.safetensors    in FOLDER, or in FOLDER/unet of a pipeline
+    scheduler_config.json                               in FOLDER, or in FOLDER/scheduler; without it the DDPM's own table holds
+
+The scheduler's configuration says which table of β the network was trained on and what it predicts. Takes diffusers (optional).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffode import schedule
+from diffode.errors import InputError
+from diffode.models.checkpoint import Card
+from diffode.schedule import Schedule
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FILES = [f"{place}{name}" for place in ("", "unet/") for name in ("config.json", WEIGHTS)]
+SCHEDULERS = ["scheduler/scheduler_config.json", "scheduler_config.json"]
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
+BETAS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+
+
+class Mean(nn.Module):
+    """A UNet2DModel less the variances that it may have learned, the second half of its channels (Nichol and Dhariwal, 2021)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t).sample[:, : x.shape[1]]
+
+
+def unet_of(folder: Path) -> Path:
+    """Where in a folder the network is."""
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def fetch(name: str) -> Path:
+    """The folder with the network NAME of the Hugging Face hub, fetched where it is not yet; InputError if it cannot be had."""
+    require("huggingface_hub")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, *SCHEDULERS]))
+    except (OSError, ValueError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {shorten(str(error), 160)}"
+        raise InputError(
+            f"hub:{name} cannot be fetched from the Hugging Face hub ({why}): check the name and the connection, or give "
+            "the path of its folder"
+        ) from error
+
+
+def require(package: str = "diffusers") -> None:
+    """InputError if it is not installed."""
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise InputError(f"networks of diffusers take {package}, which is not installed: pip install 'diffode[hub]'") from error
+
+
+def read(folder: Path) -> tuple[nn.Module, Schedule, Card, Path]:
+    """The network, its schedule, a card that says what it is, and the file of its weights.
+
+    InputError for a folder without the weights in safetensors, and for networks of another kind; what diffusers raises of files
+    that do not fit each other is left to the caller.
+    """
+    config, file = _json(unet_of(folder) / "config.json"), unet_of(folder) / WEIGHTS
+    _refuse_others(folder, config)
+    if not file.is_file():
+        raise InputError(
+            f"{folder} has no {WEIGHTS}, and diffode unpickles no .bin: if you trust it, load it with diffusers and write it "
+            "with save_pretrained"
+        )
+    noise_schedule, predicts, options = _trained_on(folder)
+    side = config["sample_size"]
+    card = {
+        "kind": "diffusers",
+        "config": config,
+        "image": [config["in_channels"], *(side if isinstance(side, list) else [side, side])],
+        "classes": [],
+        "schedule": {"name": noise_schedule.name, "options": options},
+        "predicts": predicts,
+        "clock": "t",
+    }
+    from diffusers import UNet2DModel
+
+    network, loading = UNet2DModel.from_pretrained(
+        unet_of(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    if unlike := [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[keys]]:
+        raise InputError(f"{file} does not hold the network of its config.json: {unlike[0]} is in one of them only")
+    return Mean(network), noise_schedule, card, file
+
+
+def _refuse_others(folder: Path, config: Card) -> None:
+    """InputError for a network that is not a function of x and of a label of a DDPM table alone."""
+    kind, time = config.get("_class_name"), config.get("time_embedding_type", "positional")
+    if kind != "UNet2DModel" or time != "positional":
+        raise InputError(f"{folder} holds a {kind} with a {time} clock: expected is a UNet2DModel with a positional one")
+    if config.get("num_class_embeds") or config.get("class_embed_type"):
+        raise InputError(f"{folder} holds a network of labelled images, whose labels it does not name: wrap it in an EpsModel")
+    if config["out_channels"] not in (config["in_channels"], 2 * config["in_channels"]):
+        raise InputError(f"{folder} gives {config['out_channels']} channels for {config['in_channels']}: wrap it in an EpsModel")
+    if not config.get("sample_size"):
+        raise InputError(f"{folder} does not say the size of its images: add sample_size to its config.json")
+
+
+def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
+    """The schedule, what is predicted on it, and what the schedule was made of; the DDPM's own without a configuration."""
+    file = next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
+    if file is None:
+        made = schedule.ddpm_linear()
+        return made, "noise", dict(made.options)
+    config = _json(file)
+    if config.get("prediction_type", "epsilon") not in PREDICTIONS or not (config.get("beta_end") or config.get("trained_betas")):
+        raise InputError(f"{file} is of no DDPM table that predicts {', '.join(PREDICTIONS)}: wrap the network in an EpsModel")
+    predicts = PREDICTIONS[config.get("prediction_type", "epsilon")]
+    betas = {name: config[name] for name in BETAS if config.get(name)}
+    steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # the name it had at first
+    if betas.keys() <= {"beta_start", "beta_end", "beta_schedule"} and betas.get("beta_schedule", "linear") == "linear":
+        made = schedule.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
+        return made, predicts, dict(made.options)
+    from diffusers import DDPMScheduler
+
+    scheduler: Any = DDPMScheduler(num_train_timesteps=steps, **betas)
+    table = schedule.ddpm_table(scheduler.betas.double().numpy(), name=betas.get("beta_schedule", "trained"))
+    return table, predicts, {"steps": steps, **betas}
+
+
+def _json(path: Path) -> Card:
+    """The JSON object of a file; InputError if it holds none."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no JSON object, and is no configuration of diffusers")
+    return config

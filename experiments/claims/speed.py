@@ -1,0 +1,160 @@
+"""Claim: at equal NFE solvers take equal time, that of the network: python -m experiments.claims.speed
+
+A solver and the bare network take turns, the network being called on the same samples as often as the solver calls it; what else
+the machine does falls on both. The ratio of their seconds is what a solver costs, with its planning and all that is done to
+predictions; absolute times say little, and are not kept. Memory is the states that a plan keeps, the anchor included, and the
+most that the process had in memory, as a multiple of what it has with the network alone.
+
+Refuted by planned solvers whose ratios, medians of the turns, differ by more than a tenth. Adaptive solvers are here for what it
+costs to choose steps: they look at errors, and those of dpm and dpmpp step each sample for itself.
+
+Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from diffode.files import atomic
+from experiments.claims import common
+from experiments.common import figures, results
+from experiments.common.commands import Script
+from experiments.common.markdown import table
+from experiments.common.results import Row
+from experiments.comparison.cost import metered
+from experiments.comparison.problem import Problem
+from experiments.comparison.ranking import measured, named
+from solvers import Solver
+from solvers.registry import find
+
+PLANNED = ("ddim", "heun", "dpm2", "dpm3", "rk:rk4", "ipndm", "deis-rho", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3")
+ADAPTIVE = ("dpm23", "dpmpp23", "bosh3", "dopri5")
+NFE, TOLERANCE = 24, 0.01
+TURNS = 9
+WITHIN = 0.1
+
+
+def bare(problem: Problem) -> Callable[[int], None]:
+    """calls(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
+    given: list[tuple[Any, Any]] = []
+    batch, settings = problem.batches[0], problem.settings
+    model = copy.copy(problem.of(problem.model, batch))
+    network, x = model.network, problem.start(batch, settings.state, settings.device)
+
+    def kept(*x: Any, **condition: Any) -> torch.Tensor:
+        given.append((x, condition))
+        return network(*x, **condition)
+
+    model.network = kept
+    with torch.no_grad():
+        for lam in np.linspace(problem.schedule.lam_min, problem.schedule.lam_max, NFE):
+            model(x, float(lam))
+
+    @torch.no_grad()
+    def calls(n: int) -> None:
+        for x, condition in islice(cycle(given), n):
+            network(*x, **condition)
+
+    return calls
+
+
+def memory(problem: Problem, what: Mapping[str, Any]) -> int | None:
+    """The states that the plan of a cell keeps, if it has one."""
+    solver, lams, options = problem.plan(**what)
+    entry = find(solver)
+    return 1 + entry.plan(lams, problem.schedule, **options).memory if isinstance(entry, Solver) else None
+
+
+def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:
+    """The row of a cell: the median ratio of its seconds to those of the network, its quartiles, and memory."""
+    what = {name: cell[name] for name in common.WHAT}
+    call_network, spent = bare(problem), problem.run(**what).spent  # and so both are warm
+    ratios, peaks = [], []
+    for _ in range(turns):
+        with metered(problem.settings.device) as alone:
+            call_network(round(spent))
+        run = problem.run(**what)
+        ratios.append(run.seconds / alone.seconds * round(spent) / spent)
+        peaks.append(run.peak_mib / alone.peak_mib if run.peak_mib and alone.peak_mib else np.nan)
+    low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    return {"spent": spent, "ratio": ratio, "low": low, "high": high, "states": memory(problem, what), "peak": np.median(peaks)}
+
+
+def report(out: Path) -> str:
+    """The ratios, and whether those of planned solvers are alike."""
+    about, found = results.read(out)
+    parts: list[str] = []
+    held: list[str] = []
+    refuted: list[str] = []
+    for (model,), here in common.by(measured(found, "ratio"), "model").items():
+        lines = [
+            [
+                row["solver"] if row["nfe"] else named(row),
+                f"{row['spent']:.1f}".removesuffix(".0"),
+                f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
+                "–" if row["states"] is None else f"{row['states']}",
+                f"{row['peak']:.2f}" if measured([row], "peak") else "–",
+            ]
+            for row in here
+        ]
+        parts.append(f"#### {model}\n\n{table(['solver', 'NFE', 'seconds (quartiles)', 'states', 'peak of memory'], lines)}")
+        planned = sorted((row["ratio"], row["solver"]) for row in here if row["nfe"])
+        if planned:
+            (least, first), (most, last) = planned[0], planned[-1]
+            said = f"{least:.2f} times ({first}) to {most:.2f} times ({last}) the network's seconds on {model}"
+            (held if most <= (1 + WITHIN) * least else refuted).append(said)
+    taking = f"planned solvers take {'; '.join(held)}" if held else ""
+    said = common.verdict(taking, [f"by planned solvers, which take {each}" for each in refuted])
+    note = "As multiples of what the network alone takes for as many calls."
+    return "\n\n".join([said, note, *parts, common.made_of(about)]) + "\n"
+
+
+def plot(out: Path) -> None:
+    """The ratios with their quartiles, a panel a model."""
+    figures.require_matplotlib()
+    from matplotlib.figure import Figure
+
+    models = common.by(measured(results.read(out)[1], "ratio"), "model")
+    figure = Figure(figsize=(4.2 * len(models), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for axis, ((model,), here) in zip(axes, models.items(), strict=True):
+        for i, row in enumerate(here):
+            colour = "#0072b2" if row["nfe"] else "#d55e00"
+            axis.plot([row["low"], row["high"]], [i, i], color=colour, lw=3, alpha=0.35)
+            axis.plot(row["ratio"], i, "o", color=colour, ms=4)
+        axis.axvline(1, color="#333333", lw=0.6)
+        axis.set_yticks(range(len(here)), [row["solver"] for row in here], fontsize=8)
+        axis.set_title(model, size=8.5, weight="bold", loc="left")
+        axis.tick_params(labelsize=8)
+        axis.grid(color="#e4e4e4", lw=0.6, axis="x")
+    axes[0].invert_yaxis()
+    figure.supxlabel("seconds, relative to the network's (adaptive solvers in red)", size=8.5)
+    with atomic(results.beside(out, ".png")) as part:
+        figure.savefig(part, format="png", dpi=130)
+
+
+@click.command(cls=Script)
+@common.options("speed", n=common.BATCH)
+def main(**o: Any) -> None:
+    """The seconds of solvers, relative to those of the network."""
+    n, turns = (2, 2) if o["fast"] else (o["n"], TURNS)
+    solvers, nfe = (("ddim", "unipc3", "dpm23"), 12) if o["fast"] else ((*PLANNED, *ADAPTIVE), NFE)
+    wanted = common.cells(o["models"] or common.MODELS, solvers, (nfe,), (TOLERANCE,))
+    bench = common.Bench(o, TOLERANCE, n=n, batch=n)  # whose solutions are not asked for
+
+    def one(cell: Mapping[str, Any]) -> Row:
+        return measure(bench.problem(cell), cell, turns)
+
+    common.tell(common.fill("speed", wanted, bench, o, {"turns": turns}, one), o["out"], plot, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Table 1 of the DDIM paper: η against the number of steps S (Song, Meng and Ermon, 2021, section 5.1).
+
+    python -m experiments.ddim_paper.table1 --preset mixture
+    python -m experiments.ddim_paper.table1 --preset cifar10 --weights FILE.safetensors --reference IMAGES
+
+A cell is n samples of one η and one S, on the paper's own sub-sequence τ (tau-linear or tau-quadratic, see grid.py), from the
+prior at τ_S to α = 1, where the last step adds no noise. It costs an evaluation a label: S of them, or fewer where a quadratic τ
+names one twice. "sigma-hat" is DDPM's larger variance, σ² = β of τ. Nothing is clipped but the finished image; the authors' code
+clips x̂0 in this row, and in this row alone. All cells have the same seeds. The samples of a network are kept beside the table, so
+that a run that was killed goes on in mid-cell and one with a larger --n adds to whole blocks of them. How samples are judged is
+in subjects.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
+
+from diffode.errors import InputError
+from diffode.files import atomic
+from diffode.images import writers
+from diffode.models import pretrained
+from experiments import published
+from experiments.common import figures, results
+from experiments.common.commands import Script, typed
+from experiments.common.markdown import provenance, table
+from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Subject, labels, of_mixture, of_network
+from experiments.metrics import distances
+from experiments.metrics import features as known
+from experiments.metrics.distances import Number
+from experiments.sampling import jobs
+
+STEPS = (10, 20, 50, 100, 1000)
+FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of what is no sample of a model
+SHOWN = 10  # samples of each cell, in the picture
+CELL, GAP, LINE = 300, 12, 20  # pixels: the width of a cell, between cells, and above a row
+T = float(stats.t.ppf(0.975, distances.BLOCKS - 1))  # standard errors of the jackknife that make 95 %
+TOLD = {  # of the numbers of a cell, what the report shows, and its digits
+    "frechet": ("Fréchet distance in the features of {features}", 3),
+    "frechet unbiased": ("The same without its bias of 1/N, by the jackknife, as columns of different N are to be compared", 3),
+    "own label": ("Share of samples that the classifier gives their own label", 3),
+    "moments": ("Fréchet distance of the first two moments of the pixels from the exact ones", 3),
+    "components": ("Total variation between the components' shares and their weights", 4),
+}
+Key = tuple[str, int]  # η and S
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a table is made unless it is told otherwise. tau: the paper's for the data set (appendix D.2); n: samples a cell, each
+    from an S on: ((1, 1000), (100, 500)) is 1,000, and 500 from S = 100."""
+
+    tau: str
+    n: tuple[tuple[int, int], ...]
+    features: str = ""
+    dtype: str = "float32"
+
+
+PRESETS = {
+    "fashion": Preset("linear", ((1, 2_000), (50, 1_000), (1000, 500)), "classifier", "bfloat16"),
+    "mixture": Preset("linear", ((1, 10_000),)),
+    "cifar10": Preset("quadratic", ((1, 50_000),), "inception"),
+    "celeba": Preset("linear", ((1, 50_000),), "inception"),
+}
+
+
+def picture(pixels: Mapping[Key, writers.Pixels]) -> Image.Image:
+    """The first samples of every cell, from the same seeds: rows are η, columns S."""
+    sheets = {key: writers.grid(some, columns=SHOWN // 2, width=CELL) for key, some in pixels.items()}
+    etas, steps = (list(dict.fromkeys(column)) for column in zip(*sheets, strict=True))
+    width, height = (side + GAP for side in next(iter(sheets.values())).size)
+    whole = Image.new("RGB", (width * len(steps), (height + LINE) * len(etas)), "white")
+    for (eta, s), sheet in sheets.items():
+        whole.paste(sheet, (width * steps.index(s), (height + LINE) * etas.index(eta) + LINE))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
+    for row, eta in enumerate(etas):  # the font has no Greek
+        name = eta if eta == "sigma-hat" else f"eta = {eta}"
+        pen.text((0, (height + LINE) * row + LINE / 2), name, "black", font, anchor="lm")
+    return figures.headed(whole, [f"S = {s}" for s in steps])
+
+
+def report(out: Path) -> str:
+    """A table of η against S for each number that says most, the paper's beside them, and what made them."""
+    about, found = results.read(out)
+    cells = {(row["eta"], row["S"]): row for row in sorted(found, key=lambda row: row["n"]) if "error" not in row}
+    floor = cells.pop((FLOOR["eta"], FLOOR["S"]), None)
+    of = {s: row for (_, s), row in sorted(cells.items(), key=lambda item: item[0][1])}
+    head = ["", *(f"S = {s}" + f" ({row['nfe']} NFE)" * (row["nfe"] != s) for s, row in of.items())]
+    sizes = ", ".join(f"{row['n']:,} (S = {s})" for s, row in of.items())
+    parts = [f"Samples a cell: {sizes}. τ is {about['tau']}; S evaluations an image. ± is {T:.2f} standard errors, 95 %."]
+    for name, (title, digits) in TOLD.items():
+        if any(name in row for row in cells.values()):
+
+            def shown(row: Mapping[str, Any], name: str = name, digits: int = digits) -> str:
+                return f"{row[name]:.{digits}f} ± {T * row[f'{name} ±']:.{digits}f}"
+
+            lines = [[_eta(eta), *(shown(cells[eta, s]) if (eta, s) in cells else "" for s in of)] for eta in ETAS]
+            beside = f" ({about['floor']}: {shown(floor)})" if floor else ""
+            parts.append(f"{title.format(**about)}{beside}:\n\n{table(head, lines)}")
+    paper = {
+        (row["eta"], int(row["S"])): row["fid"] for row in published.table("ddim_table1") if row["dataset"] == about["paper"]
+    }
+    lines = [[_eta(eta), *(paper.get((eta, s), "") for s in of)] for eta in ETAS]
+    parts.append(f"The paper's, FID of {about['paper']}:\n\n{table(['', *(f'S = {s}' for s in of)], lines)}")
+    return "\n\n".join([*parts, _order(cells), provenance(about)])
+
+
+def _order(cells: Mapping[Key, Mapping[str, Any]]) -> str:
+    """What the first distance of the cells says at the fewest and at the most steps."""
+    name = next(name for name in TOLD if any(name in row for row in cells.values()))
+    sentences = []
+    for s in (min(s for _, s in cells), max(s for _, s in cells)):
+        ranked = sorted((row[name], row[f"{name} ±"], eta) for (eta, at), row in cells.items() if at == s)
+        (best, error, first), (worst, _, last) = ranked[0], ranked[-1]
+        near = [_eta(eta) for value, other, eta in ranked[1:] if value - best < T * math.hypot(error, other)]
+        tied = f" (within the errors as good: {', '.join(near)})" if near else ""
+        sentences.append(f"At S = {s} the best is {_eta(first)}{tied}; {_eta(last)} is {worst / best:.3g} times as far.")
+    return " ".join(sentences)
+
+
+def _eta(name: str) -> str:
+    return "σ̂" if name == "sigma-hat" else f"η = {name}"
+
+
+def _flat(numbers: Mapping[str, Number]) -> dict[str, float]:
+    """name: value, and name ±: its standard error, six digits each."""
+    pairs = ((f"{name}{mark}", value) for name, n in numbers.items() for mark, value in (("", n.value), (" ±", n.error)))
+    return {name: float(f"{value:.6g}") for name, value in pairs}
+
+
+def _steps(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 1 for part in parts):
+        raise click.BadParameter(f"{text!r} is not a comma-separated list of whole numbers from 2 on")
+    return tuple(int(part) for part in parts)
+
+
+def choose(
+    preset: str, weights: str | None, chosen: Preset, reference_of: Path | None, device: str, out: Path
+) -> tuple[pretrained.Pretrained, str, Subject]:
+    """The model of a preset, its name, and how it is sampled and judged; InputError for what does not go together."""
+    if weights is None and preset not in pretrained.names():
+        raise InputError(f"the network of the preset {preset} does not come with diffode: name its file with --weights")
+    name = weights if preset in pretrained.names() and weights else preset if weights is None else f"{preset}:{weights}"
+    loaded = pretrained.load(name)
+    if (loaded.card["kind"] == "mixture") != (preset == "mixture"):
+        raise InputError(f"the preset {preset} is not for {name}, which is a {loaded.card['kind']}: take another --preset")
+    if preset != "mixture":
+        options = {
+            "tau": chosen.tau,
+            "features_name": chosen.features,
+            "dtype": chosen.dtype,
+            "device": jobs.choose_device(device),
+        }
+        folder = results.beside(out, "-samples")
+        return loaded, name, of_network(loaded, name, reference=reference_of, folder=folder, **options)
+    if chosen.features or reference_of:
+        raise InputError("a mixture is compared with itself: leave --features and --reference out")
+    return loaded, name, of_mixture(loaded, chosen.tau)
+
+
+@click.command(cls=Script)
+@click.option("--preset", default="fashion", show_default=True, type=click.Choice(list(PRESETS)))
+@click.option("--weights", metavar="FILE|NAME", help="The network of the preset. [default: the one that comes with diffode]")
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="Real images, or an .npz of mu and sigma. [default: the shipped]"
+)
+@click.option("--features", type=click.Choice(list(known.FEATURES)), help="What images are compared in. [default: the preset's]")
+@click.option("--tau", type=click.Choice(["linear", "quadratic"]), help="The rule of τ. [default: the preset's]")
+@click.option("--n", type=click.IntRange(distances.FEWEST), help="Samples a cell. [default: the preset's]")
+@click.option("--steps", default=",".join(map(str, STEPS)), show_default=True, callback=_steps, help="S, comma-separated.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first seed.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--out", type=click.Path(path_type=Path), help="OUT.csv, .json and .png. [default: results/table_PRESET]")
+@click.option("--overwrite", is_flag=True, help="Begin anew where a table is of other settings.")
+@click.option("--fast", is_flag=True, help="Only to see that it runs: 40 samples a cell, S = 10 and 20, no floor.")
+def main(preset: str, weights: str | None, out: Path | None, **o: Any) -> None:
+    """Judge samples for each η and number of steps S, as Table 1 of the DDIM paper."""
+    wanted = {name: o[name] for name in ("features", "tau") if o[name] is not None}
+    wanted |= {"n": ((1, 40 if o["fast"] else o["n"]),)} if o["fast"] or o["n"] else {}
+    chosen, out = replace(PRESETS[preset], **wanted), out or Path("results") / f"table1_{preset}"
+    loaded, name, subject = choose(preset, weights, chosen, o["reference"], o["device"], out)
+    evaluations = {s: len(labels(chosen.tau, loaded.model.schedule, s)) for s in ((10, 20) if o["fast"] else o["steps"])}
+    cells = [{"S": s, "eta": eta, "n": [n for least, n in chosen.n if s >= least][-1]} for s in evaluations for eta in ETAS]
+    about = {
+        "model": name,
+        "sha256": loaded.sha256,
+        "tau": chosen.tau,
+        "end": "sigma = 0, to which the last step adds no noise",
+        "nfe rule": "evaluations an image, one a label of tau",
+        "seed": o["seed"],
+        "paper": pretrained.PRESETS[preset if preset in pretrained.PRESETS else "cifar10"].table,
+    }
+
+    def seeds(n: int) -> list[int]:
+        return list(range(o["seed"], o["seed"] + n))
+
+    def compute(cell: Mapping[str, Any]) -> dict[str, float]:
+        if cell["eta"] == FLOOR["eta"]:
+            assert subject.floor is not None
+            return _flat(subject.floor())
+        return {"nfe": evaluations[cell["S"]], **_flat(subject.measure(cell, seeds(cell["n"])))}
+
+    made = results.fill(
+        out,
+        [FLOOR, *cells] if subject.floor and not o["fast"] else cells,
+        compute,
+        about={**about, **subject.about},
+        command=typed("experiments.ddim_paper.table1"),
+        overwrite=o["overwrite"],
+    )
+    good = [row for row in made if "nfe" in row]
+    first = {(row["eta"], row["S"]): subject.pixels(row, seeds(min(row["n"], BLOCK)))[:SHOWN] for row in good}
+    if first:
+        with atomic(results.beside(out, ".png")) as part:
+            picture({key: first[key] for key in sorted(first, key=lambda key: list(ETAS).index(key[0]))}).save(part, format="PNG")
+    results.finish(made, out)
+
+
+if __name__ == "__main__":
+    main()

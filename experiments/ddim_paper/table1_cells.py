@@ -1,0 +1,160 @@
+"""What a table of η against S samples, and how the samples are judged (experiments/ddim_paper/table1.py).
+
+A cell names η, the number of steps S, and n, the samples: those of the first n seeds, in blocks. A network's samples are kept, a
+file a block, and compared with real images by `quality`; those of an exact mixture with the mixture, by `truth`. `floor` is what
+real images, or exact samples, would get.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffode import grid as grids
+from diffode.errors import InputError
+from diffode.images import datasets, writers
+from diffode.images.datasets import to_pixels
+from diffode.mixture import Mixture
+from diffode.model import EpsModel
+from diffode.models import checkpoint, pretrained
+from diffode.schedule import Schedule
+from experiments.metrics import distances
+from experiments.metrics import features as known
+from experiments.metrics.distances import Number
+from experiments.metrics.exact_mixture import Truth
+from experiments.sampling import generate, jobs
+from solvers import sample
+
+ETAS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{eta:.1f}": ("ddim", {"eta": eta}) for eta in (0.0, 0.2, 0.5, 1.0)},
+    "sigma-hat": ("ddpm", {"variance": "large"}),
+}
+POOLED = 2  # pixels a side that a mixture's images are averaged over
+BLOCK = 250  # samples at a time
+EXACT = 10_000  # samples of a mixture itself, for its floor
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """measure(cell, seeds): the numbers of a cell; pixels(cell, seeds): samples of it as images, of a block at most; floor and
+    what it is of, or None; about: what decides all of them."""
+
+    measure: Callable[[Cell, list[int]], dict[str, Number]]
+    pixels: Callable[[Cell, list[int]], writers.Pixels]
+    floor: Callable[[], dict[str, Number]] | None
+    about: dict[str, Any]
+
+
+def labels(tau: str, schedule: Schedule, steps: int) -> list[float]:
+    """The λ of τ; with as many steps as there are labels it is all of them, whatever the rule. InputError for more steps."""
+    if schedule.knots is not None and steps > len(schedule.knots):
+        raise InputError(f"S = {steps} is more than the {len(schedule.knots)} labels that there are: take fewer steps")
+    rule = "linear" if schedule.knots is not None and steps == len(schedule.knots) else tau
+    return grids.tau(f"tau-{rule}", schedule, steps)[:-1].tolist()
+
+
+def blocks_of(seeds: list[int]) -> list[list[int]]:
+    """The seeds, BLOCK at a time."""
+    return [seeds[start : start + BLOCK] for start in range(0, len(seeds), BLOCK)]
+
+
+def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Subject:
+    """An exact mixture, pooled."""
+    assert isinstance(loaded.model.network, Mixture)
+    small = loaded.model.network.pooled(POOLED)
+    small.rows = BLOCK  # larger matrix products than those for single samples
+    model = EpsModel(small, loaded.model.schedule, loaded.model.predicts, clock=loaded.model.clock)
+    truth = Truth(small)
+
+    def drawn(cell: Cell, seeds: list[int]) -> torch.Tensor:
+        solver, options = ETAS[cell["eta"]]
+        how = {"solver": solver, "grid": labels(tau, model.schedule, cell["S"]), "denoise": True, **options}
+        return torch.cat([sample(model, shape=(len(block), *small.image), seed=block, **how).x for block in blocks_of(seeds)])
+
+    return Subject(
+        lambda cell, seeds: truth.measure(drawn(cell, seeds)),
+        lambda cell, seeds: to_pixels(drawn(cell, seeds)),
+        lambda: truth.measure(small.sample(EXACT, seed=2)),
+        {"pooled": POOLED, "floor": f"{EXACT:,} exact samples"},
+    )
+
+
+def of_network(
+    loaded: pretrained.Pretrained,
+    name: str,
+    *,
+    tau: str,
+    features_name: str,
+    reference: Path | None,
+    dtype: str,
+    device: str,
+    folder: Path,
+) -> Subject:
+    """A network, whose samples are kept in `folder`, compared with real images: those of a path, or the shipped statistics.
+
+    InputError for samples there that are of another model or setting.
+    """
+    if reference is None and features_name != "classifier":
+        raise InputError("give --reference, the real images (a folder or an .npz) that samples are compared with")
+    features = known.load(features_name, device)
+    if reference is None:
+        real = distances.load(features)
+    else:
+        real = distances.published(reference, features) or distances.describe(datasets.load(reference), features)
+
+    def made(cell: Cell, seeds: list[int]) -> datasets.ImageSet:
+        solver, options = ETAS[cell["eta"]]
+        job = jobs.make_job(
+            loaded,
+            name,
+            solver,
+            grid=labels(tau, loaded.model.schedule, cell["S"]),
+            denoise=True,
+            options=options,
+            seeds=seeds,
+            labels=jobs.choose_labels(None, loaded.classes, seeds),
+            batch=BLOCK,
+            dtype=dtype,
+            device=device,
+        )
+        file = folder / f"eta-{cell['eta']}-S-{cell['S']}" / f"{seeds[0]}-{seeds[-1]}.npz"
+        if not file.exists():
+            generate.generate(job, loaded, file)
+        elif not _is_of(file, job):
+            raise InputError(f"{file} holds samples of another model or setting: give --out another name, or remove it")
+        return datasets.load(file)
+
+    def measure(cell: Cell, seeds: list[int]) -> dict[str, Number]:
+        blocks = [made(cell, block) for block in blocks_of(seeds)]
+        drawn_with = [block.labels for block in blocks if block.labels is not None]
+        pixels = np.concatenate([block.pixels for block in blocks])
+        return distances.measure(pixels, np.concatenate(drawn_with) if drawn_with else None, features=features, reference=real)
+
+    def floor() -> dict[str, Number]:
+        test = datasets.load(split="test")
+        return distances.measure(test.pixels, test.labels, features=features, reference=real)
+
+    about = {"dtype": dtype, "features": f"{features.name} {features.identity[:12]}", "reference": dict(real.data)}
+    known_floor = features.name == "classifier" and datasets.FASHION_MNIST.is_dir()
+    return Subject(
+        measure,
+        lambda cell, seeds: made(cell, seeds).pixels,
+        floor if known_floor else None,
+        {**about, "floor": "the 10,000 test images"} if known_floor else about,
+    )
+
+
+def _is_of(file: Path, job: jobs.Job) -> bool:
+    """Whether the card beside samples is that of this job."""
+    try:
+        card = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(card.get(name) == value for name, value in checkpoint.as_json(asdict(job)).items())

@@ -1,0 +1,209 @@
+"""A Job: all that decides the images of one output, and how one is made of what a user types."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffode.errors import InputError
+from diffode.files import json_value
+from diffode.models import pretrained
+from diffode.schedule import Array, Schedule, make
+from experiments.common import figures
+from solvers import SOLVERS, BlackBox, Plan, Solver
+from solvers.entries import Entry, Options, Planned, parse
+from solvers.registry import find
+from solvers.sampling import choose_grid, on_labels
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the output. labels: one a seed, or None; grid: the finite λ, to which `denoise` adds the step to +∞; options:
+    the solver's own, infinities as text; plan: the SHA-256 of the table, for a solver whose name does not say it, a file or a
+    module; trajectory: whether the states are kept.
+
+    dtype: float32 and float64 are of state and network; in bfloat16 and float16 the network is autocast, the state float32.
+    """
+
+    model: str
+    sha256: str
+    solver: str
+    grid: list[float]
+    denoise: bool
+    seeds: list[int]
+    labels: list[int] | None
+    batch: int
+    guidance: float = 1.0
+    clip: bool = False
+    threshold: float | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    options: Options = field(default_factory=dict)
+    plan: str | None = None
+    trajectory: bool = False
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def lams(self) -> list[float]:
+        """The whole grid."""
+        return [*self.grid, *[np.inf] * self.denoise]
+
+
+def choose_device(name: str) -> str:
+    """cpu, cuda or mps; "auto" is the best of them that is there. InputError for one that is not."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    try:
+        device = torch.device(name)
+        known = available.get(device.type, False) and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        known = False
+    if not known:
+        raise InputError(
+            f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
+        )
+    return name
+
+
+def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]) -> list[int] | None:
+    """A label for each seed: the wanted ones (numbers or names, comma-separated) in turn, by seed modulo their number, so an
+    image's label does not depend on what else is sampled. All classes by default; None for "none" and for models without."""
+    if wanted == "none" or not classes:
+        if wanted not in (None, "none"):
+            raise InputError(f"--label {wanted} was given to a model without labels")
+        return None
+    known = {name.lower(): label for label, name in enumerate(classes)} | {str(label): label for label in range(len(classes))}
+    labels = []
+    for name in (",".join(classes) if wanted is None else wanted).split(","):
+        if name.strip().lower() not in known:
+            raise InputError(
+                f"label {name.strip()!r} is not known to this model: its labels are "
+                + ", ".join(f"{i} {c}" for i, c in enumerate(classes))
+            )
+        labels.append(known[name.strip().lower()])
+    return [labels[seed % len(labels)] for seed in seeds]
+
+
+def choose_options(solver: str, typed: Sequence[tuple[str, Any]]) -> Options:
+    """The options of a solver from pairs (name, value), values as text or of their type; InputError for one that is not its own,
+    not of its type, or given twice."""
+    entry, names = find(solver), [name for name, _ in typed]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"the option {twice[0]} of {entry.name} is given twice: leave one out")
+    return parse(entry, {name: str(value) for name, value in typed})
+
+
+def make_plan(
+    solver: str,
+    schedule: str | None = None,
+    *,
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | list[float] | None = None,
+    denoise: bool = False,
+    options: Options | None = None,
+) -> Plan:
+    """The plan of a solver, of 10 steps on ddpm_linear unless told otherwise; that of a plan's file as it is.
+
+    InputError for solvers without a plan, and for a file of which anything else is asked.
+    """
+    entry = find(solver)
+    if isinstance(entry, Planned):
+        if denoise or options or not (schedule is nfe is steps is grid is None):
+            raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
+        return entry.made
+    noise_schedule = make(schedule or "ddpm_linear")
+    if not isinstance(entry, Solver):
+        return entry.plan(np.empty(0), noise_schedule)  # which says why there is none
+    steps = 10 if nfe is None and steps is None and not isinstance(grid, list) else steps
+    lams, options = _settle(entry, noise_schedule, nfe, steps, grid, denoise, options or {})
+    return entry.plan(lams, noise_schedule, **options)
+
+
+def check(dtype: str, device: str, guidance: float, labels: list[int] | None) -> None:
+    """InputError for a precision that the device does not have, and for guidance to no labels."""
+    if dtype == "float64" and device.startswith("mps"):
+        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
+    if guidance != 1 and labels is None:
+        raise InputError(f"guidance of {guidance:g} needs labels to guide to: give --label, or a model that has them")
+
+
+def make_job(
+    loaded: pretrained.Pretrained,
+    model: str,
+    solver: str,
+    *,
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | list[float] | None = None,
+    denoise: bool = False,
+    options: Options | None = None,
+    **rest: Any,
+) -> Job:
+    """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
+    seeds, batch, trajectory = rest["seeds"], rest["batch"], rest.get("trajectory", False)
+    check(rest.get("dtype", "float32"), rest.get("device", "cpu"), rest.get("guidance", 1.0), rest["labels"])
+    if trajectory and len(seeds) > batch:
+        raise InputError(
+            f"--trajectory keeps every state of one batch, and {len(seeds)} images are more than --batch {batch}: "
+            "ask for fewer images, or raise --batch"
+        )
+    entry, schedule = find(solver), loaded.model.schedule
+    if trajectory and isinstance(entry, BlackBox) and entry.adaptive and steps is None and not isinstance(grid, list):
+        steps = figures.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
+    lams, options = _settle(entry, schedule, nfe, steps, grid, denoise, options or {})
+    lams = on_labels(entry, loaded.model, lams)
+    finite = [float(lam) for lam in lams if lam < np.inf]
+    named = solver.removesuffix("+unic") in SOLVERS
+    return Job(
+        model=model,
+        sha256=loaded.sha256,
+        solver=solver,
+        grid=finite,
+        denoise=len(finite) < len(lams),
+        options={name: json_value(value) for name, value in options.items()},
+        plan=None if named else digest(entry.plan(lams, schedule, **options)),
+        **rest,
+    )
+
+
+def _settle(
+    entry: Entry,
+    schedule: Schedule,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | list[float] | None,
+    denoise: bool,
+    options: Options,
+) -> tuple[Array, Options]:
+    """choose_grid, logsnr if no grid is given; InputError for a budget given to a plan, and for an option that it decides."""
+    if isinstance(entry, Planned) and (denoise or not (nfe is steps is grid is None)):
+        raise InputError(f"{entry.name} is a plan and has its own grid: leave --nfe, --steps, --grid and --denoise out")
+    lams, settled = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid or "logsnr", denoise=denoise, **options)
+    if decided := [name for name, value in options.items() if settled[name] is not value]:
+        raise InputError(f"--nfe decides the option {decided[0]} of {entry.name}: leave one of them out")
+    return lams, settled
+
+
+def digest(plan: Plan) -> str:
+    """The SHA-256 of what a plan says."""
+    rows = [(stage.lam, stage.draw, stage.evaluate, stage.commit) for stage in plan.stages]
+    said = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, rows, plan.matrix().tolist()
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def options_of(entry: Entry, job: Job) -> Options:
+    """The job's options as the solver takes them."""
+    return parse(entry, {name: str(value) for name, value in job.options.items()})

@@ -1,0 +1,69 @@
+"""The training examples of every step, as a pure function of its number: so a run can be resumed exactly.
+
+Which images, times, noise and dropped labels a step sees comes from generators made for that step and nothing else. Images
+come in epochs, each in an order of its own. Times are uniform on the clock, stratified over the batch (Kingma et al., 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode.images.datasets import ImageSet, to_tensor
+from diffode.schedule import Array, Schedule
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's x0 (batch, c, h, w), ε of the same shape, λ (batch,) in float64 on the host, and labels y (batch,)."""
+
+    x0: Tensor
+    eps: Tensor
+    lam: Array
+    y: Tensor
+
+    def to(self, device: str) -> Batch:
+        return Batch(self.x0.to(device), self.eps.to(device), self.lam, self.y.to(device))
+
+
+class Stream:
+    """stream(step) is the Batch of that step. Labels become `no_label` with probability `drop_label`, or where there are none."""
+
+    def __init__(self, data: ImageSet, schedule: Schedule, batch: int, seed: int, drop_label: float, no_label: int) -> None:
+        self.schedule, self.batch, self.seed, self.drop_label, self.no_label = schedule, batch, seed, drop_label, no_label
+        self.images = to_tensor(data.pixels)
+        labels = np.full(len(self.images), no_label) if data.labels is None else data.labels
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        index = self._indices(step * self.batch, self.batch)
+        u = (rng.random() + rng.permutation(self.batch) / self.batch) % 1
+        if self.schedule.knots is not None:
+            lam = self.schedule.knots[(u * len(self.schedule.knots)).astype(int)]
+        else:
+            lam = self.schedule.lam(self.schedule.t_clean + u * (self.schedule.t_noisy - self.schedule.t_clean))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
+        x0 = self.images[index]
+        dropped = torch.from_numpy(rng.random(self.batch) < self.drop_label)
+        y = torch.where(dropped, self.no_label, self.labels[index])
+        return Batch(x0, torch.randn(x0.shape, generator=generator), lam, y)
+
+    def _indices(self, start: int, count: int) -> Tensor:
+        """The images at `count` consecutive places of the endless sequence of epochs."""
+        parts = []
+        while count:
+            epoch, at = divmod(start, len(self.images))
+            parts.append(self._order(epoch)[at : at + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of an epoch; the last one asked for is kept."""
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.images))
+        return self._epoch[1]

@@ -1,0 +1,110 @@
+"""A training run in a folder: state.safetensors (to go on), ema.safetensors and .json (to sample from), log.csv, samples.png."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from diffode.errors import InputError
+from diffode.files import alone, atomic, folder_for, write_json
+from diffode.images import datasets, writers
+from diffode.images.datasets import to_pixels
+from diffode.model import EpsModel
+from diffode.models import checkpoint
+from diffode.networks.unet import UNetConfig
+from experiments.sampling.jobs import choose_device
+from experiments.training.trainer import TrainConfig, Trainer
+from experiments.training.trainer import train as advance
+from solvers import sample
+
+SAMPLES, COLUMNS = 40, 10
+
+
+def train(
+    *,
+    out: Path,
+    resume: bool,
+    images: int,
+    every: int,
+    data_dir: str | None,
+    device: str,
+    multipliers: str,
+    attention: str,
+    command: str,
+    **options: Any,
+) -> None:
+    """Train until `images` are seen, saving every `every` images; Ctrl-C saves and stops. Options are those of cli.py train."""
+    trained_on = datasets.load(data_dir)
+    classes = len(trained_on.label_names)
+    shape = {name: options.pop(name) for name in ("width", "blocks", "patch")}
+    unet = UNetConfig(trained_on.shape, classes, multipliers=_numbers(multipliers), attention=_numbers(attention), **shape)
+    trainer = Trainer(TrainConfig(unet, **options), trained_on, choose_device(device))
+    state = out / "state.safetensors"
+    if state.exists() and not resume:
+        raise InputError(f"{out} holds a run: go on with --resume, or give --out another name")
+    if resume:
+        trainer.load(state)
+    with (
+        folder_for(out / "state"),
+        alone(out / ".lock", f"training in {out}"),
+        _interrupts() as interrupted,
+        tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar,
+    ):
+
+        def on_step(loss: float) -> None:
+            bar.set_postfix_str(f"L_simple {loss:.4f}", refresh=False)
+            bar.update(trainer.images - bar.n)
+
+        def on_save() -> None:
+            save(trainer, out, command)
+
+        advance(trainer, images, every, interrupted, on_step, on_save)
+    how = "interrupted; --resume goes on" if interrupted() else "done"
+    loss = f", L_simple {trainer.log[-1]['l_simple']:.4f}" if trainer.log else ""
+    click.echo(f"{trainer.images} images seen{loss}, {how}: {out}")
+
+
+def save(trainer: Trainer, out: Path, command: str) -> None:
+    """Write the run's files, each atomically, the state last: what it says was done is there."""
+    card = trainer.card(l_simple=trainer.log[-1]["l_simple"], command=command, date=date.today().isoformat())
+    checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
+    write_json(out / "ema.json", card)
+    with atomic(out / "log.csv") as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(trainer.log[-1]))
+        writer.writeheader()
+        writer.writerows(trainer.log)
+    classes = trainer.config.unet.classes
+    model = EpsModel(trainer.ema, trainer.schedule, trainer.config.predicts, clock="lam", classes=classes)
+    model = model.labelled([seed % classes for seed in range(SAMPLES)]) if classes else model
+    result = sample(model, solver="dpmpp2m", nfe=20, shape=(SAMPLES, *trainer.config.unet.image))
+    writers.save_grid(out / "samples.png", to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
+    trainer.save(out / "state.safetensors")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise InputError(f"{text!r} is not a comma-separated list of whole numbers") from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[Any]:
+    """A function that says whether SIGINT or SIGTERM came; the step under way is finished and saved first."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

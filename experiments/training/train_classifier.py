@@ -1,0 +1,191 @@
+"""Train the judge of samples: python -m experiments.training.train_classifier
+
+Cross-entropy with smoothed labels on images that are mirrored and shifted by chance; SGD with Nesterov's momentum, whose rate
+rises linearly over three tenths of the steps and falls linearly to zero over the rest (Smith and Topin, 2018). What an epoch sees
+is a pure function of the seed and its number, so a run that was killed goes on after its last whole epoch, to the same bits.
+
+Beside the weights, classifier.safetensors, go the statistics of the training images in its features (experiments.metrics.distances), since
+neither is of use without the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffode.errors import InputError
+from diffode.files import alone, folder_for, write_json
+from diffode.images import datasets
+from diffode.images.datasets import ImageSet, to_tensor
+from diffode.models import checkpoint
+from diffode.networks.classifier import REFERENCE, Classifier
+from experiments.common.commands import Script, typed
+from experiments.metrics import distances, features
+from experiments.sampling.jobs import choose_device
+
+FILES = ("classifier.safetensors", "classifier.json", "fashion-train.safetensors", "fashion-train.json")
+RISE = 0.3  # of the steps
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides the weights, but for the images. shift: pixels, at most, in each direction."""
+
+    epochs: int = 12
+    batch: int = 128
+    lr: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    smoothing: float = 0.05
+    shift: int = 2
+    seed: int = 0
+    bf16: bool = True
+
+
+def batches(images: Tensor, labels: Tensor, config: Config, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole batches of an epoch: the images in an order of its own, half of them mirrored, each batch shifted as one."""
+    rng = np.random.default_rng([config.seed, epoch])
+    order, half = torch.from_numpy(rng.permutation(len(images))), torch.from_numpy(rng.random(len(images)) < 0.5)
+    mirrored = half.to(images.device)
+    for chosen in order.split(config.batch)[: len(images) // config.batch]:
+        x = torch.where(mirrored[chosen, None, None, None], images[chosen].flip(3), images[chosen])
+        shift = rng.integers(-config.shift, config.shift + 1, 2).tolist()
+        yield x.roll(shift, (2, 3)), labels[chosen]
+
+
+def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callable[[int, int, float], None]) -> Classifier:
+    """Train on labelled images, going on from the file `state` if it is there and writing it after every epoch.
+
+    told(epoch, step, loss) is called after every step. InputError if the state is of another configuration or other images.
+    """
+    assert images.labels is not None
+    if len(images.pixels) < config.batch:
+        raise InputError(f"{images.name} has {len(images.pixels)} images, fewer than a batch of {config.batch}: train on more")
+    x, y = to_tensor(images.pixels).to(device), torch.from_numpy(images.labels).to(device)
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator but the global one
+        torch.manual_seed(config.seed)
+        network = Classifier(images.shape[0], len(images.label_names)).to(device)
+    nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)  # faster on a CPU
+    optimizer = torch.optim.SGD(
+        network.parameters(), config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
+    )
+    first = _go_on(state, network, optimizer, config, images) if state.exists() else 0
+    each = len(x) // config.batch
+    total = config.epochs * each
+    network.train()
+    for epoch in range(first, config.epochs):
+        for i, (image, label) in enumerate(batches(x, y, config, epoch)):
+            step = epoch * each + i
+            optimizer.param_groups[0]["lr"] = config.lr * min((step + 1) / (RISE * total), (total - step) / ((1 - RISE) * total))
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
+                logits = network(image.contiguous(memory_format=torch.channels_last))
+                loss = F.cross_entropy(logits, label, label_smoothing=config.smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            told(epoch, i, float(loss.detach()))
+        momentum = {name: optimizer.state[tensor]["momentum_buffer"] for name, tensor in network.named_parameters()}
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
+        checkpoint.save(state, tensors, {**_identity(config, images), "epochs": epoch + 1})
+    return network.eval()
+
+
+def _identity(config: Config, images: ImageSet) -> checkpoint.Card:
+    return {"kind": "classifier-training", "config": asdict(config), "data": images.identity}
+
+
+def _go_on(state: Path, network: Classifier, optimizer: torch.optim.Optimizer, config: Config, images: ImageSet) -> int:
+    """Fill network and optimiser from `state`; how many epochs they have seen."""
+    tensors, card = checkpoint.read(state, "classifier-training")
+    if {**_identity(config, images), "epochs": card["epochs"]} != card:
+        raise InputError(f"{state} is of a run with other settings or images: remove it, or give --out another name")
+    network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
+    for name, tensor in network.named_parameters():  # in the layout of the tensor, so that the sums are the same
+        optimizer.state[tensor]["momentum_buffer"] = torch.empty_like(tensor).copy_(tensors[f"momentum.{name}"]).detach()
+    return card["epochs"]
+
+
+@torch.no_grad()
+def accuracy(network: Classifier, images: ImageSet, device: str) -> tuple[float, dict[str, float]]:
+    """The share of images that are given their label, of all and of each class."""
+    assert images.labels is not None
+    given = torch.cat([network(part.to(device)).argmax(1).cpu() for part in to_tensor(images.pixels).split(500)]).numpy()
+    right = given == images.labels
+    return float(right.mean()), {
+        name: float(right[images.labels == label].mean()) for label, name in enumerate(images.label_names)
+    }
+
+
+def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
+    """Images to train on and to test on, labelled; for a fast run parts of the packaged ones."""
+    if fast:
+        few = datasets.packaged()
+        assert few.labels is not None
+        parts = {"first 600": slice(600), "last 400": slice(600, None)}
+        train, test = (ImageSet(f"{few.name}, {part}", few.pixels[at], few.labels[at], few.classes) for part, at in parts.items())
+        return train, test
+    train, test = datasets.load(data_dir), datasets.load(data_dir, "test")
+    if train.labels is None or test.labels is None:
+        raise InputError(f"{train.name} has no labels: a classifier is trained on idx files of images and labels")
+    return train, test
+
+
+@click.command(cls=Script)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]"
+)
+@click.option("--data-dir", help="A folder of idx files. [default: Fashion-MNIST from Debian's package]")
+@click.option("--epochs", default=Config.epochs, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=Config.seed, show_default=True, type=click.IntRange(0))
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--fast", is_flag=True, help="Only to see that it runs: one epoch on 600 images.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device: str, fast: bool, overwrite: bool) -> None:
+    """Train the classifier, and describe its training images in its features. Killed at any moment, the same command goes on."""
+    out = out or (Path("results/classifier") if fast else REFERENCE)
+    state = out / ".state.safetensors"
+    if (there := [name for name in FILES if (out / name).exists()]) and not (overwrite or state.exists()):
+        raise InputError(f"{out / there[0]} exists: give --out another name, or --overwrite")
+    device, command = choose_device(device), typed("experiments.training.train_classifier")
+    config = Config(epochs=1, batch=50, seed=seed) if fast else Config(epochs=epochs, seed=seed)
+    train, test = two_sets(data_dir, fast)
+    with folder_for(state), alone(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:
+
+        def told(epoch: int, step: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update(round(epoch + (step + 1) / (len(train.pixels) // config.batch), 2) - bar.n)
+
+        network = fit(train, config, state, device, told)
+        card: dict[str, Any] = {
+            "kind": "classifier",
+            "config": {"channels": train.shape[0], "classes": len(train.label_names)},
+            "image": list(train.shape),
+            "classes": list(train.label_names),
+            "training": asdict(config),
+            "data": train.identity,
+            "test_data": test.identity,
+            "command": command,
+            "date": date.today().isoformat(),
+        }
+        card["test_accuracy"], card["test_accuracy_by_class"] = accuracy(network, test, device)
+        checkpoint.save(out / FILES[0], network.state_dict(), card)
+        write_json(out / FILES[1], card)
+        judge = features.classifier(device, out / FILES[0])
+        distances.save(out / FILES[2], distances.describe(train, judge), command=command)
+        state.unlink()
+    click.echo(f"{100 * card['test_accuracy']:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
+
+
+if __name__ == "__main__":
+    main()

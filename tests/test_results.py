@@ -1,0 +1,118 @@
+"""Rows of experiments: written as they are finished, resumed, never mixed, and complete about what failed."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffode import InputError
+from experiments.common import results
+
+CELLS = [{"solver": solver, "nfe": nfe} for solver in ("a", "b") for nfe in (1, 2)]
+
+
+def fill(out, compute=lambda cell: {"error of": cell["nfe"] / 3, "pair": (1, "x")}, cells=CELLS, **about):
+    return results.fill(out, cells, compute, about={"model": "m", **about}, command="c")
+
+
+def failing(at):
+    """A compute that is interrupted at its `at`-th call, and says what it was called with."""
+    seen = []
+
+    def compute(cell):
+        if len(seen) == at:
+            raise KeyboardInterrupt
+        seen.append(cell)
+        return {"error of": cell["nfe"] / 3, "pair": (1, "x")}
+
+    return compute, seen
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(tmp_path, at):
+    fill(tmp_path / "whole")
+    compute, seen = failing(at)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "killed", compute)
+    assert len(results.read(tmp_path / "killed")[1]) == at if at else not (tmp_path / "killed.json").exists()
+    rest, again = failing(99)
+    fill(tmp_path / "killed", rest)
+    assert [*seen, *again] == CELLS  # nothing twice
+    made = [[{**row, "made": 0} for row in results.read(tmp_path / name)[1]] for name in ("whole", "killed")]
+    assert made[0] == made[1]
+    whole, killed = ((tmp_path / f"{name}.csv").read_bytes() for name in ("whole", "killed"))
+    assert whole == killed
+
+
+def test_rows_are_in_the_order_of_the_cells_and_others_stay(tmp_path):
+    fill(tmp_path / "x", cells=CELLS[2:])
+    fill(tmp_path / "x")
+    assert [(row["solver"], row["nfe"]) for row in results.read(tmp_path / "x")[1]] == [(c["solver"], c["nfe"]) for c in CELLS]
+    fill(tmp_path / "x", cells=CELLS[:1])
+    assert len(results.read(tmp_path / "x")[1]) == 4
+
+
+def test_csv_and_json_say_the_same(tmp_path):
+    fill(tmp_path / "x", lambda cell: {"value": np.float64(cell["nfe"]) / 3, "bad": float("inf")})
+    with open(tmp_path / "x.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    held = json.loads((tmp_path / "x.json").read_text())
+    assert [row.pop("made") for row in held["rows"]] == [0] * 4  # which of held["made"], and not in the CSV
+    assert [{name: str(value) for name, value in row.items()} for row in held["rows"]] == lines
+    assert lines[0]["bad"] == "inf"
+    assert float(lines[0]["value"]) == 1 / 3  # to the last bit
+    assert held["made"][0].keys() == {"command", "versions", "machine", "commit", "date"}
+
+
+def test_a_failed_cell_is_a_row_and_is_tried_again(tmp_path, capsys):
+    def compute(cell):
+        if cell["nfe"] == 2:
+            raise InputError("two is too many")
+        return {"value": 1}
+
+    made = fill(tmp_path / "x", compute)
+    assert [row.get("error") for row in made] == [None, "two is too many"] * 2
+    with pytest.raises(SystemExit) as ended:
+        results.finish(made, tmp_path / "x")
+    assert ended.value.code == 1
+    assert "two is too many" in capsys.readouterr().err
+    assert not any("error" in row for row in fill(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("out of\nmemory"), torch.OutOfMemoryError("out of\nmemory"), ValueError("out of\nmemory")], ids=type
+)
+def test_whatever_a_cell_raises_is_a_row_but_what_the_disk_says_is_not(tmp_path, error):
+    def compute(cell):
+        if cell["nfe"] == 2:
+            raise error
+        return {"value": 1}
+
+    made = fill(tmp_path / "x", compute)
+    assert [row.get("error") for row in made] == [None, f"{type(error).__name__}: out of memory"] * 2
+    error = OSError("no space left")
+    with pytest.raises(OSError, match="no space"):
+        fill(tmp_path / "x", compute)
+
+
+def test_rows_of_other_settings_are_not_mixed(tmp_path):
+    fill(tmp_path / "x", n=10)
+    with pytest.raises(InputError, match="another n: give --out another name, or --overwrite"):
+        fill(tmp_path / "x", n=20)
+    results.fill(tmp_path / "x", CELLS, lambda cell: {}, about={"n": 20}, command="c", overwrite=True)
+    assert results.read(tmp_path / "x")[0]["n"] == 20
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "{", '{"about": {}, "rows": []}'])
+def test_a_file_that_is_none_of_ours_is_refused_and_stays(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="does not hold the rows"):
+        fill(tmp_path / "x")
+    assert (tmp_path / "x.json").read_text() == text
+
+
+def test_no_results_is_said(tmp_path):
+    with pytest.raises(InputError, match="no results at"):
+        results.read(tmp_path / "x")
