@@ -23,7 +23,7 @@ from diffode.ddim_family import Family, noise_hat, noise_of_eta
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan, Stage
-from solvers.transfer import Table, refuse_backwards
+from solvers.transfer import PlanBuilder, refuse_backwards
 
 
 def ddim(grid: Array, schedule: Schedule, *, eta: float = 0.0) -> Plan:
@@ -57,12 +57,12 @@ def ddim_family(grid: Array, schedule: Schedule, noise: Sequence[float] | Array)
 
 def _first_order(solver: str, grid: Array, schedule: Schedule, noise: Array, added: Array) -> Plan:
     """Steps with the mean that goes with `noise`, which add `added`."""
-    table = Table(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
+    builder = PlanBuilder(schedule.path, "noise" if grid[0] > -np.inf else "data", grid[0])
     for lam, n in zip(grid[1:], noise, strict=True):
-        table.move(lam, {table.evaluate(): 1.0}, noise=n, draw=len(table.stages))
+        builder.move(lam, {builder.evaluate(): 1.0}, noise=n, draw=len(builder.stages))
     for i, n in enumerate(added, 1):
-        table.stages[i] = dataclasses.replace(table.stages[i], noise=n, draw=i if n else None)
-    return table.plan(solver, exact_marginals=np.array_equal(noise, added))
+        builder.stages[i] = dataclasses.replace(builder.stages[i], noise=n, draw=i if n else None)
+    return builder.plan(solver, exact_marginals=np.array_equal(noise, added))
 
 
 def euler(grid: Array, schedule: Schedule) -> Plan:
@@ -82,11 +82,11 @@ def _euler(solver: str, grid: Array, schedule: Schedule, eta: float) -> Plan:
         raise InputError(f"{solver} steps in σ/α, which is infinite where the grid begins: ddim is the same and can begin there")
     refuse_backwards(solver, grid, eta > 0)
     sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
-    table = Table(schedule.path, "noise", grid[0])
+    builder = PlanBuilder(schedule.path, "noise", grid[0])
     for i in range(len(grid) - 1):
         up = eta * sigma_bar[i + 1] * np.sqrt(1 - (sigma_bar[i + 1] / sigma_bar[i]) ** 2) if eta else 0.0
         down = np.sqrt(sigma_bar[i + 1] ** 2 - up**2)
         c, noise = alpha[i + 1] * (down - sigma_bar[i]), alpha[i + 1] * up
-        evaluation = table.evaluate()
-        table.put(Stage(grid[i + 1], alpha[i + 1] / alpha[i], {evaluation: c}, noise, i + 1 if noise else None, evaluate=False))
-    return table.plan(solver)
+        evaluation = builder.evaluate()
+        builder.put(Stage(grid[i + 1], alpha[i + 1] / alpha[i], {evaluation: c}, noise, i + 1 if noise else None, evaluate=False))
+    return builder.plan(solver)

@@ -11,7 +11,7 @@ from diffode.schedule import Array, Schedule
 from solvers.butcher import TABLES
 from solvers.plan import Plan, Stage
 from solvers.singlestep import Rows, single_steps, step
-from solvers.transfer import Table, refuse_backwards
+from solvers.transfer import PlanBuilder, refuse_backwards
 
 HEUN = TABLES["heun2"].steps("noise")
 
@@ -48,12 +48,12 @@ def heun_churn(
     if not (s_churn >= 0 and s_tmin >= 0 and s_tmax >= 0 and s_noise > 0):
         raise InputError(f"churn takes s_churn, s_tmin, s_tmax ≥ 0 and s_noise > 0, not {s_churn}, {s_tmin}, {s_tmax}, {s_noise}")
     refuse_backwards("heun-churn", grid, s_churn > 0)
-    table, gamma = Table(schedule.path, "noise", grid[0]), min(s_churn / (len(grid) - 1), np.sqrt(2) - 1)
+    builder, gamma = PlanBuilder(schedule.path, "noise", grid[0]), min(s_churn / (len(grid) - 1), np.sqrt(2) - 1)
     for draw, (lam_s, lam_t) in enumerate(pairwise(grid), 1):
         lam_hat = max(lam_s - np.log1p(gamma), grid[0])
         if s_tmin <= np.exp(-lam_s) <= s_tmax and lam_hat < lam_s:
             noise = float(schedule.sigma(lam_hat)) * np.sqrt(-np.expm1(2 * (lam_hat - lam_s)))
             x = float(schedule.alpha(lam_hat) / schedule.alpha(lam_s))
-            table.put(Stage(lam_hat, x, noise=noise * s_noise, draw=draw, evaluate=False))
-        step(table, table.evaluate(), lam_t, HEUN)
-    return table.plan("heun-churn", exact_marginals=s_noise == 1)
+            builder.put(Stage(lam_hat, x, noise=noise * s_noise, draw=draw, evaluate=False))
+        step(builder, builder.evaluate(), lam_t, HEUN)
+    return builder.plan("heun-churn", exact_marginals=s_noise == 1)

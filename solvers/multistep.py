@@ -20,7 +20,7 @@ from solvers.butcher import single
 from solvers.phi import interpolatory, moments
 from solvers.plan import Plan
 from solvers.singlestep import SIGN, SLOPES, step
-from solvers.transfer import Table, refuse_backwards
+from solvers.transfer import PlanBuilder, refuse_backwards
 
 
 @dataclass(frozen=True)
@@ -102,29 +102,29 @@ def multistep(
         raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave it at ramp")
     refuse_backwards(solver, grid, bool(np.any(eta)))
     corrector = corrector or (order + 1) * unic
-    table, left = Table(schedule.path, prediction, grid[0]), len(grid) - 1
-    history = [(grid[0], table.evaluate())]  # oldest first
+    builder, left = PlanBuilder(schedule.path, prediction, grid[0]), len(grid) - 1
+    history = [(grid[0], builder.evaluate())]  # oldest first
     for (lam_s, lam_t), strength in zip(pairwise(grid), np.broadcast_to(eta, left), strict=True):
         this, finite, draw = Step(lam_s, lam_t, float(strength)), np.isfinite(lam_t - lam_s), len(grid) - left
         noise = float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * this.eta * this.h)) if this.eta else 0.0
         # The evaluation before a step to λ = +∞ makes the x̂0 that the plan ends with: it is to be of the state it is used with.
         correct = bool(corrector and finite and left > 1 and np.isfinite(grid[-left + 1]))
         if start == "single" and len(history) < order and finite:
-            step(table, history[-1][1], lam_t, single(max(order, corrector), prediction))
+            step(builder, history[-1][1], lam_t, single(max(order, corrector), prediction))
             correct = False
         else:
             most = order if finite or (to_zero and lam_t == np.inf) else 1
             count = min(most, len(history), left if lower_final else order)
-            table.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw, commit=not correct)
+            builder.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw, commit=not correct)
         if not finite:
             history.clear()  # a step of no finite length is of order 1, and no polynomial reaches across it
         if left > 1:
-            history.append((lam_t, table.evaluate()))
+            history.append((lam_t, builder.evaluate()))
         if correct:
             count = min(corrector, len(history), left + 1 if lower_final else corrector)
-            table.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw)
+            builder.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw)
         left -= 1
-    return table.plan(f"{solver}+unic" if unic else solver)
+    return builder.plan(f"{solver}+unic" if unic else solver)
 
 
 def _weights(rule: Rule, this: Step, history: list[tuple[float, int]], count: int) -> dict[int, float]:

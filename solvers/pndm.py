@@ -17,7 +17,7 @@ from diffode.schedule import Array, Schedule
 from solvers.multistep import Policy, Step, multistep
 from solvers.phi import interpolatory
 from solvers.plan import Plan
-from solvers.transfer import Table
+from solvers.transfer import PlanBuilder
 
 
 def equal_steps(step: Step, nodes: Array) -> Array:
@@ -38,19 +38,19 @@ def pndm(grid: Array, schedule: Schedule) -> Plan:
 
     The middle of a step is that of the network's clock, as published; and it is never beyond the ends of the step.
     """
-    table, history = Table(schedule.path, "noise", grid[0]), []
+    builder, history = PlanBuilder(schedule.path, "noise", grid[0]), []
     for lam_s, lam_t in pairwise(grid):
-        history.append(table.evaluate())
+        history.append(builder.evaluate())
         if len(history) < 4 and lam_t == np.inf:  # a Runge–Kutta step would evaluate at σ = 0
-            table.move(lam_t, {history[-1]: 1.0})
+            builder.move(lam_t, {history[-1]: 1.0})
         elif len(history) < 4:
             first, middle = history[-1], float(schedule.lam(schedule.t([lam_s, lam_t]).mean()))
             indices = [first]
             for lam in (middle, middle, lam_t):
-                table.move(lam, {indices[-1]: 1.0}, commit=False)
-                indices.append(table.evaluate())
-            table.move(lam_t, dict(zip(indices, (1 / 6, 1 / 3, 1 / 3, 1 / 6), strict=True)))
+                builder.move(lam, {indices[-1]: 1.0}, commit=False)
+                indices.append(builder.evaluate())
+            builder.move(lam_t, dict(zip(indices, (1 / 6, 1 / 3, 1 / 3, 1 / 6), strict=True)))
         else:
             weights = equal_steps(Step(lam_s, lam_t), np.full(4, lam_s))
-            table.move(lam_t, dict(zip(history[:-5:-1], weights.tolist(), strict=True)))
-    return table.plan("pndm")
+            builder.move(lam_t, dict(zip(history[:-5:-1], weights.tolist(), strict=True)))
+    return builder.plan("pndm")

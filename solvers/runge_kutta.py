@@ -11,7 +11,7 @@ from diffode.schedule import Array, Schedule
 from solvers.butcher import ButcherTable
 from solvers.plan import Plan, Stage
 from solvers.singlestep import single_steps
-from solvers.transfer import Table
+from solvers.transfer import PlanBuilder
 
 
 def runge_kutta(
@@ -32,15 +32,15 @@ def runge_kutta(
 
 
 def _in_lam(name: str, butcher: ButcherTable, grid: Array, schedule: Schedule) -> Plan:
-    table, alpha = Table(schedule.path, "noise", grid[0]), schedule.alpha
+    builder, alpha = PlanBuilder(schedule.path, "noise", grid[0]), schedule.alpha
     for lam_s, lam_t in pairwise(grid):
-        h, indices, where = lam_t - lam_s, [table.evaluate()], [lam_s]
+        h, indices, where = lam_t - lam_s, [builder.evaluate()], [lam_s]
         for c, row in zip([*butcher.c[1:], 1.0], [*butcher.a, butcher.b], strict=True):
             lam = lam_t if c == 1 else lam_s + float(c) * h
             weights = {j: -float(alpha(lam)) * h * w * np.exp(-at) for j, at, w in zip(indices, where, row, strict=True)}
             last = len(indices) == len(butcher.b)
-            table.put(Stage(lam, float(alpha(lam) / alpha(lam_s)), weights, evaluate=False, commit=last))
+            builder.put(Stage(lam, float(alpha(lam) / alpha(lam_s)), weights, evaluate=False, commit=last))
             if not last:
-                indices.append(table.evaluate())
+                indices.append(builder.evaluate())
                 where.append(lam)
-    return table.plan(name, exact_marginals=False)
+    return builder.plan(name, exact_marginals=False)

@@ -14,7 +14,7 @@ from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.phi import phi
 from solvers.plan import Plan
-from solvers.transfer import Table
+from solvers.transfer import PlanBuilder
 
 Rows = list[tuple[float, dict[int, float]]]  # a stage at λ_s + r h: (r, evaluation of this step -> weight)
 Method = Callable[[float], Rows]  # h -> rows
@@ -59,27 +59,27 @@ def check_variant(solver: str, variant: str, known: Sequence[str]) -> str:
     return variant
 
 
-def step(table: Table, start: int, lam_t: float, method: Method) -> None:
+def step(builder: PlanBuilder, start: int, lam_t: float, method: Method) -> None:
     """Write one step to λ_t: `start` is the evaluation at the anchor. Its last row commits, unevaluated.
 
     A step from λ = −∞ or to λ = +∞ has no finite length, and is of order 1 whatever the method.
     """
-    lam_s, indices = table.lam, [start]
+    lam_s, indices = builder.lam, [start]
     h = lam_t - lam_s
     rows = method(h) if np.isfinite(h) else first(h)
     for r, weights in rows:
-        table.move(
+        builder.move(
             lam_t if r == 1 else lam_s + r * h,
             {indices[j]: w for j, w in weights.items()},
             commit=len(indices) == len(rows),
         )
         if len(indices) < len(rows):
-            indices.append(table.evaluate())
+            indices.append(builder.evaluate())
 
 
 def single_steps(solver: str, grid: Array, schedule: Schedule, prediction: str, rows: Method | Sequence[Method]) -> Plan:
     """The plan of a method, or of one a step: rows(h) are the stages of a step of length h, the last of which commits."""
-    table = Table(schedule.path, prediction, grid[0])
+    builder = PlanBuilder(schedule.path, prediction, grid[0])
     for i, lam_t in enumerate(grid[1:]):
-        step(table, table.evaluate(), lam_t, rows if callable(rows) else rows[i])
-    return table.plan(solver)
+        step(builder, builder.evaluate(), lam_t, rows if callable(rows) else rows[i])
+    return builder.plan(solver)

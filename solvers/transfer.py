@@ -1,4 +1,4 @@
-"""The transfer law, and the Table that applies it: weights in, rows out.
+"""The transfer law, and the PlanBuilder that applies it: weights in, rows out.
 
 A stage from s to t, for a prediction m = p0 x0 + p1 ε whose pair (p0, p1) does not depend on λ, is
 
@@ -49,8 +49,8 @@ def refuse_backwards(solver: str, grid: Array, noise: bool) -> None:
         raise InputError(f"{solver} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0 (tau=0)")
 
 
-class Table:
-    """Stages being written down, from the state at `lam` on: `move` makes a state, `evaluate` the model's prediction there."""
+class PlanBuilder:
+    """Writes a Plan stage by stage, from the state at `lam` on: `move` adds a state, `evaluate` the model's prediction there."""
 
     def __init__(self, path: Path, prediction: str, lam: float) -> None:
         self.path, self.prediction = path, prediction

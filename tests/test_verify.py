@@ -17,7 +17,7 @@ from solvers.dpm_solver import dpm1, dpm2, dpm3
 from solvers.entries import Adaptive
 from solvers.registry import find
 from solvers.singlestep import single_steps
-from solvers.transfer import Table
+from solvers.transfer import PlanBuilder
 from solvers.verify import CLAIMS, everything, verify
 
 
@@ -66,11 +66,11 @@ def one_way(grid, schedule):
 
 def extrapolating(grid, schedule):
     """An extrapolation over the last step even where that has no finite length."""
-    table, made = Table(schedule.path, "data", grid[0]), []
+    builder, made = PlanBuilder(schedule.path, "data", grid[0]), []
     for lam in grid[1:]:
-        made.append(table.evaluate())
-        table.move(lam, {made[-1]: 1.5, made[-2]: -0.5} if len(made) > 1 else {made[-1]: 1.0})
-    return table.plan("extrapolating")
+        made.append(builder.evaluate())
+        builder.move(lam, {made[-1]: 1.5, made[-2]: -0.5} if len(made) > 1 else {made[-1]: 1.0})
+    return builder.plan("extrapolating")
 
 
 def finite_only(grid, schedule):
