@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from experiments.common.commands import told
+from experiments.common.commands import Script, cli_errors, command_line
 
 __version__ = "0.1.0"
 MOST_IMAGES = 10_000_000
@@ -23,8 +21,10 @@ BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}"
 class Commands(click.Group):
     """Reports bad input, and what the disk refuses, in one sentence with exit code 2; Ctrl-C with 130."""
 
+    command_class = Script
+
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, goes_on=lambda: ctx.invoked_subcommand in ("sample", "compare") and "--overwrite" not in sys.argv):
+        with cli_errors(ctx):
             return super().invoke(ctx)
 
 
@@ -132,11 +132,6 @@ in_dtype = click.option(
 path = partial(click.option, type=click.Path(path_type=Path))
 
 
-def typed() -> str:
-    """The command as it can be typed again."""
-    return shlex.join(["python", "cli.py", *(word for word in sys.argv[1:] if word != "--resume")])
-
-
 def default_name(ctx: click.Context) -> str:
     """MODEL-SOLVER, and all else that was typed and decides the images, so that two commands do not meet in one file; where the
     name cannot hold all of it, a digest at the end does."""
@@ -219,14 +214,16 @@ def sample(ctx: click.Context, **o: Any) -> None:
 
     from diffode.models import pretrained
     from experiments.sampling import generate, jobs
+    from experiments.sampling.recipe import Recipe, choose_device
 
     if (o["n"] or 0) > MOST_IMAGES:
         raise click.UsageError(f"--n {o['n']} is more than the {MOST_IMAGES} images that one command takes")
     if o["n"] and o["seeds"] and o["n"] != len(o["seeds"]):
         raise click.UsageError(f"--n {o['n']} and --seeds ({len(o['seeds'])} of them) disagree: leave one out")
     seeds = o["seeds"] or list(range(o["n"] or 64))
-    loaded = pretrained.load(o["model"], jobs.DTYPES["float64" if o["dtype"] == "float64" else "float32"])
-    taken = ("nfe", "steps", "grid", "denoise", "guidance", "clip", "threshold", "dtype", "batch", "trajectory")
+    recipe = Recipe(o["guidance"], o["clip"], o["threshold"], o["dtype"], choose_device(o["device"]))
+    loaded = pretrained.load(o["model"], recipe.state_dtype)
+    taken = ("nfe", "steps", "grid", "denoise", "batch", "trajectory")
     job = jobs.make_job(
         loaded,
         o["model"],
@@ -234,7 +231,7 @@ def sample(ctx: click.Context, **o: Any) -> None:
         options=jobs.choose_options(o["solver"], given(ctx)),
         seeds=seeds,
         labels=jobs.choose_labels(o["label"], loaded.classes, seeds),
-        device=jobs.choose_device(o["device"]),
+        recipe=recipe,
         **{name: o[name] for name in taken},
     )
     out = o["out"] or Path("samples") / f"{default_name(ctx)}.png"
@@ -245,7 +242,7 @@ def sample(ctx: click.Context, **o: Any) -> None:
             bar.set_postfix_str(f"{done} images done, λ = {lam:+.2f}", refresh=False)
             bar.update(max(0.0, (done + min(job.batch, len(seeds) - done) * within) / len(seeds) - bar.n))
 
-        written = {"save_plan": o["save_plan"], "overwrite": o["overwrite"], "command": typed()}
+        written = {"save_plan": o["save_plan"], "overwrite": o["overwrite"], "command": command_line()}
         report = generate.generate(job, loaded, out, **written, watch=watch)
     images = f"{len(seeds)} image{'s' * (len(seeds) > 1)}"
     click.echo(f"{o['solver']}: {images}, {report.spent}, {report.seconds:.1f} s, {out}")
@@ -253,7 +250,7 @@ def sample(ctx: click.Context, **o: Any) -> None:
         click.echo(f"Warning: {warning}", err=True)
 
 
-@main.command()
+@main.command(resumable=False)
 @click.option("--schedule", help="ddpm_linear, vp_linear, cosine, edm or flow. [default: ddpm_linear]")
 @click.argument("solver")
 @budget
@@ -272,7 +269,7 @@ def plan(ctx: click.Context, solver: str, save: Path | None, png: Path | None, o
     click.echo(str(made))
 
 
-@main.command()
+@main.command(resumable=False)
 @click.argument("names", metavar="[SOLVER]...", nargs=-1)
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...]) -> None:
@@ -282,7 +279,7 @@ def verify(ctx: click.Context, names: tuple[str, ...]) -> None:
     ctx.exit(0 if verify(names, click.echo) else 1)
 
 
-@main.command()
+@main.command(resumable=False)
 def solvers() -> None:
     """List the solvers: name, order, NFE a step, options, source."""
     from solvers.registry import table
@@ -290,7 +287,7 @@ def solvers() -> None:
     click.echo(table())
 
 
-@main.command()
+@main.command(resumable=False)
 @click.argument("samples")
 @click.option(
     "--reference",
@@ -312,7 +309,7 @@ def evaluate(samples: str, reference: str, features: str, n: int | None, json: P
     """
     from experiments.metrics import evaluate as run
 
-    out: Any = {"out": json, "overwrite": overwrite, "command": typed()}
+    out: Any = {"out": json, "overwrite": overwrite, "command": command_line()}
     done = run.evaluate(samples, reference=reference, features_name=features, n=n, device=device, **out)
     click.echo(str(done))
     for warning in done.warnings:
@@ -372,10 +369,10 @@ def compare(**o: Any) -> None:
     from experiments.comparison import cells as contenders
     from experiments.comparison import compare as run
     from experiments.comparison.problem import Settings
-    from experiments.sampling import jobs
+    from experiments.sampling.recipe import choose_device
 
     taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
-    settings = Settings(**{name: o[name] for name in taken}, device=jobs.choose_device(o["device"]))
+    settings = Settings(**{name: o[name] for name in taken}, device=choose_device(o["device"]))
     cells = contenders.cells(
         contenders.choose(o["solvers"]),
         [grid.strip() for grid in o["grids"].split(",")],
@@ -384,12 +381,12 @@ def compare(**o: Any) -> None:
     )
     out = o["out"] or Path("results") / contenders.as_file(f"compare-{Path(o['model']).stem}")
     how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
-    made, answer = run.compare(settings, cells, out, command=typed(), **how)
+    made, answer = run.compare(settings, cells, out, command=command_line(), **how)
     click.echo(f"{answer}\n{out / 'report.html'}")
     results.finish(made, out / "rows")
 
 
-@main.command()
+@main.command(resumable=False)
 @click.option("--out", type=click.Path(path_type=Path), default="runs/train", show_default=True, help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
 @click.option(
@@ -431,7 +428,7 @@ def train(**o: Any) -> None:
     """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
     from experiments.training import train as run
 
-    run.train(command=typed(), **o)
+    run.train(command=command_line(), **o)
 
 
 if __name__ == "__main__":

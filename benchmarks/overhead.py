@@ -34,7 +34,7 @@ from torch import Tensor
 from benchmarks import peers
 from diffode import EpsModel, InputError, schedules
 from diffode.files import atomic, write_json
-from experiments.sampling.jobs import choose_device
+from experiments.sampling.recipe import choose_device
 from solvers import SOLVERS, Plan, run
 
 SHAPES = ((1, 4, 64, 64), (64, 1, 28, 28), (16, 3, 256, 256))

@@ -39,7 +39,7 @@ def filled(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-@click.command(cls=Script, goes_on=False)
+@click.command(cls=Script, resumable=False)
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a document is not what the results say.")
 def main(check: bool) -> None:
     """Put what the experiments report into the documents."""

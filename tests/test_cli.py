@@ -239,6 +239,7 @@ def test_what_does_not_decide_the_images_is_not_in_the_default_name():
 def test_the_recorded_command_can_be_typed_again(monkeypatch):
     args = ["sample", "--model", "mixture", "--n", "2", "--nfe", "2", "--out", "it's a λ.npz"]
     monkeypatch.setattr(sys, "argv", ["cli.py", *args])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as `python cli.py` has it
     assert run(*args).exit_code == 0
     assert shlex.split(json.loads(Path("it's a λ.npz.json").read_text())["command"]) == ["python", "cli.py", *args]
 

@@ -13,7 +13,8 @@ from diffode.images.datasets import to_pixels
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.sampling import generate, jobs
-from experiments.sampling.jobs import Job, choose_device, choose_labels
+from experiments.sampling.jobs import Job, choose_labels
+from experiments.sampling.recipe import Recipe, choose_device, flat, nested
 from solvers import Plan
 
 NFE = 3
@@ -29,7 +30,7 @@ def make(mixture):
     """make(**changes): a job of the mixture."""
 
     def job(solver="ddim", nfe=NFE, grid=None, denoise=False, options=None, **rest):
-        rest = {"seeds": list(range(10)), "batch": 4, "guidance": 1.0, **rest}
+        rest = nested({"seeds": list(range(10)), "batch": 4, **rest})
         rest.setdefault("labels", choose_labels(None, mixture.classes, rest["seeds"]))
         budget = {"nfe": nfe, "steps": None, "grid": grid, "denoise": denoise}
         return jobs.make_job(mixture, "mixture", solver, **budget, options=options or {}, **rest)
@@ -42,7 +43,7 @@ def run(mixture, tmp_path):
     """run(job, name, ...): its pixels, from an .npz in tmp_path."""
 
     def go(job, name="a.npz", **options):
-        loaded = pretrained.load("mixture", torch.float64) if job.dtype == "float64" else mixture
+        loaded = pretrained.load("mixture", torch.float64) if job.recipe.dtype == "float64" else mixture
         generate.generate(job, loaded, tmp_path / name, **options)
         return np.load(tmp_path / name)["arr_0"]
 
@@ -328,10 +329,12 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Job)])
+@pytest.mark.parametrize(
+    "field", [field.name for kind in (Job, Recipe) for field in dataclasses.fields(kind) if field.name != "recipe"]
+)
 def test_whatever_decides_the_images_is_in_the_digest(make, field):
     job = make()
-    assert dataclasses.replace(job, **{field: CHANGES[field]}).digest != job.digest
+    assert Job(**nested({**flat(job), field: CHANGES[field]})).digest != job.digest
 
 
 def test_two_runs_at_once(make, mixture, run, tmp_path):
@@ -418,7 +421,8 @@ def test_the_json_is_enough_to_make_it_again(make, run, tmp_path, changes):
     job = make(**changes)
     pixels = run(job, command="python cli.py …")
     card = strict(tmp_path / "a.npz.json")
-    again = Job(**{field.name: card[field.name] for field in dataclasses.fields(Job)})
+    assert list(card)[: len(flat(job))] == list(flat(job))
+    again = Job(**nested({name: card[name] for name in flat(job)}))
     assert again == job
     assert (run(again, "again.npz") == pixels).all()
     assert card["command"] == "python cli.py …"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffode.files import atomic
 from experiments.common import figures, markdown, results
-from experiments.common.commands import typed
+from experiments.common.commands import command_line
 from experiments.common.results import Row
 from experiments.comparison import cells as contenders
 from experiments.comparison import ground_truth
@@ -128,7 +128,7 @@ def fill(
     figures.require_matplotlib()
     sha256 = {bench.problem(cell).settings.model: bench.problem(cell).loaded.sha256 for cell in cells}
     about = {**bench.common, "tolerance": bench.tolerance, "sha256": sha256, **(also or {})}
-    command = typed(f"experiments.claims.{name}")
+    command = command_line()
     return results.fill(o["out"], cells, measure or bench.measure, about=about, command=command, overwrite=o["overwrite"])
 
 

@@ -20,7 +20,7 @@ import click
 from diffode.grid import GRIDS
 from experiments.claims import common
 from experiments.common import markdown, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.results import Row
 from experiments.comparison import cells
 from experiments.comparison.cells import OPTIMAL
@@ -120,7 +120,7 @@ def main(**o: Any) -> None:
         model = cell["model"]
         if model not in kept:
             folder = o["out"].parent / "optimal" / cells.as_file(model)
-            kept[model] = Kept(bench.problem(cell), folder, typed("experiments.claims.grids"))
+            kept[model] = Kept(bench.problem(cell), folder, command_line())
         return bench.measure(kept[model].told(cell))
 
     wanted = common.cells(models, solvers, budgets, grids=(*GRIDS, OPTIMAL))

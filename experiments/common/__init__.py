@@ -1,0 +1,1 @@
+"""What experiments and commands share: commands, rows of results, figures, Markdown."""

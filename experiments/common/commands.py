@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 
 @contextmanager
-def told(ctx: click.Context, goes_on: Callable[[], bool]) -> Iterator[None]:
-    """Turn InputError and OSError into click's usage errors; goes_on: whether the same command, typed again, does."""
+def cli_errors(ctx: click.Context, *, resumable: bool = False) -> Iterator[None]:
+    """Turn InputError and OSError into click's usage errors, and Ctrl-C into exit code 130.
+
+    resumable: whether the same command continues where it was interrupted, which is then said.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"Interrupted{': the same command goes on where it was' if goes_on() else ''}.", err=True)
+        click.echo(f"Interrupted{': the same command goes on where it was' if resumable else ''}.", err=True)
         ctx.exit(130)
     except BrokenPipeError:
         raise
@@ -32,17 +36,30 @@ def told(ctx: click.Context, goes_on: Callable[[], bool]) -> Iterator[None]:
 
 
 class Script(click.Command):
-    """An experiment as a command: `@click.command(cls=Script)`. goes_on: whether it does when it is typed again."""
+    """A command that reports errors as `cli_errors` does: `@click.command(cls=Script)`.
 
-    def __init__(self, *args: Any, goes_on: bool = True, **kwargs: Any) -> None:
+    resumable: whether the same command continues where it was interrupted, unless it is told to overwrite.
+    """
+
+    def __init__(self, *args: Any, resumable: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.goes_on = goes_on
+        self.resumable = resumable
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told(ctx, lambda: self.goes_on):
+        with cli_errors(ctx, resumable=self.resumable and not ctx.params.get("overwrite")):
             return super().invoke(ctx)
 
 
-def typed(module: str) -> str:
-    """The command as it can be typed again."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+def command_line() -> str:
+    """The running command as it was typed, and can be typed again: without --resume, which its first run did not have.
+
+    `python cli.py ...`, `python -m diffode ...`, `diffode ...` or `python -m experiments.room.name ...`.
+    """
+    spec = sys.modules["__main__"].__spec__  # of `python -m`; sys.argv[0] is then the path of the module's file
+    if spec is not None:
+        program = ["python", "-m", spec.name.removesuffix(".__main__")]
+    elif sys.argv[0].endswith(".py"):
+        program = ["python", sys.argv[0]]
+    else:  # a console script, which is typed without its folder
+        program = [Path(sys.argv[0]).name]
+    return shlex.join([*program, *(word for word in sys.argv[1:] if word != "--resume")])

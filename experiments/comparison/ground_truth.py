@@ -30,7 +30,6 @@ from diffode.models import pretrained
 from diffode.ode import accurate
 from diffode.schedule import Array
 from experiments.comparison.problem import Problem
-from experiments.sampling import generate
 from solvers.execute import refuse_nonfinite
 
 TOLERANCE = 1e-8
@@ -108,12 +107,11 @@ def solve(problem: Problem, folder: Path, tolerance: float = TOLERANCE) -> Solut
 
 def _exact(problem: Problem) -> tuple[str, EpsModel]:
     """The model in float64; a network that cannot be is called in float32, whose rounding the estimate of the error then sees."""
-    name, how = problem.settings.model, replace(problem.settings, dtype="float64", device=_device(problem))
+    name, recipe = problem.settings.model, replace(problem.settings.recipe, dtype="float64", device=_device(problem))
     try:
-        return "float64", generate.prepare(pretrained.load(name, torch.float64), how)
+        return "float64", recipe.apply(pretrained.load(name, torch.float64).model)
     except InputError:
-        loaded = pretrained.load(name)
-        model = generate.prepare(loaded, how)
+        model = recipe.apply(pretrained.load(name).model)
     network = model.network
 
     def single(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:

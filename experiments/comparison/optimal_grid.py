@@ -34,12 +34,12 @@ from diffode.errors import InputError
 from diffode.files import folder_for, json_value, write_json
 from diffode.schedule import Array
 from experiments.common import results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.comparison.cells import OPTIMAL, parse, stem
 from experiments.comparison.ground_truth import measures
 from experiments.comparison.local_errors import FIRST_SEED, LOOK_BACK, SAMPLES, Planner, Trajectories, follow, sizes, typical
 from experiments.comparison.problem import Problem, Settings
-from experiments.sampling import jobs
+from experiments.sampling.recipe import choose_device
 from solvers.entries import Solver
 from solvers.plan import Plan
 from solvers.registry import find as find_solver
@@ -176,7 +176,7 @@ def refine(off: Callable[[Array], Array], lams: Array) -> Array:
         return grid(least_squares(residual, np.zeros(modes), jacobian, max_nfev=ROUNDS, ftol=1e-2).x)
 
 
-@click.command(cls=Script, goes_on=False)
+@click.command(cls=Script, resumable=False)
 @click.option("--model", default="fashion", show_default=True, help="As `sample --model`.")
 @click.option("--solver", default="unipc3", show_default=True, help="NAME, or NAME(option=value, ...).")
 @click.option("--nfe", default=10, show_default=True, type=click.IntRange(1), help="Exactly so many evaluations an image.")
@@ -198,11 +198,11 @@ def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: 
     out = out or Path("grids") / f"{stem(cell)}.json"
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: give --out another name, or --overwrite")
-    given = Settings(**settings, device=jobs.choose_device(device))
+    given = Settings(**settings, device=choose_device(device))
     Problem(given).plan(solver, "logsnr", nfe)  # refuses what cannot be, before the work
     with folder_for(out):
         found = find(follow(given, n=n, seed=seed), solver, nfe)
-        found.save(out, typed("experiments.comparison.optimal_grid"))
+        found.save(out, command_line())
     by_name = ", ".join(f"{name} {each['typical']:.3g}" for name, each in found.measured.items())
     click.echo(f"{solver} at {nfe} NFE: typical errors {by_name}; refined from {found.start}; {out}")
 

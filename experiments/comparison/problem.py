@@ -22,6 +22,7 @@ from diffode.schedule import Array
 from experiments.comparison.cells import OWN, parse
 from experiments.comparison.cost import metered
 from experiments.sampling import generate, jobs
+from experiments.sampling.recipe import Recipe
 from solvers import sample
 from solvers.entries import BlackBox, Options
 from solvers.registry import find
@@ -47,9 +48,14 @@ class Settings:
     batch: int = 32
 
     @property
+    def recipe(self) -> Recipe:
+        """How the model is run."""
+        return Recipe(self.guidance, self.clip, self.threshold, self.dtype, self.device)
+
+    @property
     def state(self) -> torch.dtype:
         """Of x."""
-        return torch.float64 if self.dtype == "float64" else torch.float32
+        return self.recipe.state_dtype
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,14 @@ class Problem:
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
             raise InputError(f"{settings.model} {why}: it has no ODE between finite ends, whose solution could be compared with")
         self.labels = jobs.choose_labels(settings.label, loaded.classes, self.seeds)
-        jobs.check(settings.dtype, settings.device, settings.guidance, self.labels)
+        settings.recipe.require_labels(self.labels)
         if settings.device.startswith("cuda"):  # what tf32 rounds would be taken for an error of the solver
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @cached_property
     def model(self) -> EpsModel:
         """Where it is run, warmed up: the first call of a network prepares what the others find."""
-        model, rows = generate.prepare(self.loaded, self.settings), self.batches[0]
+        model, rows = self.settings.recipe.apply(self.loaded.model), self.batches[0]
         self.of(model, rows)(self.start(rows, self.settings.state, self.settings.device), self.schedule.lam_min)
         return model
 

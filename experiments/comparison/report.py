@@ -126,7 +126,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-@click.command(cls=Script, goes_on=False)
+@click.command(cls=Script, resumable=False)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option("--out", default="docs/report.html", show_default=True, type=click.Path(path_type=Path))
 @click.option("--screenshot", type=click.Path(path_type=Path), help="A PNG of the page, too; takes selenium and Chromium.")

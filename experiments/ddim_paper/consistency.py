@@ -34,7 +34,7 @@ from diffode.images.datasets import to_pixels
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.common import figures, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance, table
 from experiments.ddim_paper.table2 import whole_steps
 from solvers import sample
@@ -162,7 +162,7 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     bench = Bench(name, n, seed, truth, max(budgets))
     for solver in solvers:
         whole_steps(solver, bench.model.schedule, min(budgets), grid)
-    wanted, command = cells(solvers, budgets, grid, truth), typed("experiments.ddim_paper.consistency")
+    wanted, command = cells(solvers, budgets, grid, truth), command_line()
     made = results.fill(out, wanted, bench.measure, about={**bench.about, "grid": grid}, command=command, overwrite=overwrite)
     results.finish(made, out)
     sheet = picture(bench, budgets, grid)

@@ -143,7 +143,7 @@ def picture(known: Tensor, mask: Tensor, made: Tensor) -> Image.Image:
     return figures.headed(sheet, ["original", "known", *(f"{i}" for i in range(1, made.shape[1] + 1))])
 
 
-@click.command(cls=Script, goes_on=False)
+@click.command(cls=Script, resumable=False)
 @click.option("--solver", default="ddim", show_default=True, help="Any planned solver.")
 @click.option("--nfe", type=click.IntRange(1), help="What the solver spends without jumps. [default: 20]")
 @click.option("--eta", type=float, help="Noise of the solver. [default: 1, if it has the option]")

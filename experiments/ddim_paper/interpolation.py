@@ -38,7 +38,7 @@ from diffode.models import pretrained
 from diffode.models.pretrained import Pretrained
 from diffode.noise import SeededNoise
 from experiments.common import figures, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance, table
 from experiments.ddim_paper.table2 import mean_and_error
 from solvers import sample
@@ -178,9 +178,7 @@ def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
     def compute(cell: Mapping[str, Any]) -> dict[str, float]:
         return measure(*path(loaded, x, y, **cell, **how))
 
-    made = results.fill(
-        out, cells, compute, about=about, command=typed("experiments.ddim_paper.interpolation"), overwrite=overwrite
-    )
+    made = results.fill(out, cells, compute, about=about, command=command_line(), overwrite=overwrite)
     results.finish(made, out)
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, **how)[1] for cell in cells}
     with atomic(results.beside(out, ".png")) as part:

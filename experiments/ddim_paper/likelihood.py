@@ -32,7 +32,7 @@ from diffode.likelihood import dequantised, log_likelihood, normal
 from diffode.mixture import Mixture
 from diffode.models import pretrained
 from experiments.common import figures, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.examples import own_images, real_images
 from experiments.common.markdown import provenance, table
 from solvers import encode
@@ -223,9 +223,7 @@ def main(
     exact = bench.mixture is not None
     n = 2 if fast else n or (100 if exact else 10)
     todo = cells(exact, n, max(n, many), fast)
-    made = results.fill(
-        out, todo, bench.measure, about=bench.about, command=typed("experiments.ddim_paper.likelihood"), overwrite=overwrite
-    )
+    made = results.fill(out, todo, bench.measure, about=bench.about, command=command_line(), overwrite=overwrite)
     if good := [row for row in made if "error" not in row]:
         plot(good, results.beside(out, ".png"))
     click.echo(report(out))

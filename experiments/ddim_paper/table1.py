@@ -29,13 +29,13 @@ from diffode.images import writers
 from diffode.models import pretrained
 from experiments import published
 from experiments.common import figures, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance, table
 from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Subject, labels, of_mixture, of_network
 from experiments.metrics import distances
 from experiments.metrics import features as known
 from experiments.metrics.distances import Number
-from experiments.sampling import jobs
+from experiments.sampling.recipe import choose_device
 
 STEPS = (10, 20, 50, 100, 1000)
 FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of what is no sample of a model
@@ -157,7 +157,7 @@ def choose(
             "tau": chosen.tau,
             "features_name": chosen.features,
             "dtype": chosen.dtype,
-            "device": jobs.choose_device(device),
+            "device": choose_device(device),
         }
         folder = results.beside(out, "-samples")
         return loaded, name, of_network(loaded, name, reference=reference_of, folder=folder, **options)
@@ -213,7 +213,7 @@ def main(preset: str, weights: str | None, out: Path | None, **o: Any) -> None:
         [FLOOR, *cells] if subject.floor and not o["fast"] else cells,
         compute,
         about={**about, **subject.about},
-        command=typed("experiments.ddim_paper.table1"),
+        command=command_line(),
         overwrite=o["overwrite"],
     )
     good = [row for row in made if "nfe" in row]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from experiments.metrics import features as known
 from experiments.metrics.distances import Number
 from experiments.metrics.exact_mixture import Truth
 from experiments.sampling import generate, jobs
+from experiments.sampling.recipe import Recipe, flat
 from solvers import sample
 
 ETAS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -121,8 +122,7 @@ def of_network(
             seeds=seeds,
             labels=jobs.choose_labels(None, loaded.classes, seeds),
             batch=BLOCK,
-            dtype=dtype,
-            device=device,
+            recipe=Recipe(dtype=dtype, device=device),
         )
         file = folder / f"eta-{cell['eta']}-S-{cell['S']}" / f"{seeds[0]}-{seeds[-1]}.npz"
         if not file.exists():
@@ -157,4 +157,4 @@ def _is_of(file: Path, job: jobs.Job) -> bool:
         card = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return all(card.get(name) == value for name, value in checkpoint.as_json(asdict(job)).items())
+    return all(card.get(name) == value for name, value in checkpoint.as_json(flat(job)).items())

@@ -41,7 +41,7 @@ from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
 from experiments import published as reference
 from experiments.common import figures, results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.examples import own_images, real_images
 from experiments.common.markdown import provenance, table
 from solvers import encode, sample
@@ -260,7 +260,7 @@ def main(
         whole_steps(solver, bench.model("float32").schedule, min(budgets), "time")
         if find(solver).stochastic:
             raise InputError(f"{solver} draws noise and cannot be run backwards: take a deterministic solver")
-    command = typed("experiments.ddim_paper.table2")
+    command = command_line()
     made = results.fill(out, cells(solvers, budgets), bench.measure, about=bench.about, command=command, overwrite=overwrite)
     results.finish(made, out)
     plot(made, results.beside(out, ".png"))

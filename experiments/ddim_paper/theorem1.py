@@ -35,7 +35,7 @@ from diffode.models import pretrained
 from diffode.noise import Noise, SeededNoise
 from diffode.schedule import Array, Schedule
 from experiments.common import results
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.common.examples import real_images
 from experiments.common.markdown import run, table
 
@@ -246,9 +246,7 @@ def main(**o: Any) -> None:
         return measure(subjects[cell["model"]], families[cell["model"], cell["sigma"]], cell["eps"], o["seed"])
 
     about = {"tau": TAU, "seed": o["seed"], "sha256": {name: pretrained.load(name).sha256 for name in models}}
-    made = results.fill(
-        o["out"], cells, compute, about=about, command=typed("experiments.ddim_paper.theorem1"), overwrite=o["overwrite"]
-    )
+    made = results.fill(o["out"], cells, compute, about=about, command=command_line(), overwrite=o["overwrite"])
     for row in made:
         if "error" not in row:
             click.echo(

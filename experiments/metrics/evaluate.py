@@ -27,7 +27,7 @@ from experiments.common.results import made_by
 from experiments.metrics import distances, features
 from experiments.metrics.distances import Number, Reference
 from experiments.metrics.features import Features
-from experiments.sampling.jobs import choose_device
+from experiments.sampling.recipe import choose_device
 
 USUAL = 10_000  # images, fewer of which are warned of
 SPLITS = {"fashion-train": "train", "fashion-test": "test"}

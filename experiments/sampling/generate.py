@@ -13,10 +13,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from diffode.models import pretrained
 from diffode.schedule import Schedule
 from experiments.common import figures
 from experiments.common.results import versions
-from experiments.sampling.jobs import DTYPES, Job, digest, options_of
+from experiments.sampling.jobs import Job, digest, options_of
+from experiments.sampling.recipe import flat
 from solvers import BlackBox, Plan, Result, Solver, sample
 from solvers.entries import Adaptive, Entry, Planned
 from solvers.execute import Step
@@ -87,29 +88,6 @@ def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool 
         plan.save(save)
 
 
-class Treatment(Protocol):
-    """How a model is run, wherever that is said: see Job."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def guidance(self) -> float: ...
-    @property
-    def clip(self) -> bool: ...
-    @property
-    def threshold(self) -> float | None: ...
-
-
-def prepare(loaded: pretrained.Pretrained, how: Treatment) -> EpsModel:
-    """The model, moved to its device, with guidance and what acts on x̂0."""
-    model = loaded.model.to(how.device).guided(how.guidance)
-    model = model.autocasted(DTYPES[how.dtype]) if how.dtype in ("bfloat16", "float16") else model
-    model = model.clipped() if how.clip else model
-    return model.thresholded(how.threshold) if how.threshold is not None else model
-
-
 def generate(
     job: Job,
     loaded: pretrained.Pretrained,
@@ -138,7 +116,7 @@ def generate(
     with _workplace(out, job) as work:
         parts = [work / f"{start}.npz" for start in starts]
         resumed = sum(part.exists() for part in parts)
-        model = prepare(loaded, job)
+        model = job.recipe.apply(loaded.model)
         for start, part in zip(starts, parts, strict=True):
             if not part.exists():
                 _one_batch(job, _how(job, entry, plan), model, loaded.image, start, part, watch)
@@ -233,8 +211,8 @@ def _one_batch(
         model,
         shape=(stop - start, *image),
         seed=job.seeds[start:stop],
-        dtype=torch.float64 if job.dtype == "float64" else torch.float32,
-        device=job.device,
+        dtype=job.recipe.state_dtype,
+        device=job.recipe.device,
         **how,
     )
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
@@ -308,7 +286,7 @@ def _card(job: Job, entry: Entry, report: Report, command: str) -> dict[str, Any
     each = {name: [json_value(value) for value in array.tolist()] for name, array in report.each.items() if name != "calls"}
     each["nfe_of_each"] = each.pop("nfe")
     return {
-        **asdict(job),
+        **flat(job),
         "order": entry.order or None,
         "nfe": report.nfe,
         "network_calls": report.calls,

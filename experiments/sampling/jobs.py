@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffode.errors import InputError
 from diffode.files import json_value
 from diffode.models import pretrained
 from diffode.schedule import Array, Schedule, make
 from experiments.common import figures
+from experiments.sampling.recipe import Recipe, flat
 from solvers import SOLVERS, BlackBox, Plan, Solver
 from solvers.entries import Entry, Options, Planned, parse
 from solvers.registry import find
 from solvers.sampling import choose_grid, on_labels
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,6 @@ class Job:
     """What decides the output. labels: one a seed, or None; grid: the finite λ, to which `denoise` adds the step to +∞; options:
     the solver's own, infinities as text; plan: the SHA-256 of the table, for a solver whose name does not say it, a file or a
     module; trajectory: whether the states are kept.
-
-    dtype: float32 and float64 are of state and network; in bfloat16 and float16 the network is autocast, the state float32.
     """
 
     model: str
@@ -41,40 +37,19 @@ class Job:
     seeds: list[int]
     labels: list[int] | None
     batch: int
-    guidance: float = 1.0
-    clip: bool = False
-    threshold: float | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
+    recipe: Recipe = field(default_factory=Recipe)
     options: Options = field(default_factory=dict)
     plan: str | None = None
     trajectory: bool = False
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(flat(self), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def lams(self) -> list[float]:
         """The whole grid."""
         return [*self.grid, *[np.inf] * self.denoise]
-
-
-def choose_device(name: str) -> str:
-    """cpu, cuda or mps; "auto" is the best of them that is there. InputError for one that is not."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, there in available.items() if there)
-    try:
-        device = torch.device(name)
-        known = available.get(device.type, False) and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
-    except RuntimeError:
-        known = False
-    if not known:
-        raise InputError(
-            f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
-        )
-    return name
 
 
 def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]) -> list[int] | None:
@@ -132,14 +107,6 @@ def make_plan(
     return entry.plan(lams, noise_schedule, **options)
 
 
-def check(dtype: str, device: str, guidance: float, labels: list[int] | None) -> None:
-    """InputError for a precision that the device does not have, and for guidance to no labels."""
-    if dtype == "float64" and device.startswith("mps"):
-        raise InputError("mps has no float64: use --dtype float32, or --device cpu")
-    if guidance != 1 and labels is None:
-        raise InputError(f"guidance of {guidance:g} needs labels to guide to: give --label, or a model that has them")
-
-
 def make_job(
     loaded: pretrained.Pretrained,
     model: str,
@@ -150,11 +117,15 @@ def make_job(
     grid: str | list[float] | None = None,
     denoise: bool = False,
     options: Options | None = None,
-    **rest: Any,
+    seeds: list[int],
+    labels: list[int] | None,
+    batch: int,
+    recipe: Recipe | None = None,
+    trajectory: bool = False,
 ) -> Job:
     """A Job, with its grid chosen; InputError for a solver, budget or option that cannot be."""
-    seeds, batch, trajectory = rest["seeds"], rest["batch"], rest.get("trajectory", False)
-    check(rest.get("dtype", "float32"), rest.get("device", "cpu"), rest.get("guidance", 1.0), rest["labels"])
+    recipe = recipe or Recipe()
+    recipe.require_labels(labels)
     if trajectory and len(seeds) > batch:
         raise InputError(
             f"--trajectory keeps every state of one batch, and {len(seeds)} images are more than --batch {batch}: "
@@ -173,9 +144,13 @@ def make_job(
         solver=solver,
         grid=finite,
         denoise=len(finite) < len(lams),
+        seeds=seeds,
+        labels=labels,
+        batch=batch,
+        recipe=recipe,
         options={name: json_value(value) for name, value in options.items()},
         plan=None if named else digest(entry.plan(lams, schedule, **options)),
-        **rest,
+        trajectory=trajectory,
     )
 
 

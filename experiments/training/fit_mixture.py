@@ -17,7 +17,7 @@ from diffode.models import checkpoint
 from experiments.common.commands import Script
 
 
-@click.command(cls=Script, goes_on=False)
+@click.command(cls=Script, resumable=False)
 @click.option("--data-dir", help="Images (default: Fashion-MNIST from Debian's dataset-fashion-mnist).")
 @click.option("--out", default="mixture.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--per-class", default=3, show_default=True, type=click.IntRange(1))

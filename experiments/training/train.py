@@ -20,7 +20,7 @@ from diffode.images.datasets import to_pixels
 from diffode.model import EpsModel
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
-from experiments.sampling.jobs import choose_device
+from experiments.sampling.recipe import choose_device
 from experiments.training.trainer import TrainConfig, Trainer
 from experiments.training.trainer import train as advance
 from solvers import sample

@@ -29,9 +29,9 @@ from diffode.images import datasets
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.models import checkpoint
 from diffode.networks.classifier import REFERENCE, Classifier
-from experiments.common.commands import Script, typed
+from experiments.common.commands import Script, command_line
 from experiments.metrics import distances, features
-from experiments.sampling.jobs import choose_device
+from experiments.sampling.recipe import choose_device
 
 FILES = ("classifier.safetensors", "classifier.json", "fashion-train.safetensors", "fashion-train.json")
 RISE = 0.3  # of the steps
@@ -157,7 +157,7 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
     state = out / ".state.safetensors"
     if (there := [name for name in FILES if (out / name).exists()]) and not (overwrite or state.exists()):
         raise InputError(f"{out / there[0]} exists: give --out another name, or --overwrite")
-    device, command = choose_device(device), typed("experiments.training.train_classifier")
+    device, command = choose_device(device), command_line()
     config = Config(epochs=1, batch=50, seed=seed) if fast else Config(epochs=epochs, seed=seed)
     train, test = two_sets(data_dir, fast)
     with folder_for(state), alone(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:

@@ -1,0 +1,92 @@
+"""A Recipe: how a model is run, whatever runs it.
+
+Sampling, comparisons and experiments share it. In JSON its five fields stand among those of the job or settings that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from diffode.errors import InputError
+from diffode.model import EpsModel
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Guidance, what is done to x̂0, precision and device of a model.
+
+    guidance: weight of classifier-free guidance; 1 is without.
+    clip: clip x̂0 to [−1, 1] at every evaluation.
+    threshold: quantile of dynamic thresholding of x̂0, or None.
+    dtype: float32 and float64 are of state and network; in bfloat16 and float16 the network is autocast, the state float32.
+    device: cpu, cuda, cuda:1 or mps; see choose_device.
+
+    InputError for a precision that is not known, or that the device does not have.
+    """
+
+    guidance: float = 1.0
+    clip: bool = False
+    threshold: float | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype {self.dtype!r}: expected {', '.join(DTYPES)}")
+        if self.dtype == "float64" and self.device.startswith("mps"):
+            raise InputError('mps has no float64: use dtype="float32", or device="cpu"')
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Of x, and of the network's weights."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def require_labels(self, labels: Sequence[int] | None) -> None:
+        """InputError for guidance without labels to guide to."""
+        if self.guidance != 1 and labels is None:
+            raise InputError(f"guidance of {self.guidance:g} needs labels to guide to: give a label, or a model that has them")
+
+    def apply(self, model: EpsModel) -> EpsModel:
+        """The model, moved to the device, with guidance, autocast and what acts on x̂0."""
+        model = model.to(self.device).guided(self.guidance)
+        model = model.autocasted(DTYPES[self.dtype]) if self.dtype in ("bfloat16", "float16") else model
+        model = model.clipped() if self.clip else model
+        return model.thresholded(self.threshold) if self.threshold is not None else model
+
+
+def flat(holder: Any) -> dict[str, Any]:
+    """The fields of a dataclass as its JSON has them: those of its `recipe` in the recipe's place."""
+    pairs = asdict(holder).items()
+    return {name: value for key, field in pairs for name, value in (field.items() if key == "recipe" else [(key, field)])}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`: the fields of a dataclass that has a Recipe."""
+    names = [field.name for field in fields(Recipe)]
+    return {
+        **{name: value for name, value in values.items() if name not in names},
+        "recipe": Recipe(**{name: values[name] for name in names if name in values}),
+    }
+
+
+def choose_device(name: str) -> str:
+    """cpu, cuda or mps; "auto" is the best of them that is there. InputError for one that is not."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    try:
+        device = torch.device(name)
+        known = available.get(device.type, False) and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        known = False
+    if not known:
+        raise InputError(
+            f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
+        )
+    return name
