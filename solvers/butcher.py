@@ -20,10 +20,10 @@ from solvers.singlestep import SIGN, Method, Rows, first, second, third
 
 @dataclass(frozen=True)
 class ButcherTable:
-    """An explicit Runge–Kutta method; a: rows of the lower triangle, b: weights, order: for h → 0.
+    """An explicit Runge–Kutta method. a: the rows of the lower triangle; b: the weights; order: that of the error for h → 0.
 
-    Being made, it checks Σ_j a_ij = c_i > 0, Σ b_i = 1, and the order conditions up to order 5 (Hairer, Nørsett and Wanner,
-    1993, II.2).
+    The constructor checks c_i = Σ_j a_ij > 0, Σ b_i = 1, and the order conditions up to order 5 (Hairer, Nørsett and Wanner,
+    1993, II.2). InputError if one does not hold.
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -54,10 +54,11 @@ class ButcherTable:
 
     @property
     def c(self) -> Array:
+        """Where the stages are, in units of the step: c_i = Σ_j a_ij, (stages,)."""
         return np.array([0.0, *(sum(row) for row in self.a)])
 
     def steps(self, prediction: str) -> Method:
-        """h -> the rows of a step, in noise or data form."""
+        """The method (h -> rows) in σ̄ for prediction "noise", in 1/σ̄ for "data"."""
         sign = -SIGN[prediction]
 
         def rows(h: float) -> Rows:
@@ -72,7 +73,7 @@ class ButcherTable:
 
 
 def _two(c: float) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...], int]:
-    """The second-order table with its stage at c."""
+    """a, b and order of the two-stage method of order 2 whose second stage is at c."""
     return ((c,),), (1 - 1 / (2 * c), 1 / (2 * c)), 2
 
 
@@ -102,8 +103,8 @@ TABLES: dict[str, ButcherTable] = {
 }
 
 
-def single(order: int, prediction: str) -> Method:
-    """A single step of the order, 1 to 5: exponential up to 3, where those are best, Runge–Kutta beyond."""
+def single_step(order: int, prediction: str) -> Method:
+    """The single step that starts a multistep method of this order, 1 to 5: exponential up to 3, Runge–Kutta for 4 and 5."""
     exponential: dict[int, Callable[[float], Rows]] = {1: first, 2: second, 3: third}
     if order in exponential:
         return lambda h: exponential[order](SIGN[prediction] * h)

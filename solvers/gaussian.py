@@ -1,7 +1,7 @@
 """A plan on Gaussian data, as exact arithmetic.
 
-For x0 ~ N(0, s²) the model is linear in the state, so a plan maps the starting state and its draws z_1, z_2, ... linearly to the
-last one. Its output is N(0, v) with v a sum of squares: what a stochastic solver does to a distribution, without Monte Carlo.
+For x0 ~ N(0, s²) the model is linear in the state, so a plan maps its first state and its draws z_1, z_2, ... linearly to its
+last state. The output is N(0, v) with v a sum of squares: what a stochastic solver does to a distribution, without Monte Carlo.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from solvers.plan import Plan, value
 
 
 def variance(plan: Plan, s: float) -> float:
-    """The variance of the plan's output for data N(0, s²), started at the exact N(0, α² s² + σ²)."""
+    """The variance of the plan's output for data N(0, s²), from a first state that is exactly N(0, α² s² + σ²)."""
     path, p = plan.path, PREDICTIONS[plan.prediction](0.0, 0.0)
     draws = 1 + max((stage.draw or 0 for stage in plan.stages), default=0)
     anchor = np.zeros(draws)  # states as coefficients of x_T and of the draws, each N(0, 1)
@@ -30,6 +30,6 @@ def variance(plan: Plan, s: float) -> float:
 
 
 def exact(plan: Plan, lam: float, s: float) -> float:
-    """α² s² + σ² at λ."""
+    """The exact variance of the marginal at λ for data N(0, s²): α² s² + σ²."""
     alpha, sigma = plan.path.at(lam)
     return alpha**2 * s**2 + sigma**2

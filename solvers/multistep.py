@@ -1,8 +1,10 @@
 """Multistep methods: steps that use the evaluations before them. Warm-up, final order and corrector are decided here alone.
 
-A method is a rule: from the ends of a step and the nodes λ_j at which the model has been evaluated, newest first, to their
-weights. Almost every rule is an interpolating polynomial integrated over the step, w = interpolatory(c, μ): the rules differ
-in the coordinate c in which it is a polynomial, and in the moments μ_k, which for the exponential rules are exact.
+    x_t = X x_s + C Σ_j w_j m_j + n z          m_j: the last evaluations, newest first; X, C: the transfer law (transfer.py)
+
+A method is a Rule: it maps a step (its two ends) and the nodes λ_j of the m_j to the weights w_j. Almost every rule integrates
+an interpolating polynomial over the step, w = interpolatory(c, μ). The rules differ in the coordinate c of the polynomial and
+in the moments μ_k, which are exact for the exponential rules.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ import numpy as np
 
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.butcher import single
+from solvers.butcher import single_step
 from solvers.phi import interpolatory, moments
 from solvers.plan import Plan
-from solvers.singlestep import SIGN, SLOPES, step
+from solvers.singlestep import SIGN, SLOPES, write_step
 from solvers.transfer import PlanBuilder, refuse_backwards
 
 
 @dataclass(frozen=True)
 class Step:
-    """From λ_s to λ_t, h apart, with noise of strength η: n = σ_t sqrt(1 − e^(−2ηh))."""
+    """The step that a Rule gives weights for: from λ_s to λ_t = λ_s + h, with noise of strength η, n = σ_t sqrt(1 − e^(−2ηh))."""
 
     lam_s: float
     lam_t: float
@@ -33,6 +35,7 @@ class Step:
 
     @property
     def h(self) -> float:
+        """λ_t − λ_s."""
         return self.lam_t - self.lam_s
 
     def c(self, nodes: Array) -> Array:
@@ -44,10 +47,13 @@ Rule = Callable[[Step, Array], Array]  # (step, nodes) -> weights that sum to 1
 
 
 class Policy(TypedDict, total=False):
-    """What every multistep method can be told.
+    """The options of every multistep solver.
 
-    start: "ramp" (orders 1, 2, ...) or "single" (single steps of the full order, which keep it). lower_final: the last steps of
-    orders ..., 2, 1. unic: correct each step but the last with the evaluation at its end (UniC), which costs none.
+    start: "ramp" (default): the first steps are of order 1, 2, ..., as published, which leaves an error of order 2 (3 with unic).
+        "single": the first steps are single steps of the full order, which keeps the order and costs more evaluations.
+    lower_final: whether the last steps are of order ..., 2, 1. Default False.
+    unic: whether each step but the last is corrected (UniC) by the evaluation at its end, which the next step needs anyway, so
+        that the correction costs no evaluation. Default False.
     """
 
     start: str
@@ -55,11 +61,20 @@ class Policy(TypedDict, total=False):
     unic: bool
 
 
-def exponential(prediction: str, slope: str = "taylor", second: float = 1.0) -> Rule:
-    """Exact weights of e^(∓λ) times a polynomial in λ (Hochbruck and Ostermann, 2010, Eq. 2.41), to which noise adds (1 + η).
+def exponential(prediction: str, slope: str = "taylor", second_moment_factor: float = 1.0) -> Rule:
+    """The rule that integrates e^(∓λ) times the polynomial in λ through the nodes, exactly: the exponential Adams methods.
 
-    slope: the first moment where there are just two nodes, see SLOPES. second: a factor on the second moment where there are
-    three, 1 being right; published third-order code has 1/2.
+        w = interpolatory(c, μ),    c_j = (λ_j − λ_s)/h,    μ_k = k! φ_{k+1}(z)/φ_1(z),    z = ± (1 + η) h
+
+    with + in noise form and − in data form.
+
+    Arguments:
+        prediction: "noise" or "data".
+        slope: μ_1 where there are just two nodes, a name in SLOPES: "taylor" (default) is exact.
+        second_moment_factor: a factor on μ_2 where there are three nodes. 1 is right; published third-order code has 1/2.
+
+    Reference:
+        Hochbruck and Ostermann (2010), Eq. 2.41.
     """
 
     def rule(step: Step, nodes: Array) -> Array:
@@ -68,7 +83,7 @@ def exponential(prediction: str, slope: str = "taylor", second: float = 1.0) -> 
         if len(nodes) == 2:
             mu[1] = SLOPES[slope](z)
         if len(nodes) == 3:
-            mu[2] *= second
+            mu[2] *= second_moment_factor
         return interpolatory(step.c(nodes), mu)
 
     return rule
@@ -89,12 +104,18 @@ def multistep(
     lower_final: bool = False,
     unic: bool = False,
 ) -> Plan:
-    """The plan of a rule with `order` nodes, one evaluation a step.
+    """The plan of a rule that uses the last `order` evaluations. One evaluation per step.
 
-    corrector: its nodes, the end of the step among them, if there is one; `unic` is order + 1. It redoes the step with the same
-    noise. The last finite step has none: the state that the plan ends with, or leaves for λ = +∞, is the predicted one.
-    to_zero: the rule is finite over a step to λ = +∞, σ̄ = 0, and is not replaced by order 1 there. eta: noise strength, a number
-    or one a step.
+    A corrector repeats the step with the evaluation at its end and the same noise. The last finite step is not corrected: the
+    state that the plan ends with, or leaves for λ = +∞, is the predicted one.
+
+    Arguments:
+        order: how many evaluations the predictor uses.
+        rule: their weights.
+        corrector: how many evaluations the corrector uses, the one at the end of the step included; 0 (default): no corrector.
+        to_zero: whether the rule is finite over a step to λ = +∞ (σ̄ = 0). If not (default), that step is of order 1.
+        eta: the noise strength η, one number, or one per step: (steps,).
+        start, lower_final, unic: see `Policy`; unic is corrector=order + 1.
     """
     if start not in ("ramp", "single"):
         raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
@@ -102,33 +123,33 @@ def multistep(
         raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave it at ramp")
     refuse_backwards(solver, grid, bool(np.any(eta)))
     corrector = corrector or (order + 1) * unic
-    builder, left = PlanBuilder(schedule.path, prediction, grid[0]), len(grid) - 1
-    history = [(grid[0], builder.evaluate())]  # oldest first
-    for (lam_s, lam_t), strength in zip(pairwise(grid), np.broadcast_to(eta, left), strict=True):
-        this, finite, draw = Step(lam_s, lam_t, float(strength)), np.isfinite(lam_t - lam_s), len(grid) - left
-        noise = float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * this.eta * this.h)) if this.eta else 0.0
-        # The evaluation before a step to λ = +∞ makes the x̂0 that the plan ends with: it is to be of the state it is used with.
-        correct = bool(corrector and finite and left > 1 and np.isfinite(grid[-left + 1]))
+    builder, steps_left = PlanBuilder(schedule.path, prediction, grid[0]), len(grid) - 1
+    history = [(grid[0], builder.evaluate())]  # (λ, index of the evaluation), oldest first
+    for (lam_s, lam_t), strength in zip(pairwise(grid), np.broadcast_to(eta, steps_left), strict=True):
+        step, finite, draw = Step(lam_s, lam_t, float(strength)), np.isfinite(lam_t - lam_s), len(grid) - steps_left
+        noise = float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * step.eta * step.h)) if step.eta else 0.0
+        # The step before one to λ = +∞ is not corrected: the x̂0 that the plan ends with belongs to the state it was evaluated at.
+        correct = bool(corrector and finite and steps_left > 1 and np.isfinite(grid[-steps_left + 1]))
         if start == "single" and len(history) < order and finite:
-            step(builder, history[-1][1], lam_t, single(max(order, corrector), prediction))
+            write_step(builder, history[-1][1], lam_t, single_step(max(order, corrector), prediction))
             correct = False
         else:
             most = order if finite or (to_zero and lam_t == np.inf) else 1
-            count = min(most, len(history), left if lower_final else order)
-            builder.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw, commit=not correct)
+            count = min(most, len(history), steps_left if lower_final else order)
+            builder.move(lam_t, _weights(rule, step, history, count), noise=noise, draw=draw, commit=not correct)
         if not finite:
-            history.clear()  # a step of no finite length is of order 1, and no polynomial reaches across it
-        if left > 1:
+            history.clear()  # a step of infinite length is of order 1, and no polynomial reaches across it
+        if steps_left > 1:
             history.append((lam_t, builder.evaluate()))
         if correct:
-            count = min(corrector, len(history), left + 1 if lower_final else corrector)
-            builder.move(lam_t, _weights(rule, this, history, count), noise=noise, draw=draw)
-        left -= 1
+            count = min(corrector, len(history), steps_left + 1 if lower_final else corrector)
+            builder.move(lam_t, _weights(rule, step, history, count), noise=noise, draw=draw)
+        steps_left -= 1
     return builder.plan(f"{solver}+unic" if unic else solver)
 
 
-def _weights(rule: Rule, this: Step, history: list[tuple[float, int]], count: int) -> dict[int, float]:
-    """Evaluation -> weight, for the newest `count` nodes of the history."""
+def _weights(rule: Rule, step: Step, history: list[tuple[float, int]], count: int) -> dict[int, float]:
+    """Index of an evaluation -> its weight, for the newest `count` evaluations of the history."""
     nodes = history[: -count - 1 : -1]
-    weights = rule(this, np.array([lam for lam, _ in nodes])) if count > 1 else [1.0]
+    weights = rule(step, np.array([lam for lam, _ in nodes])) if count > 1 else [1.0]
     return {j: float(w) for (_, j), w in zip(nodes, weights, strict=True)}

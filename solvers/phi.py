@@ -1,4 +1,4 @@
-"""φ-functions and interpolatory weights: what exact integration of an exponential times a polynomial needs.
+"""φ-functions and interpolatory weights, for the exact integration of an exponential times a polynomial.
 
     φ_0(z) = e^z,    φ_k(z) = (φ_{k−1}(z) − 1/(k−1)!)/z,    φ_k(0) = 1/k!
 
@@ -31,10 +31,10 @@ def phi(k: int, z: float) -> float:
 
 
 def moments(n: int, z: float) -> list[float]:
-    """∫ e^((1−τ)z) τ^k dτ / ∫ e^((1−τ)z) dτ for k < n: the mean of τ^k over an exponential step."""
+    """μ_k = ∫ e^((1−τ)z) τ^k dτ / ∫ e^((1−τ)z) dτ = k! φ_{k+1}(z)/φ_1(z) for k < n: the mean of τ^k over an exponential step."""
     return [math.factorial(k) * phi(k + 1, z) / phi(1, z) for k in range(n)]
 
 
 def interpolatory(c: Array, mu: Sequence[float] | Array) -> Array:
-    """The weights w of the nodes c with Σ w_j c_j^k = μ_k for every k: ∫ of the polynomial through the nodes."""
+    """The weights w with Σ_j w_j c_j^k = μ_k, k < len(c): Σ_j w_j m_j integrates the polynomial through the points (c_j, m_j)."""
     return np.asarray(np.linalg.solve(np.vander(c, increasing=True).T, np.asarray(mu)))

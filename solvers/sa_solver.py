@@ -24,10 +24,23 @@ def sa_solver(
     s_tmax: float = 1.0,
     lower_final: bool = False,
 ) -> Plan:
-    """SA-Solver with `order` nodes of its predictor and `corrector` nodes of its corrector (0: none), each up to 4.
+    """SA-Solver: a stochastic Adams–Bashforth predictor on x̂0, and an Adams–Moulton corrector with the same noise.
 
-    Noise of strength τ is added where σ̄ is between s_tmin and s_tmax (Xue et al., 2023, appendix E.2, on CIFAR-10), and none
-    elsewhere; τ = 0 is the ODE. One evaluation a step.
+        x_t = (σ_t/σ_s) e^(−τ²h) x_s + α_t (1 − e^(−(1+τ²)h)) Σ_j w_j m_j + n z,      n = σ_t sqrt(1 − e^(−2τ²h)),   h = λ_t − λ_s
+
+    m_j are the last evaluations of x̂0, with those weights w_j that integrate the polynomial in λ through them exactly. The
+    corrector repeats the step with the evaluation at λ_t among them. One evaluation per step; weak order 2. With τ = 0 the
+    defaults are dpmpp3m with UniC, of order 3 after its ramp of first steps.
+
+    Arguments:
+        order: how many evaluations the predictor uses, 1 to 4. Default 3.
+        corrector: how many evaluations the corrector uses, 1 to 4; 0: no corrector. Default 4.
+        tau: the noise τ, 0 (the ODE) or more. Default 1, the reverse-time SDE.
+        s_tmin, s_tmax: noise is added where σ̄ = σ/α is between them. Defaults 0.05 and 1.
+        lower_final: whether the last steps are of order ..., 2, 1. Default False.
+
+    Reference:
+        SA-Solver (Xue et al., 2023); s_tmin and s_tmax as in its appendix E.2, on CIFAR-10.
     """
     if not (order in (1, 2, 3, 4) and corrector in (0, 1, 2, 3, 4)):
         raise InputError(f"sa-solver takes order 1 to 4 and corrector 0 to 4, not {order} and {corrector}")

@@ -5,9 +5,9 @@ A stage from s to t, for a prediction m = p0 x0 + p1 ε whose pair (p0, p1) does
     u = X · anchor + C · Σ_j w_j m_j + n · z          Σ_j w_j = 1
     α_s X + p0 C = α_t                                σ_s X + p1 C = sqrt(σ_t² − n²)
 
-The two equations say that a point mass stays a point mass: at x = α_s x0 + σ_s ε with m its own prediction, u is
-α_t x0 + σ_t ε' exactly. They fix X and C, so a solver supplies only the weights w and the noise n. Nothing here minds whether
-λ grows or falls, so what is planned forwards is also planned backwards.
+The two equations say that a point mass stays a point mass: at x = α_s x0 + σ_s ε, with the exact m, u is α_t x0 + σ_t ε'
+exactly. They fix X and C, so a solver supplies only the weights w and the noise n. Both equations hold for falling λ too, so a
+deterministic solver can also be planned backwards, from data to noise.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
 
         X = (α_t p1 − q σ_t p0)/det          C = α_t σ_s (q e^(−h) − 1)/det,    h = λ_t − λ_s
 
-    free of cancellation for small h and finite at λ_t = +∞. InputError where det = 0: a noise prediction at α = 0, a data
-    prediction at σ = 0.
+    They are free of cancellation for small h, and finite at λ_t = +∞. InputError where det = 0: for a noise prediction at α = 0,
+    and for a data prediction at σ = 0.
     """
     (alpha_s, sigma_s), (alpha_t, sigma_t) = path.at(lam_s), path.at(lam_t)
     p0, p1 = PREDICTIONS[prediction](0.0, 0.0)
@@ -44,7 +44,7 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
 
 
 def refuse_backwards(solver: str, grid: Array, noise: bool) -> None:
-    """InputError for noise on a falling grid: it cannot be encoded."""
+    """InputError for a solver that draws noise on a falling grid: encoding is deterministic."""
     if noise and grid[-1] < grid[0]:
         raise InputError(f"{solver} draws noise, and noise cannot be encoded: take a deterministic solver, or eta=0 (tau=0)")
 
@@ -59,11 +59,11 @@ class PlanBuilder:
 
     @property
     def lam(self) -> float:
-        """Where the anchor is."""
+        """λ of the anchor."""
         return next(stage.lam for stage in reversed(self.stages) if stage.commit)
 
     def evaluate(self) -> int:
-        """Evaluate the model at the newest state; the index of the evaluation."""
+        """Evaluate the model at the newest state, and return the index of the evaluation."""
         self.stages[-1] = dataclasses.replace(self.stages[-1], evaluate=True)
         self._evaluations += 1
         return self._evaluations - 1
@@ -71,14 +71,18 @@ class PlanBuilder:
     def move(
         self, lam: float, weights: Mapping[int, float], *, noise: float = 0.0, draw: int | None = None, commit: bool = True
     ) -> None:
-        """A state at λ from the anchor, by the transfer law: evaluation index -> w, summing to 1. draw: of the noise, if any."""
+        """Add a state at λ, made from the anchor by the transfer law.
+
+        weights: index of an evaluation -> w, summing to 1.    noise: its std n.    draw: which N(0, I) tensor, if n > 0.
+        commit: whether the state becomes the anchor.
+        """
         x, c = transfer(self.path, self.prediction, self.lam, lam, noise)
         self.put(Stage(lam, x, {j: c * w for j, w in weights.items()}, noise, draw if noise else None, False, commit))
 
     def put(self, stage: Stage) -> None:
-        """A row as it is, for the few that the law does not give."""
+        """Add a stage as it is, for the few that `move` cannot express."""
         self.stages.append(stage)
 
     def plan(self, solver: str, *, exact_marginals: bool = True) -> Plan:
-        """The finished plan, which checks itself."""
+        """The finished plan. Plan checks it, and raises InputError if it breaks the transfer law."""
         return Plan(solver, self.path, self.prediction, tuple(self.stages), exact_marginals)
