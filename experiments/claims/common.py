@@ -191,14 +191,16 @@ def errors(found: Sequence[Row], measure: str = "median") -> str:
 def made_of(about: Mapping[str, Any]) -> str:
     """What the rows are of, and what made them."""
     files = ", ".join(f"`{name}` (SHA-256 {sha256[:12]})" for name, sha256 in about["sha256"].items())
-    return f"Seeds {about['seed']} to {about['seed'] + about['n'] - 1}; {files}. Made by {markdown.run(about['made'][-1])}."
+    return (
+        f"Seeds {about['seed']} to {about['seed'] + about['n'] - 1}; {files}. Made by {markdown.run_sentence(about['made'][-1])}."
+    )
 
 
 def panels(columns: int, measure: str = "median") -> Callable[[Path], None]:
     """The plot of a claim: error against NFE, a panel a model, so many side by side."""
 
     def plot(out: Path) -> None:
-        picture(results.read(out)[1], results.beside(out, ".png"), lambda row: row["model"], columns, measure)
+        picture(results.read(out)[1], results.with_suffix(out, ".png"), lambda row: row["model"], columns, measure)
 
     return plot
 

@@ -103,7 +103,7 @@ def plot(out: Path) -> None:
     """Error against NFE, a panel a model and solver, a line a grid."""
     _, found = results.read(out)
     lines = [{**row, "solver": row["grid"], "of": f"{row['solver']}, {row['model']}"} for row in found]
-    common.picture(lines, results.beside(out, ".png"), lambda row: row["of"], 3)
+    common.picture(lines, results.with_suffix(out, ".png"), lambda row: row["of"], 3)
 
 
 @click.command(cls=Script)

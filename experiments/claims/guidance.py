@@ -103,7 +103,7 @@ def plot(out: Path) -> None:
     def title(row: Row) -> str:
         return f"{row['model']}, w = {row['guidance']:g}{', thresholded' * (row['threshold'] is not None)}"
 
-    common.picture(found, results.beside(out, ".png"), title, len({row["guidance"] for row in found}))
+    common.picture(found, results.with_suffix(out, ".png"), title, len({row["guidance"] for row in found}))
 
 
 @click.command(cls=Script)

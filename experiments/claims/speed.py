@@ -137,7 +137,7 @@ def plot(out: Path) -> None:
         axis.grid(color="#e4e4e4", lw=0.6, axis="x")
     axes[0].invert_yaxis()
     figure.supxlabel("seconds, relative to the network's (adaptive solvers in red)", size=8.5)
-    with atomic(results.beside(out, ".png")) as part:
+    with atomic(results.with_suffix(out, ".png")) as part:
         figure.savefig(part, format="png", dpi=130)
 
 

@@ -1,4 +1,4 @@
-"""What reports are made of: a table, and the sentence that says what made it."""
+"""What reports are written with: a table of Markdown, and the sentence on what computed their rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def provenance(about: Mapping[str, Any]) -> str:
-    """What made the rows that rows.read hands back: the model, and the last run."""
+def provenance_sentence(about: Mapping[str, Any]) -> str:
+    """The model and the last run of rows. about: the first that results.read returns."""
     runs = f" ({len(about['made'])} runs, of which this is the last)" if len(about["made"]) > 1 else ""
-    return f"Model `{about['model']}` (SHA-256 {about['sha256'][:12]}). Made by {run(about['made'][-1], runs)}."
+    return f"Model `{about['model']}` (SHA-256 {about['sha256'][:12]}). Made by {run_sentence(about['made'][-1], runs)}."
 
 
-def run(made: Mapping[str, Any], remark: str = "") -> str:
-    """A run, as rows.made_by has it: command, versions, machine, commit and date."""
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    return f"`{made['command']}`{remark}: {versions}, {made['machine']}, commit {made['commit']}, {made['date']}"
+def run_sentence(run: Mapping[str, Any], remark: str = "") -> str:
+    """A run, as results.provenance has it: command, versions, machine, commit and date."""
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return f"`{run['command']}`{remark}: {versions}, {run['machine']}, commit {run['commit']}, {run['date']}"

@@ -65,7 +65,7 @@ def compare(
         **judged.about,
     }
     with folder_for(out / "rows"), alone(out / ".lock", f"writing {out}"):
-        before = None if overwrite else results.known(out / "rows")
+        before = None if overwrite else results.known_settings(out / "rows")
         if before is not None:  # what can be refused is, before the solution, which may take minutes
             results.check(out / "rows", {**about, "solution": {**before["solution"], "tolerance": tolerance}})
             refuse_changed(problem, results.read(out / "rows")[1])

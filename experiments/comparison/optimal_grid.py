@@ -67,7 +67,7 @@ class OptimalGrid:
     def save(self, path: Path, command: str) -> None:
         """Write it as JSON, whose `lam` is what `sample --grid FILE` takes."""
         measured = {grid: {name: json_value(error) for name, error in errors.items()} for grid, errors in self.measured.items()}
-        write_json(path, {**asdict(self), "measured": measured, "made": results.made_by(command)})
+        write_json(path, {**asdict(self), "measured": measured, "made": results.provenance(command)})
 
 
 def find(on: Trajectories, solver: str, nfe: int) -> OptimalGrid:

@@ -35,7 +35,7 @@ from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
-from experiments.common.markdown import provenance, table
+from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.table2 import whole_steps
 from solvers import sample
 from solvers.registry import find
@@ -143,7 +143,7 @@ def report(out: Path) -> str:
         f"{table(head, lines('{distance:.2g}, {median:.2g}'))}\n\n"
         f"Two references of one class are {apart} apart. The truth is {truth['solver']} at {truth['nfe']} NFE on "
         f"{truth['grid']}; at half of them it moves by {check['distance']:.1g}. {about['samples']} samples, grid "
-        f"{about['grid']}, ± the standard error over samples. {provenance(about)}\n"
+        f"{about['grid']}, ± the standard error over samples. {provenance_sentence(about)}\n"
     )
 
 
@@ -166,7 +166,7 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     made = results.fill(out, wanted, bench.measure, about={**bench.about, "grid": grid}, command=command, overwrite=overwrite)
     results.finish(made, out)
     sheet = picture(bench, budgets, grid)
-    with atomic(results.beside(out, ".png")) as part:
+    with atomic(results.with_suffix(out, ".png")) as part:
         sheet.save(part, format="PNG")
     click.echo(report(out))
 

@@ -39,7 +39,7 @@ from diffode.models.pretrained import Pretrained
 from diffode.noise import SeededNoise
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
-from experiments.common.markdown import provenance, table
+from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.table2 import mean_and_error
 from solvers import sample
 from solvers.registry import find
@@ -147,7 +147,7 @@ def report(out: Path) -> str:
     return (
         f"{table(head, lines)}\n\nAll are relative to the ends of a path; even steps would be {1 / (POINTS - 1):g} each. "
         f"{about['pairs']} pairs, {about['solver']} at {about['nfe']} NFE on the grid {about['grid']}, ± the standard error over "
-        f"pairs. {provenance(about)}\n"
+        f"pairs. {provenance_sentence(about)}\n"
     )
 
 
@@ -181,7 +181,7 @@ def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
     made = results.fill(out, cells, compute, about=about, command=command_line(), overwrite=overwrite)
     results.finish(made, out)
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, **how)[1] for cell in cells}
-    with atomic(results.beside(out, ".png")) as part:
+    with atomic(results.with_suffix(out, ".png")) as part:
         picture(shown).save(part, format="PNG")
     click.echo(report(out))
 

@@ -34,7 +34,7 @@ from diffode.models import pretrained
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
 from experiments.common.examples import own_images, real_images
-from experiments.common.markdown import provenance, table
+from experiments.common.markdown import provenance_sentence, table
 from solvers import encode
 
 PLANNED = ("ddim", "dpm2", "dpm3", "dpmpp2m", "unipc3")
@@ -177,7 +177,7 @@ def report(out: Path) -> str:
         parts.append(
             f"and by {ADAPTIVE} of torchdiffeq:\n\n{table(['rtol = atol', 'NFE', 'error' if exact else 'bits/dim'], lines)}"
         )
-    return "\n\n".join([*parts, provenance(about)]) + "\n"
+    return "\n\n".join([*parts, provenance_sentence(about)]) + "\n"
 
 
 def _number(about: Mapping[str, Any], mine: list[results.Row]) -> str:
@@ -225,7 +225,7 @@ def main(
     todo = cells(exact, n, max(n, many), fast)
     made = results.fill(out, todo, bench.measure, about=bench.about, command=command_line(), overwrite=overwrite)
     if good := [row for row in made if "error" not in row]:
-        plot(good, results.beside(out, ".png"))
+        plot(good, results.with_suffix(out, ".png"))
     click.echo(report(out))
     results.finish(made, out)
 

@@ -30,7 +30,7 @@ from diffode.models import pretrained
 from experiments import published
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
-from experiments.common.markdown import provenance, table
+from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Subject, labels, of_mixture, of_network
 from experiments.metrics import distances
 from experiments.metrics import features as known
@@ -109,7 +109,7 @@ def report(out: Path) -> str:
     }
     lines = [[_eta(eta), *(paper.get((eta, s), "") for s in of)] for eta in ETAS]
     parts.append(f"The paper's, FID of {about['paper']}:\n\n{table(['', *(f'S = {s}' for s in of)], lines)}")
-    return "\n\n".join([*parts, _order(cells), provenance(about)])
+    return "\n\n".join([*parts, _order(cells), provenance_sentence(about)])
 
 
 def _order(cells: Mapping[Key, Mapping[str, Any]]) -> str:
@@ -159,7 +159,7 @@ def choose(
             "dtype": chosen.dtype,
             "device": choose_device(device),
         }
-        folder = results.beside(out, "-samples")
+        folder = results.with_suffix(out, "-samples")
         return loaded, name, of_network(loaded, name, reference=reference_of, folder=folder, **options)
     if chosen.features or reference_of:
         raise InputError("a mixture is compared with itself: leave --features and --reference out")
@@ -219,7 +219,7 @@ def main(preset: str, weights: str | None, out: Path | None, **o: Any) -> None:
     good = [row for row in made if "nfe" in row]
     first = {(row["eta"], row["S"]): subject.pixels(row, seeds(min(row["n"], BLOCK)))[:SHOWN] for row in good}
     if first:
-        with atomic(results.beside(out, ".png")) as part:
+        with atomic(results.with_suffix(out, ".png")) as part:
             picture({key: first[key] for key in sorted(first, key=lambda key: list(ETAS).index(key[0]))}).save(part, format="PNG")
     results.finish(made, out)
 

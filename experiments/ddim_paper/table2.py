@@ -43,7 +43,7 @@ from experiments import published as reference
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
 from experiments.common.examples import own_images, real_images
-from experiments.common.markdown import provenance, table
+from experiments.common.markdown import provenance_sentence, table
 from solvers import encode, sample
 from solvers.registry import find
 
@@ -205,7 +205,7 @@ def report(out: Path) -> str:
         head = ["solver", *(f"S = {nfe}" for nfe in budgets)]
         parts.append(f"{title[0].upper()}{title[1:]}:\n\n{table(head, lines)}\n\n{_compared(at, grid)}".rstrip())
     parts.append(_looked_at(found))
-    parts.append(f"{about['images']} images ({about['data']}), ± the standard error over them. {provenance(about)}")
+    parts.append(f"{about['images']} images ({about['data']}), ± the standard error over them. {provenance_sentence(about)}")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -263,9 +263,9 @@ def main(
     command = command_line()
     made = results.fill(out, cells(solvers, budgets), bench.measure, about=bench.about, command=command, overwrite=overwrite)
     results.finish(made, out)
-    plot(made, results.beside(out, ".png"))
+    plot(made, results.with_suffix(out, ".png"))
     sheet = picture(bench, min(8, len(bench.x0)), shown)
-    with atomic(results.beside(out, "-images.png")) as part:
+    with atomic(results.with_suffix(out, "-images.png")) as part:
         sheet.save(part, format="PNG")
     click.echo(report(out))
 

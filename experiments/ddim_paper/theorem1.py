@@ -37,7 +37,7 @@ from diffode.schedule import Array, Schedule
 from experiments.common import results
 from experiments.common.commands import Script, command_line
 from experiments.common.examples import real_images
-from experiments.common.markdown import run, table
+from experiments.common.markdown import run_sentence, table
 
 Eps = Callable[[Tensor, float], Tensor]
 TAU = "tau-quadratic"
@@ -211,7 +211,7 @@ def report(out: Path) -> str:
     off = {key: max(abs(row[key]) / row[f"{key} se"] for row in found) for key in ("paired", "apart")}
     sizes = dict.fromkeys(f"{row['model']}: {row['n']} images of d = {row['d']}, S = {row['steps']}" for row in found)
     files = ", ".join(f"`{name}` (SHA-256 {sha256[:12]})" for name, sha256 in about["sha256"].items())
-    made = "; ".join(run(each) for each in about["made"])
+    made = "; ".join(run_sentence(each) for each in about["made"])
     return f"""{table(head, both)}
 
 Nats an image, ± one standard error. In all {len(found)} rows J − L − C is within {off["paired"]:.1f} standard errors of 0, and

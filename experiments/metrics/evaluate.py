@@ -23,7 +23,7 @@ from diffode.files import write_json
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet
 from diffode.models import pretrained
-from experiments.common.results import made_by
+from experiments.common.results import provenance
 from experiments.metrics import distances, features
 from experiments.metrics.distances import Number, Reference
 from experiments.metrics.features import Features
@@ -97,7 +97,7 @@ def evaluate(
     done = Evaluation(samples, len(pixels), made, against, numbers, problems)
     if out is not None:
         said = {"samples": images.identity, "images": len(pixels), "made": made, **against}
-        write_json(out, {**said, "numbers": {key: asdict(number) for key, number in numbers.items()}, **made_by(command)})
+        write_json(out, {**said, "numbers": {key: asdict(number) for key, number in numbers.items()}, **provenance(command)})
     return done
 
 
