@@ -73,7 +73,7 @@ def ddim_family(grid: Array, schedule: Schedule, noise: Sequence[float] | Array)
 
         x_t = α_t x̂0 + sqrt(σ_t² − n²) ε + n z,      0 ≤ n ≤ σ_t, one n per step
 
-    One evaluation per step; order 1, in distribution. A last step to λ = +∞ draws from N(x̂0, n² I): with n > 0 that is not the
+    One evaluation per step, each of first order. A last step to λ = +∞ draws from N(x̂0, n² I): with n > 0 that is not the
     distribution of the data, and the plan has exact_marginals=False. Give the plan to `sample`, or save it for the command line.
     InputError for noise outside its range, see `Family`.
 

@@ -97,7 +97,7 @@ def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
         x_t = (α_t/α_s) x_s + α_t (σ̄_t − σ̄_s) Σ_i b_i ε_i       ε_i = ε(u_i, σ̄_i),    σ̄_i = σ̄_s + c_i (σ̄_t − σ̄_s)
         u_i = (α_i/α_s) x_s + α_i (σ̄_t − σ̄_s) Σ_j a_ij ε_j      a, b, c: the Butcher table
 
-    `order` evaluations per step.
+    `order` evaluations per step; order `order`.
 
     Arguments:
         order: 2, 3 (default) or 4.

@@ -120,7 +120,7 @@ def multistep(
     if start not in ("ramp", "single"):
         raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
     if start == "single" and np.any(eta):
-        raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave it at ramp")
+        raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave start at ramp")
     refuse_backwards(solver, grid, bool(np.any(eta)))
     corrector = corrector or (order + 1) * unic
     builder, steps_left = PlanBuilder(schedule.path, prediction, grid[0]), len(grid) - 1

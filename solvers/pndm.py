@@ -31,8 +31,9 @@ def ipndm(grid: Array, schedule: Schedule, *, order: int = 4, **policy: Unpack[P
 
         x_t = (α_t/α_s) x_s + α_t (σ̄_t − σ̄_s) ε̃,      ε̃ = (55 ε_s − 59 ε_1 + 37 ε_2 − 9 ε_3)/24    with σ̄ = σ/α
 
-    with fewer evaluations (23, −16, 5)/12, (3, −1)/2 and 1. A step to σ̄ = 0 is a step like any other. One evaluation per step;
-    order 2 (also with unic), since the weights ignore the steps: of order `order` only where those are equal in σ̄.
+    ε_1, ε_2, ε_3 come before ε_s. With fewer of them the weights are (23, −16, 5)/12, (3, −1)/2 and 1. A step to σ̄ = 0 is a step
+    like any other. One evaluation per step; order 2, also with unic, since the weights ignore the lengths of the steps (order
+    `order` only where steps are equal in σ̄).
 
     Arguments:
         order: how many evaluations are used, 1 to 4 (default). Order 1 is ddim.
@@ -52,9 +53,11 @@ def pndm(grid: Array, schedule: Schedule) -> Plan:
     """PNDM: three pseudo Runge–Kutta steps, then the constant Adams–Bashforth weights of order 4.
 
         x_t = (α_t/α_s) x_s + α_t (σ̄_t − σ̄_s) ε̃,        ε̃ = (55 ε_s − 59 ε_1 + 37 ε_2 − 9 ε_3)/24    with σ̄ = σ/α
-        first three steps:  ε̃ = (ε_s + 2 ε_a + 2 ε_b + ε_c)/6, at DDIM steps by ε_s and ε_a to the middle, by ε_b to λ_t
+        first three steps:  ε̃ = (ε_s + 2 ε_a + 2 ε_b + ε_c)/6
 
-    Four evaluations for each of the first three steps, then one per step; order 2. The middle is that of the network's clock.
+    ε_1, ε_2, ε_3 come before ε_s. ε_a and ε_b are evaluated in the middle of the step, after DDIM steps with ε_s and ε_a; ε_c at
+    λ_t, after one with ε_b. The middle is that of the network's clock. Four evaluations for each of the first three steps, then
+    one per step; order 2.
 
     Arguments:
         none besides the grid and the schedule.
