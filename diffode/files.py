@@ -52,6 +52,11 @@ def json_value(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file: tuples are lists, keys are strings, numbers of NumPy are Python's."""
+    return json.loads(json.dumps(value, default=json_value))
+
+
 @contextmanager
 def folder_for(out: Path) -> Iterator[None]:
     """Make the folder that `out` is to stand in; take it away again if it was made here and is empty in the end."""

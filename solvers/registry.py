@@ -7,7 +7,7 @@ import difflib
 from functools import partial
 
 from diffode.errors import InputError
-from diffode.models.importing import imported
+from diffode.importing import import_object
 from solvers import adaptive, blackbox, ddim, deis, dpm_multistep, dpm_solver, edm, pndm, unipc
 from solvers.butcher import TABLES
 from solvers.entries import Adaptive, BlackBox, Entry, Options, Planned, Solver
@@ -85,7 +85,7 @@ def find(solver: str | Plan) -> Entry:
     under = solver.removesuffix("+unic")
     base: Entry | None = SOLVERS.get(under)
     if base is None and ":" in under and not under.startswith("rk:"):
-        _, base = imported(under, Solver, "Solver(name, build, order, evaluations, source)")
+        _, base = import_object(under, Solver, "Solver(name, build, order, evaluations, source)")
     if base is not None and under == solver:
         return base
     if isinstance(base, Solver) and base.unic:

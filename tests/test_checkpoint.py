@@ -79,7 +79,7 @@ def test_what_is_shipped_loads_is_small_and_agrees_with_its_twin(path):
     x = torch.zeros(2, *loaded.image)
     assert torch.isfinite(loaded.model.labelled([0, 9])(x, 0.0)).all()
     assert path.stat().st_size < LIMITS[path.stem]
-    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == loaded.card
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == loaded.card.to_json()
 
 
 def test_every_limit_is_of_something_shipped():

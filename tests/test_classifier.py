@@ -11,9 +11,8 @@ from click.testing import CliRunner
 from diffode import InputError
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet
-from diffode.models import checkpoint
-from diffode.networks import classifier
-from diffode.networks.classifier import FEATURES, REFERENCE, Classifier
+from diffode.models import checkpoint, classifiers
+from diffode.networks.classifier import FEATURES, Classifier
 from experiments.metrics import distances, features
 from experiments.training.train_classifier import FILES, Config, batches, fit, main
 
@@ -89,9 +88,9 @@ def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path
     result = run("--fast", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
-    network, card, sha256 = classifier.load(tmp_path / "out" / FILES[0])
+    network, card, sha256 = classifiers.load(tmp_path / "out" / FILES[0])
     assert not network.training
-    assert card == json.loads((tmp_path / "out" / FILES[1]).read_text())
+    assert card.to_json() == json.loads((tmp_path / "out" / FILES[1]).read_text())
     taken = features.classifier(path=tmp_path / "out" / FILES[0])
     reference = distances.load(taken, tmp_path / "out" / FILES[2])
     assert (reference.identity, reference.data["images"]) == (sha256, 600)
@@ -102,33 +101,36 @@ def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path
 
 def test_a_file_that_is_no_classifier_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint"):
-        classifier.load(tmp_path / "none")
+        classifiers.load(tmp_path / "none")
     checkpoint.save(tmp_path / "other", {"x": torch.zeros(1)}, {"kind": "unet"})
     with pytest.raises(InputError, match="'unet'"):
-        classifier.load(tmp_path / "other")
+        classifiers.load(tmp_path / "other")
     checkpoint.save(tmp_path / "short", {"x": torch.zeros(1)}, {"kind": "classifier", "config": {}})
     with pytest.raises(InputError, match="incomplete"):
-        classifier.load(tmp_path / "short")
+        classifiers.load(tmp_path / "short")
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    missing = [name for name in FILES if not (REFERENCE / name).exists()]
-    assert not missing, f"{', '.join(missing)} not in {REFERENCE}: python -m experiments.training.train_classifier makes them"
-    return classifier.load()
+    missing = [name for name in FILES if not (classifiers.REFERENCE / name).exists()]
+    assert not missing, (
+        f"{', '.join(missing)} not in {classifiers.REFERENCE}: python -m experiments.training.train_classifier makes them"
+    )
+    return classifiers.load()
 
 
 def test_what_is_shipped_is_small_and_says_where_it_is_from(shipped):
-    assert all((REFERENCE / name).stat().st_size <= 2_000_000 for name in FILES)
+    assert all((classifiers.REFERENCE / name).stat().st_size <= 2_000_000 for name in FILES)
     _, card, sha256 = shipped
-    assert card == json.loads((REFERENCE / FILES[1]).read_text())
-    assert card["data"]["images"] == 60_000
-    assert card["test_data"]["images"] == 10_000
-    assert card["test_accuracy"] >= 0.91
-    assert np.mean(list(card["test_accuracy_by_class"].values())) == pytest.approx(card["test_accuracy"], abs=1e-9)
-    _, statistics = checkpoint.read(REFERENCE / FILES[2], "statistics")
-    assert statistics == json.loads((REFERENCE / FILES[3]).read_text())
-    assert (statistics["identity"], statistics["data"]) == (sha256, card["data"])
+    assert card.to_json() == json.loads((classifiers.REFERENCE / FILES[1]).read_text())
+    assert card.provenance["data"]["images"] == 60_000
+    assert card.provenance["test_data"]["images"] == 10_000
+    accuracy, by_class = card.provenance["test_accuracy"], card.provenance["test_accuracy_by_class"]
+    assert accuracy >= 0.91
+    assert np.mean(list(by_class.values())) == pytest.approx(accuracy, abs=1e-9)
+    _, statistics = checkpoint.read(classifiers.REFERENCE / FILES[2], "statistics")
+    assert statistics == json.loads((classifiers.REFERENCE / FILES[3]).read_text())
+    assert (statistics["identity"], statistics["data"]) == (sha256, card.provenance["data"])
 
 
 def test_what_is_shipped_knows_real_images(shipped):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models.pretrained import PRESETS
+from diffode.models.presets import PRESETS
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 
 SMALL = DDPMUNetConfig(resolution=16, ch=32, ch_mult=(1, 2, 2), num_res_blocks=2, attn_resolutions=(8,), dropout=0.1)

@@ -9,6 +9,7 @@ import torch
 
 from diffode import EpsModel, InputError, schedules
 from diffode.models import pretrained
+from diffode.models.card import Card
 from diffode.ode import accurate
 from experiments.comparison import ground_truth
 from experiments.comparison.cost import metered
@@ -120,7 +121,7 @@ def own(monkeypatch):
         def load(name, dtype=torch.float32):
             if dtype != torch.float32:
                 raise InputError("not in this dtype")
-            return pretrained.Pretrained(model, (1, 2, 3), (), {}, "0")
+            return pretrained.Pretrained(model, Card("module", (1, 2, 3)), "0")
 
         monkeypatch.setattr(pretrained, "load", load)
         return Problem(Settings("own", n=3))

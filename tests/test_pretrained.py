@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from diffode import InputError, schedules
-from diffode.models import pretrained
+from diffode.models import checkpoint, presets, pretrained
+from diffode.models.card import Card
 from diffode.models.diffusers_models import WEIGHTS
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from solvers import sample
@@ -29,7 +30,7 @@ LAMS = [schedules.ddpm_linear().lam_min, -1.234, 0.5, schedules.ddpm_linear().la
 def tiny(tmp_path, monkeypatch):
     """Every test works in an empty folder, and knows a preset that is quick."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(pretrained.PRESETS, "tiny", pretrained.Preset(TINY))
+    monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset(TINY))
     return tmp_path
 
 
@@ -51,6 +52,11 @@ def same(model, network, lams=LAMS):
         torch.testing.assert_close(model(X, lam), network(X, t), rtol=0, atol=0)
 
 
+def assert_reads_back(card):
+    """A card is the same after JSON."""
+    assert Card.from_json(json.loads(json.dumps(card.to_json())), "a.json") == card
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_published_weights_by_a_preset(tiny, network, prefix):
     save_file({prefix + name: weight for name, weight in network.state_dict().items()}, "ema.safetensors")
@@ -58,8 +64,8 @@ def test_published_weights_by_a_preset(tiny, network, prefix):
     same(loaded.model, network)
     assert (loaded.image, loaded.classes, loaded.model.nfe) == ((3, 8, 8), (), len(LAMS))
     assert loaded.sha256 == digest(tiny / "ema.safetensors")
-    assert (loaded.card["preset"], loaded.card["predicts"], loaded.card["clock"]) == ("tiny", "noise", "t")
-    assert loaded.card == json.loads(json.dumps(loaded.card))
+    assert (loaded.card.provenance["preset"], loaded.card.predicts, loaded.card.clock) == ("tiny", "noise", "t")
+    assert_reads_back(loaded.card)
     assert not loaded.model.network.training  # dropout
 
 
@@ -132,8 +138,8 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(monkeyp
 
 def test_the_documented_conversion_is_the_one_that_is_told():
     document = (Path(cli.__file__).parent / "docs" / "networks.md").read_text(encoding="utf-8")
-    assert f"python -c '{pretrained.CONVERT}'" in document
-    assert all(f"`{name}`" in document for name in pretrained.PRESETS if name != "tiny")
+    assert f"python -c '{checkpoint.CONVERT}'" in document
+    assert all(f"`{name}`" in document for name in presets.PRESETS if name != "tiny")
 
 
 def test_a_file_without_a_card_is_told_of_presets(network):
@@ -219,8 +225,9 @@ def test_a_folder_of_diffusers(tiny, folder, where, scheduler):
     same(loaded.model, lambda x, t: network(x, t).sample)
     assert (loaded.image, loaded.classes) == ((3, 8, 8), ())
     assert loaded.sha256 == digest(tiny / where / WEIGHTS)
-    assert loaded.card["schedule"] == {"name": "ddpm_linear", "options": {"beta_first": 1e-4, "beta_last": 0.02, "steps": 1000}}
-    assert loaded.card == json.loads(json.dumps(loaded.card))
+    assert loaded.card.schedule == "ddpm_linear"
+    assert loaded.card.schedule_options == {"beta_first": 1e-4, "beta_last": 0.02, "steps": 1000}
+    assert_reads_back(loaded.card)
     result = sample(loaded.model, solver="ddim", nfe=3, shape=(2, 3, 8, 8), seed=0)
     again = sample(
         pretrained.load(path, torch.float64).model, solver="ddim", nfe=3, shape=(2, 3, 8, 8), seed=0, dtype=torch.float64
@@ -424,8 +431,8 @@ def test_a_network_of_ones_own(mine):
     loaded = pretrained.load("mine:model")
     same(loaded.model, sys.modules["mine"].network.eval())
     assert (loaded.image, loaded.model.shape, loaded.classes, loaded.model.nfe) == ((3, 8, 8), (3, 8, 8), (), len(LAMS))
-    assert (loaded.card["kind"], loaded.card["predicts"], loaded.card["clock"]) == ("module", "noise", "t")
-    assert loaded.card == json.loads(json.dumps(loaded.card))
+    assert (loaded.card.kind, loaded.card.predicts, loaded.card.clock) == ("module", "noise", "t")
+    assert_reads_back(loaded.card)
 
 
 def test_a_network_of_ones_own_is_not_changed_nor_shared(mine):
@@ -572,7 +579,7 @@ def test_presets_and_the_hub_stay_what_they_are(mine, tiny, monkeypatch):
         (tiny / f"{name}.py").write_text("1 / 0")
     with pytest.raises(InputError, match="no checkpoint at model"):
         pretrained.load("tiny:model")
-    monkeypatch.setattr(pretrained.hub, "fetch", lambda name: tiny / f"fetched {name}")
+    monkeypatch.setattr(pretrained.diffusers_models, "fetch", lambda name: tiny / f"fetched {name}")
     monkeypatch.setattr(pretrained, "_diffusers", lambda path, dtype: path)
     assert pretrained.load("hub:model") == tiny / "fetched model"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffode import EpsModel, InputError
-from diffode.models.importing import imported
+from diffode.importing import import_object
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def refusal(given, kind=int):
     """The sentence, of one line; sys.path is as it was."""
     before = list(sys.path)
     with pytest.raises(InputError) as refused:
-        imported(given, kind, "int(...)")
+        import_object(given, kind, "int(...)")
     assert sys.path == before
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -35,7 +35,7 @@ def refusal(given, kind=int):
 def test_a_module_is_looked_for_here_and_run_once(write):
     write("open('log', 'a').write('run ')\nvalue, other = 7, 8")
     before = list(sys.path)
-    (module, value), (again, other) = (imported(f"mine:{name}", int, "int(...)") for name in ("value", "other"))
+    (module, value), (again, other) = (import_object(f"mine:{name}", int, "int(...)") for name in ("value", "other"))
     assert (value, other, module, module.value) == (7, 8, again, 7)
     assert Path("log").read_text() == "run "
     assert sys.path == before
@@ -44,13 +44,13 @@ def test_a_module_is_looked_for_here_and_run_once(write):
 def test_a_module_that_needs_another_beside_it(write):
     write("value = 7", "helper_of_mine")
     write("from helper_of_mine import value")
-    assert imported("mine:value", int, "int(...)")[1] == 7
+    assert import_object("mine:value", int, "int(...)")[1] == 7
 
 
 def test_a_module_that_was_not_there_a_moment_ago(write):
     assert "No module named 'mine'; give MODULE:NAME" in refusal("mine:value")
     write("value = 7")
-    assert imported("mine:value", int, "int(...)")[1] == 7
+    assert import_object("mine:value", int, "int(...)")[1] == 7
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_a_module_raises_is_named(write, monkeypatch, code, words):
     write(code)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(InputError) as refused:
-        imported("mine:value", int, "int(...)")
+        import_object("mine:value", int, "int(...)")
     assert f"cannot import 'mine:value': {words}" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -77,7 +77,7 @@ def test_what_a_module_raises_is_named(write, monkeypatch, code, words):
 def test_ctrl_c_is_no_error_of_the_module(write):
     write("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        imported("mine:value", int, "int(...)")
+        import_object("mine:value", int, "int(...)")
 
 
 def test_what_is_not_there_or_something_else(write):

@@ -1,0 +1,1 @@
+"""Images: read from disk (datasets), and written to it (writers)."""

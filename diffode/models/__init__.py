@@ -1,0 +1,1 @@
+"""Models from files: by name (pretrained), and what is known of each (card)."""

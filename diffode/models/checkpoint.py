@@ -1,12 +1,13 @@
-"""Checkpoints: tensors as safetensors, and a card (a JSON object) in the file's own header, so that one file is a model.
+"""Checkpoints: tensors as safetensors, with a JSON object in the file's own header that says what they are.
 
-The card says what is needed to use the numbers: `kind` ("unet", "mixture", "training"), `config`, `schedule`, `predicts`,
-`image`, `classes`; and where they come from: data, images seen, loss, command, date. Nothing is ever unpickled.
+`kind` says which: a model to sample from (whose object is its Card), a classifier, the state of a training run, statistics of
+images. So one file is all there is to keep. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,39 @@ from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.files import atomic
+from diffode.models.card import Card
 
-Card = dict[str, Any]
+Header = Mapping[str, Any]
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+CONVERT = (
+    'import sys, torch, safetensors.torch as s; w = torch.load(sys.argv[1], "cpu", weights_only=True); '
+    "w = w[-1] if isinstance(w, list) else w; s.save_file({k: v.contiguous() for k, v in w.items()}, sys.argv[2])"
+)  # a list is a checkpoint of the ddim repository's training, which ends with the averaged weights
 
 
-def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
-    """Write tensors and card as one safetensors file, atomically."""
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def save(path: str | Path, tensors: Mapping[str, Tensor], header: Card | Header) -> None:
+    """Write tensors and their header, a card or a JSON object with a `kind`, as one safetensors file, atomically."""
+    written = header.to_json() if isinstance(header, Card) else header
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as part:
         try:
-            save_file(whole, part, {"diffode": json.dumps(card, ensure_ascii=False)})
-        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            save_file(contiguous, part, {"diffode": json.dumps(written, ensure_ascii=False)})
+        except safetensors.SafetensorError as error:  # what safetensors raises on a full disk
             raise OSError(None, str(error), str(path)) from error
 
 
-def tensors_of(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors (on the CPU) and the metadata of any safetensors file; InputError if it is none."""
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors (on the CPU) and the metadata of any safetensors file.
+
+    InputError for a file that is absent, pickled, corrupt, or of another format.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
-    with open(path, "rb"):  # a file that may not be read says so itself
+    if path.suffix in PICKLED:
+        command = shlex.join(["python", "-c", CONVERT, str(path), str(path.with_suffix(".safetensors"))])
+        raise InputError(f"{path} is pickled, and diffode never unpickles: convert it, if you trust it, with {command}")
+    with open(path, "rb"):  # a file without read permission raises its own OSError
         pass
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -47,23 +61,24 @@ def tensors_of(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
-    """The tensors (on the CPU) and the card of a file of diffode; InputError if it is none, or not of that kind."""
-    tensors, metadata = tensors_of(path)
+def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the header of a file that diffode wrote; InputError for any other, or another `kind`."""
+    tensors, metadata = read_tensors(path)
     try:
-        card = json.loads(metadata.get("diffode", "null"))
+        header = json.loads(metadata.get("diffode", "null"))
     except ValueError:
-        card = None
-    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
+        header = None
+    if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
         raise InputError(
             f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what "
             "their tensors mean; of others a preset says it (cifar10:FILE, see docs/networks.md)"
         )
-    if kind is not None and card["kind"] != kind:
-        raise InputError(f"{path} holds a {card['kind']!r}, where a {kind!r} is expected")
-    return tensors, card
+    if kind is not None and header["kind"] != kind:
+        raise InputError(f"{path} holds a {header['kind']!r}, where a {kind!r} is expected")
+    return tensors, header
 
 
-def as_json(value: Any) -> Any:
-    """`value` as it comes back from a JSON file: tuples are lists, keys are strings."""
-    return json.loads(json.dumps(value))
+def read_model(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
+    """`read` of a model's file: its tensors and its Card; InputError, too, for a card that lacks a field."""
+    tensors, header = read(path, kind)
+    return tensors, Card.from_json(header, path)

@@ -1,9 +1,9 @@
 """A UNet2DModel of diffusers: a folder as save_pretrained writes it, on the disk or fetched from the Hugging Face hub.
 
     config.json, diffusion_pytorch_model.safetensors    in FOLDER, or in FOLDER/unet of a pipeline
-    scheduler_config.json                               in FOLDER, or in FOLDER/scheduler; without it the DDPM's own table holds
+    scheduler_config.json                               in FOLDER, or in FOLDER/scheduler; without it the table of DDPM is taken
 
-The scheduler's configuration says which table of β the network was trained on and what it predicts. Takes diffusers (optional).
+The scheduler's configuration says which table of β the network was trained on and what it predicts. Needs the optional diffusers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffode import schedule
 from diffode.errors import InputError
-from diffode.models.checkpoint import Card
+from diffode.models.card import Card
 from diffode.schedule import Schedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -27,8 +27,8 @@ PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
 BETAS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
-class Mean(nn.Module):
-    """A UNet2DModel less the variances that it may have learned, the second half of its channels (Nichol and Dhariwal, 2021)."""
+class MeanOnly(nn.Module):
+    """A UNet2DModel without its learned variances, if any, the second half of its channels (Nichol and Dhariwal, 2021)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Mean(nn.Module):
         return self.network(x, t).sample[:, : x.shape[1]]
 
 
-def unet_of(folder: Path) -> Path:
-    """Where in a folder the network is."""
+def unet_folder(folder: Path) -> Path:
+    """The folder of the network: of a pipeline its `unet`, else the folder itself."""
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def fetch(name: str) -> Path:
-    """The folder with the network NAME of the Hugging Face hub, fetched where it is not yet; InputError if it cannot be had."""
+    """The local folder of the network NAME of the Hugging Face hub, downloaded unless it is cached; InputError if that fails."""
     require("huggingface_hub")
     import huggingface_hub
 
@@ -59,21 +59,21 @@ def fetch(name: str) -> Path:
 
 
 def require(package: str = "diffusers") -> None:
-    """InputError if it is not installed."""
+    """InputError if the package is not installed."""
     try:
         __import__(package)
     except ImportError as error:
         raise InputError(f"networks of diffusers take {package}, which is not installed: pip install 'diffode[hub]'") from error
 
 
-def read(folder: Path) -> tuple[nn.Module, Schedule, Card, Path]:
-    """The network, its schedule, a card that says what it is, and the file of its weights.
+def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
+    """The network, its card, its schedule, and the file of its weights.
 
     InputError for a folder without the weights in safetensors, and for networks of another kind; what diffusers raises of files
     that do not fit each other is left to the caller.
     """
-    config, file = _json(unet_of(folder) / "config.json"), unet_of(folder) / WEIGHTS
-    _refuse_others(folder, config)
+    config, file = _json(unet_folder(folder) / "config.json"), unet_folder(folder) / WEIGHTS
+    _check_config(folder, config)
     if not file.is_file():
         raise InputError(
             f"{folder} has no {WEIGHTS}, and diffode unpickles no .bin: if you trust it, load it with diffusers and write it "
@@ -81,26 +81,33 @@ def read(folder: Path) -> tuple[nn.Module, Schedule, Card, Path]:
         )
     noise_schedule, predicts, options = _trained_on(folder)
     side = config["sample_size"]
-    card = {
-        "kind": "diffusers",
-        "config": config,
-        "image": [config["in_channels"], *(side if isinstance(side, list) else [side, side])],
-        "classes": [],
-        "schedule": {"name": noise_schedule.name, "options": options},
-        "predicts": predicts,
-        "clock": "t",
-    }
+    image = (config["in_channels"], *(side if isinstance(side, list) else [side, side]))
+    card = Card(
+        "diffusers",
+        image,
+        schedule=noise_schedule.name,
+        schedule_options=options,
+        predicts=predicts,
+        clock="t",
+        config=config,
+        provenance={"folder": folder.name},
+    )
+    return MeanOnly(_network(folder, file)), card, noise_schedule, file
+
+
+def _network(folder: Path, file: Path) -> nn.Module:
+    """The UNet2DModel of a folder; InputError if a weight is missing, unexpected or of another shape."""
     from diffusers import UNet2DModel
 
     network, loading = UNet2DModel.from_pretrained(
-        unet_of(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        unet_folder(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
     )
-    if unlike := [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[keys]]:
-        raise InputError(f"{file} does not hold the network of its config.json: {unlike[0]} is in one of them only")
-    return Mean(network), noise_schedule, card, file
+    if mismatched := [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[keys]]:
+        raise InputError(f"{file} does not hold the network of its config.json: {mismatched[0]} is in one of them only")
+    return network
 
 
-def _refuse_others(folder: Path, config: Card) -> None:
+def _check_config(folder: Path, config: dict[str, Any]) -> None:
     """InputError for a network that is not a function of x and of a label of a DDPM table alone."""
     kind, time = config.get("_class_name"), config.get("time_embedding_type", "positional")
     if kind != "UNet2DModel" or time != "positional":
@@ -114,20 +121,23 @@ def _refuse_others(folder: Path, config: Card) -> None:
 
 
 def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
-    """The schedule, what is predicted on it, and what the schedule was made of; the DDPM's own without a configuration."""
+    """The schedule, what the network predicts, and the schedule's options; DDPM's if the folder configures no scheduler."""
     file = next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
     if file is None:
-        made = schedule.ddpm_linear()
-        return made, "noise", dict(made.options)
+        linear = schedule.ddpm_linear()
+        return linear, "noise", dict(linear.options)
     config = _json(file)
     if config.get("prediction_type", "epsilon") not in PREDICTIONS or not (config.get("beta_end") or config.get("trained_betas")):
-        raise InputError(f"{file} is of no DDPM table that predicts {', '.join(PREDICTIONS)}: wrap the network in an EpsModel")
+        raise InputError(
+            f"{file} is not the configuration of a DDPM table with a prediction_type among {', '.join(PREDICTIONS)}: wrap the "
+            "network in an EpsModel"
+        )
     predicts = PREDICTIONS[config.get("prediction_type", "epsilon")]
     betas = {name: config[name] for name in BETAS if config.get(name)}
-    steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # the name it had at first
+    steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # its first name
     if betas.keys() <= {"beta_start", "beta_end", "beta_schedule"} and betas.get("beta_schedule", "linear") == "linear":
-        made = schedule.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
-        return made, predicts, dict(made.options)
+        linear = schedule.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
+        return linear, predicts, dict(linear.options)
     from diffusers import DDPMScheduler
 
     scheduler: Any = DDPMScheduler(num_train_timesteps=steps, **betas)
@@ -135,7 +145,7 @@ def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
     return table, predicts, {"steps": steps, **betas}
 
 
-def _json(path: Path) -> Card:
+def _json(path: Path) -> dict[str, Any]:
     """The JSON object of a file; InputError if it holds none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""The networks whose weights diffode trains, ships or reads."""

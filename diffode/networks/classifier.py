@@ -1,4 +1,4 @@
-"""The judge of samples: a small residual classifier, whose pooled activations are the features that samples are compared in.
+"""A small residual classifier, whose pooled activations are the features that samples are compared in.
 
     x: (batch, channels, height, width) in [−1, 1]  ->  logits (batch, classes);  features(x) -> (batch, FEATURES)
 
@@ -8,19 +8,10 @@ defined by one Inception network (Heusel et al., 2017; Bińkowski et al., 2018).
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffode.errors import InputError
-from diffode.files import ASSETS
-from diffode.models import checkpoint
-
 FEATURES = 64
-REFERENCE = ASSETS / "reference"  # where the shipped weights and statistics lie
 
 
 def _conv(width_in: int, width_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -29,7 +20,7 @@ def _conv(width_in: int, width_out: int, kernel: int = 3, stride: int = 1) -> nn
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut (He et al., 2016)."""
+    """Two convolutions and a shortcut around them (He et al., 2016)."""
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Convolutions to a quarter of the resolution; the features are means over the cells of what the last one gives."""
+    """Convolutions down to a quarter of the resolution; the features are the last one's output, averaged over its cells."""
 
     def __init__(self, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -56,18 +47,3 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
-
-
-def load(path: str | Path = REFERENCE / "classifier.safetensors") -> tuple[Classifier, checkpoint.Card, str]:
-    """The classifier of a file, the shipped one by default, ready to judge, with its card and its file's SHA-256.
-
-    InputError for a file that is missing, corrupt, or does not hold what its card says.
-    """
-    tensors, card = checkpoint.read(path, "classifier")
-    try:
-        with torch.device("meta"):  # no weights are drawn
-            network = Classifier(**card["config"])
-        network.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} does not hold what its card says: it is incomplete, or of another version") from error
-    return network.eval().requires_grad_(False), card, hashlib.sha256(Path(path).read_bytes()).hexdigest()

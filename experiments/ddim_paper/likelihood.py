@@ -52,7 +52,7 @@ class Bench:
 
     def __init__(self, name: str, draws: int, probes: int, seed: int) -> None:
         loaded = pretrained.load(name)
-        if loaded.card["kind"] == "mixture":
+        if loaded.card.kind == "mixture":
             loaded = pretrained.load(name, torch.float64)
         if (loaded.image, len(loaded.classes)) != ((1, 28, 28), len(datasets.FASHION_CLASSES)):
             raise InputError(f"{name} is not a model of Fashion-MNIST, on whose test images this is measured")

@@ -26,7 +26,7 @@ from scipy import stats
 from diffode.errors import InputError
 from diffode.files import atomic
 from diffode.images import writers
-from diffode.models import pretrained
+from diffode.models import presets, pretrained
 from experiments import published
 from experiments.common import figures, results
 from experiments.common.commands import Script, command_line
@@ -150,8 +150,8 @@ def choose(
         raise InputError(f"the network of the preset {preset} does not come with diffode: name its file with --weights")
     name = weights if preset in pretrained.names() and weights else preset if weights is None else f"{preset}:{weights}"
     loaded = pretrained.load(name)
-    if (loaded.card["kind"] == "mixture") != (preset == "mixture"):
-        raise InputError(f"the preset {preset} is not for {name}, which is a {loaded.card['kind']}: take another --preset")
+    if (loaded.card.kind == "mixture") != (preset == "mixture"):
+        raise InputError(f"the preset {preset} is not for {name}, which is a {loaded.card.kind}: take another --preset")
     if preset != "mixture":
         options = {
             "tau": chosen.tau,
@@ -196,7 +196,7 @@ def main(preset: str, weights: str | None, out: Path | None, **o: Any) -> None:
         "end": "sigma = 0, to which the last step adds no noise",
         "nfe rule": "evaluations an image, one a label of tau",
         "seed": o["seed"],
-        "paper": pretrained.PRESETS[preset if preset in pretrained.PRESETS else "cifar10"].table,
+        "paper": presets.PRESETS[preset if preset in presets.PRESETS else "cifar10"].table,
     }
 
     def seeds(n: int) -> list[int]:

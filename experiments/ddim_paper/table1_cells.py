@@ -18,11 +18,12 @@ import torch
 
 from diffode import grid as grids
 from diffode.errors import InputError
+from diffode.files import as_json
 from diffode.images import datasets, writers
 from diffode.images.datasets import to_pixels
 from diffode.mixture import Mixture
 from diffode.model import EpsModel
-from diffode.models import checkpoint, pretrained
+from diffode.models import pretrained
 from diffode.schedule import Schedule
 from experiments.metrics import distances
 from experiments.metrics import features as known
@@ -157,4 +158,4 @@ def _is_of(file: Path, job: jobs.Job) -> bool:
         card = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return all(card.get(name) == value for name, value in checkpoint.as_json(flat(job)).items())
+    return all(card.get(name) == value for name, value in as_json(flat(job)).items())

@@ -36,7 +36,7 @@ from diffode.errors import InputError
 from diffode.files import write_json
 from diffode.images.datasets import ImageSet
 from diffode.models import checkpoint
-from diffode.networks.classifier import REFERENCE
+from diffode.models.classifiers import REFERENCE
 from experiments.metrics import features as known
 from experiments.metrics.features import Features, Floats, Pixels
 

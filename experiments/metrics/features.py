@@ -21,7 +21,8 @@ from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.images.datasets import to_tensor
-from diffode.networks import classifier as judge
+from diffode.models import classifiers
+from diffode.networks.classifier import FEATURES as CLASSIFIER_FEATURES
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -67,9 +68,9 @@ class Features:
         return found, probabilities
 
 
-def classifier(device: str = "cpu", path: str | Path = judge.REFERENCE / "classifier.safetensors") -> Features:
+def classifier(device: str = "cpu", path: str | Path = classifiers.REFERENCE / "classifier.safetensors") -> Features:
     """The features of a classifier's file, the shipped one by default."""
-    network, card, sha256 = judge.load(path)
+    network, card, sha256 = classifiers.load(path)
     network = network.to(device)
 
     def of_batch(pixels: Pixels) -> tuple[Tensor, Tensor]:
@@ -77,7 +78,7 @@ def classifier(device: str = "cpu", path: str | Path = judge.REFERENCE / "classi
         return found, network.head(found).softmax(1)
 
     names = "Fréchet distance (classifier)", "kernel distance (classifier)"
-    return Features("classifier", judge.FEATURES, sha256, names, of_batch, tuple(card["image"]), tuple(card["classes"]))
+    return Features("classifier", CLASSIFIER_FEATURES, sha256, names, of_batch, card.image, card.classes)
 
 
 def inception(device: str = "cpu") -> Features:

@@ -14,6 +14,7 @@ from diffode import mixture
 from diffode.files import write_json
 from diffode.images import datasets
 from diffode.models import checkpoint
+from diffode.models.card import Card
 from experiments.common.commands import Script
 
 
@@ -28,20 +29,17 @@ def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations:
     """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint."""
     images = datasets.load(data_dir)
     tensors = mixture.fit(images, per_class, rank, iterations, seed)
-    card = {
-        "kind": "mixture",
-        "image": list(images.shape),
-        "classes": list(images.label_names),
-        "schedule": {"name": "ddpm_linear", "options": {}},
-        "predicts": "velocity",
-        "clock": "lam",
+    provenance = {
         "data": images.identity,
         "command": f"python -m experiments.training.fit_mixture --per-class {per_class} --rank {rank} --iterations "
         f"{iterations} --seed {seed}",
         "date": date.today().isoformat(),
     }
+    card = Card(
+        "mixture", images.shape, images.label_names, "ddpm_linear", predicts="velocity", clock="lam", provenance=provenance
+    )
     checkpoint.save(out, tensors, card)
-    write_json(out.with_suffix(".json"), card)
+    write_json(out.with_suffix(".json"), card.to_json())
     click.echo(f"{len(tensors['label'])} components of rank {rank} from {len(images.pixels)} images of {images.name}: {out}")
 
 

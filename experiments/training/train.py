@@ -17,7 +17,6 @@ from diffode.errors import InputError
 from diffode.files import alone, atomic, folder_for, write_json
 from diffode.images import datasets, writers
 from diffode.images.datasets import to_pixels
-from diffode.model import EpsModel
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
 from experiments.sampling.recipe import choose_device
@@ -76,14 +75,13 @@ def save(trainer: Trainer, out: Path, command: str) -> None:
     """Write the run's files, each atomically, the state last: what it says was done is there."""
     card = trainer.card(l_simple=trainer.log[-1]["l_simple"], command=command, date=date.today().isoformat())
     checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
-    write_json(out / "ema.json", card)
+    write_json(out / "ema.json", card.to_json())
     with atomic(out / "log.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(trainer.log[-1]))
         writer.writeheader()
         writer.writerows(trainer.log)
     classes = trainer.config.unet.classes
-    model = EpsModel(trainer.ema, trainer.schedule, trainer.config.predicts, clock="lam", classes=classes)
-    model = model.labelled([seed % classes for seed in range(SAMPLES)]) if classes else model
+    model = trainer.model.labelled([seed % classes for seed in range(SAMPLES)]) if classes else trainer.model
     result = sample(model, solver="dpmpp2m", nfe=20, shape=(SAMPLES, *trainer.config.unet.image))
     writers.save_grid(out / "samples.png", to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
     trainer.save(out / "state.safetensors")

@@ -28,7 +28,9 @@ from diffode.files import alone, folder_for, write_json
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.models import checkpoint
-from diffode.networks.classifier import REFERENCE, Classifier
+from diffode.models.card import Card
+from diffode.models.classifiers import REFERENCE
+from diffode.networks.classifier import Classifier
 from experiments.common.commands import Script, command_line
 from experiments.metrics import distances, features
 from experiments.sampling.recipe import choose_device
@@ -101,7 +103,7 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callab
     return network.eval()
 
 
-def _identity(config: Config, images: ImageSet) -> checkpoint.Card:
+def _identity(config: Config, images: ImageSet) -> dict[str, Any]:
     return {"kind": "classifier-training", "config": asdict(config), "data": images.identity}
 
 
@@ -167,24 +169,24 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
             bar.update(round(epoch + (step + 1) / (len(train.pixels) // config.batch), 2) - bar.n)
 
         network = fit(train, config, state, device, told)
-        card: dict[str, Any] = {
-            "kind": "classifier",
-            "config": {"channels": train.shape[0], "classes": len(train.label_names)},
-            "image": list(train.shape),
-            "classes": list(train.label_names),
+        right, by_class = accuracy(network, test, device)
+        provenance = {
             "training": asdict(config),
             "data": train.identity,
             "test_data": test.identity,
             "command": command,
             "date": date.today().isoformat(),
+            "test_accuracy": right,
+            "test_accuracy_by_class": by_class,
         }
-        card["test_accuracy"], card["test_accuracy_by_class"] = accuracy(network, test, device)
+        shape = {"channels": train.shape[0], "classes": len(train.label_names)}
+        card = Card("classifier", train.shape, train.label_names, config=shape, provenance=provenance)
         checkpoint.save(out / FILES[0], network.state_dict(), card)
-        write_json(out / FILES[1], card)
+        write_json(out / FILES[1], card.to_json())
         judge = features.classifier(device, out / FILES[0])
         distances.save(out / FILES[2], distances.describe(train, judge), command=command)
         state.unlink()
-    click.echo(f"{100 * card['test_accuracy']:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
+    click.echo(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,11 @@ from torch import Tensor
 
 from diffode import prediction
 from diffode.errors import InputError
+from diffode.files import as_json
 from diffode.images.datasets import ImageSet
+from diffode.model import EpsModel
 from diffode.models import checkpoint
+from diffode.models.card import Card
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.schedule import SCHEDULES, Schedule
 from experiments.training.stream import Batch, Stream
@@ -147,22 +150,19 @@ class Trainer:
             for name, values in zip(("l_simple", "l_native"), zip(*pairs, strict=True), strict=True)
         }
 
-    def card(self, **more: Any) -> checkpoint.Card:
-        """The card of the EMA weights."""
+    @property
+    def model(self) -> EpsModel:
+        """The EMA weights as an EpsModel."""
+        unet, predicts = self.config.unet, self.config.predicts
+        return EpsModel(self.ema, self.schedule, predicts, clock="lam", classes=unet.classes, shape=unet.image)
+
+    def card(self, **provenance: Any) -> Card:
+        """The card of the EMA weights; provenance: what is to be said beside the training's settings, data and images seen."""
         config = asdict(self.config)
-        return {
-            "kind": "unet",
-            "config": config.pop("unet"),
-            "image": list(self.config.unet.image),
-            "classes": list(self.data.label_names),
-            "schedule": {"name": self.schedule.name, "options": dict(self.schedule.options)},
-            "predicts": self.config.predicts,
-            "clock": "lam",
-            "training": {key: value for key, value in config.items() if key not in ("schedule", "predicts")},
-            "data": self.data.identity,
-            "images_seen": self.images,
-            **more,
-        }
+        unet = config.pop("unet")
+        training = {name: value for name, value in config.items() if name not in ("schedule", "predicts")}
+        known = {"training": training, "data": self.data.identity, "images_seen": self.images}
+        return Card.of(self.model, "unet", self.data.label_names, unet, **known, **provenance)
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on, atomically."""
@@ -182,7 +182,7 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go on from `path`; InputError if it belongs to another configuration or data set."""
         tensors, card = checkpoint.read(path, "training")
-        mine = checkpoint.as_json(asdict(self.config))
+        mine = as_json(asdict(self.config))
         differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (
             card["data"] != self.data.identity
         )

@@ -1,0 +1,32 @@
+"""Classifiers by file: the shipped one, whose features samples are compared in, or one that train_classifier wrote."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from diffode.errors import InputError
+from diffode.files import ASSETS
+from diffode.models import checkpoint
+from diffode.models.card import Card
+from diffode.networks.classifier import Classifier
+
+REFERENCE = ASSETS / "reference"  # the shipped classifier, and the statistics of Fashion-MNIST in its features
+
+
+def load(path: str | Path = REFERENCE / "classifier.safetensors") -> tuple[Classifier, Card, str]:
+    """The classifier of a file, by default the shipped one, in eval mode, with its card and its file's SHA-256.
+
+    InputError for a file that is missing, corrupt, or does not hold what its card says.
+    """
+    tensors, header = checkpoint.read(path, "classifier")
+    card = Card.from_json(header, path)
+    try:
+        with torch.device("meta"):  # no weights are drawn
+            network = Classifier(**card.network_config())
+        network.load_state_dict(tensors, assign=True)
+    except (InputError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} does not hold what its card says: it is incomplete, or of another version") from error
+    return network.eval().requires_grad_(False), card, hashlib.sha256(Path(path).read_bytes()).hexdigest()
