@@ -428,7 +428,7 @@ def train(**o: Any) -> None:
     """Train the U-Net. Killed at any moment, it goes on with --resume from its last checkpoint, to the same bits."""
     from experiments.training import train as run
 
-    run.train(command=command_line(), **o)
+    run.train(run.TrainOptions(**o), command_line())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The documents that hold results: docs/ddim.md and experiments/README.md. python -m experiments.documents
+"""Write results into the documents that show them, docs/ddim.md and experiments/README.md: python -m experiments.documents
 
-The prose is written in the document; between `<!-- NAME -->` and `<!-- /NAME -->` stands what the experiment of that name
-reports of its committed rows, experiments/results/NAME.json; nothing is computed. An experiment of several results has them as
-NAME_OTHER.
+The prose is written by hand; between `<!-- NAME -->` and `<!-- /NAME -->` stands the report that the experiment of that name
+makes of its committed rows, experiments/results/NAME.json. Nothing is computed again. Where an experiment has several results, a
+block is called NAME_OTHER.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """A document with every block made anew; InputError for a block that no experiment makes."""
+    """A document with every block made again; InputError for a block that no experiment makes."""
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
@@ -40,14 +40,14 @@ def filled(text: str) -> str:
 
 
 @click.command(cls=Script, resumable=False)
-@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a document is not what the results say.")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a document is out of date.")
 def main(check: bool) -> None:
-    """Put what the experiments report into the documents."""
+    """Write the reports of the experiments into the documents."""
     for document in DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         after = filled(before)
         if check and after != before:
-            raise click.ClickException(f"{document.name} is not what the results say: python -m experiments.documents")
+            raise click.ClickException(f"{document.name} is out of date: run python -m experiments.documents")
         if after != before:
             with atomic(document) as part:
                 part.write_text(after, encoding="utf-8")

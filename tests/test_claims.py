@@ -12,9 +12,11 @@ from click.testing import CliRunner
 from diffode.models import pretrained
 from diffode.ode import accurate
 from experiments import documents
-from experiments.claims import adaptive, common, guidance, nfe_error, order, speed
-from experiments.claims.ddpm_clock_mixture import on_labels
+from experiments.claims import adaptive, common, guidance, nfe_error, order, reporting, speed
+from experiments.claims.common import ClaimOptions, Problems
+from experiments.claims.ddpm_clock_mixture import called_with_labels
 from experiments.common import results
+from experiments.comparison import ground_truth
 from experiments.comparison.problem import Problem, Settings
 from solvers import SOLVERS, sample
 
@@ -23,6 +25,10 @@ SCRIPTS = {"order": order, "nfe_error": nfe_error, "guidance": guidance, "adapti
 
 def run(script, *args):
     return CliRunner().invoke(script.main, [str(arg) for arg in args])
+
+
+def options(out, seed=0):
+    return ClaimOptions(models=(), n=1, seed=seed, out=out, overwrite=False, fast=True)
 
 
 def row(solver, nfe, error, **more):
@@ -51,17 +57,17 @@ def written(out, found, **about):
 def test_the_order_of_a_power_is_its_exponent(p):
     line = [row("ddim", nfe, 3 * nfe**-p) for nfe in (24, 48, 96, 192)]
     assert [slope for _, _, slope in order.doublings(line)] == pytest.approx([p] * 3, abs=1e-12)
-    assert order.last_known(line) == pytest.approx(p, abs=1e-12)
+    assert order.last_certain(line) == pytest.approx(p, abs=1e-12)
 
 
 def test_the_order_is_that_of_the_last_doubling_that_the_solution_can_judge():
     """Of those before the first error that is less than ten times that of the solution."""
     errors = {24: 1.0, 48: 0.5, 96: 0.5 / 8, 192: 0.5 / 8 / 2, 384: 0.04}
     line = [row("ddim", nfe, error, known_median=0.005) for nfe, error in errors.items()]
-    assert [common.unsure(each) for each in line] == [False, False, False, True, True]
-    assert order.last_known(line) == pytest.approx(3)
-    assert order.last_known(line[3:]) is None
-    assert order.last_known(line[:1]) is None
+    assert [reporting.is_uncertain(each) for each in line] == [False, False, False, True, True]
+    assert order.last_certain(line) == pytest.approx(3)
+    assert order.last_certain(line[3:]) is None
+    assert order.last_certain(line[:1]) is None
 
 
 def test_what_is_claimed_is_what_the_registry_says():
@@ -117,7 +123,7 @@ def gaining(by_weight):
 
 def test_a_gain_is_of_all_higher_orders_over_ddim(tmp_path):
     found = gaining({1.0: (0.5, 0.1), 2.0: (0.5, 0.2), 4.0: (0.4, 0.8)})
-    at = {weight: line for (weight,), line in common.by(found, "guidance").items()}
+    at = {weight: line for (weight,), line in reporting.group_by(found, "guidance").items()}
     assert [guidance.gain(at[weight], 10) for weight in at] == pytest.approx([10, 5, 2.5])
     assert [guidance.pays_from(at[weight], 3) for weight in at] == ["10 NFE", "10 NFE", "nowhere"]
     assert guidance.best(at[4.0], 10)["solver"] == "dpmpp2m"
@@ -147,7 +153,7 @@ def test_a_rival_spends_no_more():
     assert adaptive.rival(own, planned) == planned[0]
     assert adaptive.rival({**own, "spent": 18.0}, planned) == planned[4]
     assert adaptive.rival({**own, "spent": 9.0}, planned) is None
-    assert adaptive.pairs([own, *planned]) == [(pytest.approx(1.5), own, planned[0])]
+    assert adaptive.matches([own, *planned]) == [(pytest.approx(1.5), own, planned[0])]
 
 
 def test_an_adaptive_run_in_front_refutes(tmp_path):
@@ -173,7 +179,7 @@ def test_ratios_that_differ_refute(tmp_path):
 def test_a_table_marks_the_least_and_what_is_not_sure():
     found = [row("ddim", 10, 0.5), row("ddim", 15, 0.02, known_median=0.01), row("dpm2", 10, 0.6)]
     found.append({**row("dpm2", 15, 0.0), "median": None})
-    assert common.errors(found).splitlines()[2:] == ["| ddim | **0.50** | **≈ 0.020** |", "| dpm2 | 0.60 | – |"]
+    assert reporting.error_table(found).splitlines()[2:] == ["| ddim | **0.50** | **≈ 0.020** |", "| dpm2 | 0.60 | – |"]
 
 
 def test_what_was_not_measured_is_open(tmp_path):
@@ -188,8 +194,8 @@ def test_what_was_not_measured_is_open(tmp_path):
 
 def test_a_row_is_what_an_independent_run_gives(tmp_path, mixture64, mixture32):
     """Guided: the difference from the solution of that ODE."""
-    bench = common.Bench({"out": tmp_path / "a", "seed": 3}, 1e-5, n=2)
-    found = bench.measure(common.cells(["mixture"], ["dpmpp2m"], [10], guidance=2.0)[0])
+    problems = Problems(options(tmp_path / "a", seed=3), 1e-5, n=2)
+    found = problems.measure(common.claim_cells(["mixture"], ["dpmpp2m"], [10], guidance=2.0)[0])
     made = sample(mixture32.labelled([3, 4]).guided(2.0), shape=(2, 1, 28, 28), solver="dpmpp2m", nfe=10, seed=3)
     noise = torch.stack([torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]).double()
     model, schedule = mixture64.labelled([3, 4]).guided(2.0), mixture64.schedule
@@ -204,18 +210,18 @@ def test_a_row_is_what_an_independent_run_gives(tmp_path, mixture64, mixture32):
 
 
 def test_a_problem_is_solved_once(tmp_path, monkeypatch):
-    bench = common.Bench({"out": tmp_path / "a", "seed": 0}, 1e-2, n=1)
-    cells = common.cells(["mixture"], ["ddim", "dpm2"], [3, 4])
-    found = [bench.measure(cell) for cell in cells]
+    problems = Problems(options(tmp_path / "a"), 1e-2, n=1)
+    cells = common.claim_cells(["mixture"], ["ddim", "dpm2"], [3, 4])
+    found = [problems.measure(cell) for cell in cells]
     assert "skipped" in found[2]  # dpm2 with 3
-    monkeypatch.setattr(common.solutions, "_batch", None)
-    again = common.Bench({"out": tmp_path / "b", "seed": 0}, 1e-2, n=1)
+    monkeypatch.setattr(ground_truth, "_batch", None)
+    again = Problems(options(tmp_path / "b"), 1e-2, n=1)
     assert [again.measure(cell) for cell in cells] == found
 
 
 def test_a_network_of_labels_is_the_same_at_labels_and_a_little_off_between(mixture64):
     """Its clock is smooth, the schedule's has a kink at each label."""
-    labelled = on_labels("mixture")
+    labelled = called_with_labels("mixture")
     schedule = labelled.schedule
     x = torch.randn(1, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for t in (0, 1, 2, 500, 998, 999):
@@ -236,7 +242,7 @@ def test_the_bare_network_is_called_as_the_solver_calls_it(monkeypatch):
         return x
 
     monkeypatch.setattr(type(network), "forward", forward)
-    call_network = speed.bare(problem)
+    call_network = speed.network_alone(problem)
     del seen[:]
     call_network(30)
     assert len(seen) == 30
@@ -247,8 +253,8 @@ def test_the_bare_network_is_called_as_the_solver_calls_it(monkeypatch):
 
 def test_the_states_of_a_plan():
     problem = Problem(Settings("mixture", n=1))
-    cells = common.cells(["mixture"], ["ddim", "dpmpp2m", "unipc3", "dpm23"], [12], [0.1])
-    states = [speed.memory(problem, {name: cell[name] for name in common.WHAT}) for cell in cells]
+    cells = common.claim_cells(["mixture"], ["ddim", "dpmpp2m", "unipc3", "dpm23"], [12], [0.1])
+    states = [speed.memory(problem, {name: cell[name] for name in common.CONTENDER}) for cell in cells]
     assert states == [2, 3, 5, None]
 
 
@@ -271,7 +277,7 @@ def test_a_script_runs_and_goes_on(name, tmp_path, monkeypatch):
     def solve(*args, **kwargs):
         raise AssertionError("nothing is computed again")
 
-    monkeypatch.setattr(common.Bench, "solution", solve)
+    monkeypatch.setattr(Problems, "solution", solve)
     monkeypatch.setattr(Problem, "run", solve)
     again = run(script, "--fast", "--model", "mixture", "--out", out)
     assert again.exit_code == 0, again.output

@@ -8,53 +8,53 @@ from PIL import Image
 from diffode.models import checkpoint
 from experiments.common import results
 from experiments.ddim_paper import consistency
-from experiments.ddim_paper.consistency import Bench, cells
+from experiments.ddim_paper.consistency import Sampler, cells
 from solvers import sample
 
 TRUTH = {"solver": "dpm3", "nfe": 60, "grid": "logsnr"}
 
 
 @pytest.fixture(scope="module")
-def bench():
-    return Bench("mixture", 40, 0, TRUTH, 40)
+def sampler():
+    return Sampler("mixture", 40, 0, TRUTH, 40)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 0.9])
-def test_correlation_is_that_of_the_samples_about_their_class(bench, monkeypatch, shared):
+def test_correlation_is_that_of_the_samples_about_their_class(sampler, monkeypatch, shared):
     """x = class mean + sqrt(ρ) a + sqrt(1 − ρ) b, r = class mean + sqrt(ρ) a + sqrt(1 − ρ) c have correlation ρ."""
     generator = torch.Generator().manual_seed(0)
     a, b, c, mean = (torch.randn((40, 1, 28, 28), generator=generator) for _ in range(4))
-    mean = 10 * mean[bench.labels]
+    mean = 10 * mean[sampler.labels]
 
-    def made(self, cell, rows=None):
+    def draw(self, cell, rows=None):
         return mean + shared**0.5 * a + (1 - shared) ** 0.5 * (c if cell["solver"] == TRUTH["solver"] else b)
 
-    monkeypatch.setattr(Bench, "made", made)
-    row = Bench("mixture", 40, 0, TRUTH, 40).measure({"solver": "ddim", "nfe": 10, "grid": "time"})
+    monkeypatch.setattr(Sampler, "draw", draw)
+    row = Sampler("mixture", 40, 0, TRUTH, 40).measure({"solver": "ddim", "nfe": 10, "grid": "time"})
     assert abs(row["correlation"] - shared) < 0.02
     assert abs(row["unrelated"] - 2**0.5) < 0.02
     assert abs(row["distance"] - (2 - 2 * shared) ** 0.5) < 0.02
 
 
-def test_one_x_t_is_one_sample_but_for_ddpm(bench):
+def test_one_x_t_is_one_sample_but_for_ddpm(sampler):
     """DDIM comes nearer with S, and its samples are the reference's; those of DDPM are as good as unrelated."""
-    ddim = [bench.measure({"solver": "ddim", "nfe": nfe, "grid": "logsnr"}) for nfe in (10, 20, 40)]
+    ddim = [sampler.measure({"solver": "ddim", "nfe": nfe, "grid": "logsnr"}) for nfe in (10, 20, 40)]
     assert ddim[0]["median"] > 1.5 * ddim[1]["median"] > 2.25 * ddim[2]["median"]
     assert ddim[2]["correlation"] > 0.99
-    ddpm = bench.measure({"solver": "ddpm", "nfe": 20, "grid": "logsnr"})
+    ddpm = sampler.measure({"solver": "ddpm", "nfe": 20, "grid": "logsnr"})
     assert ddpm["correlation"] < 0.5
     assert ddpm["reference"] == "its own at 40 NFE"
-    assert bench.measure({**TRUTH, "nfe": 48})["distance"] < 0.01
+    assert sampler.measure({**TRUTH, "nfe": 48})["distance"] < 0.01
 
 
-def test_rows_are_seeds_in_any_batch(bench):
+def test_rows_are_seeds_in_any_batch(sampler):
     for solver in ("ddim", "ddpm"):
         cell = {"solver": solver, "nfe": 6, "grid": "time"}
-        assert (bench.made(cell)[[3, 8]] == bench.made(cell, [3, 8])).all()
-    assert (Bench("mixture", 2, 8, TRUTH, 40).x == bench.x[8:10]).all()
+        assert (sampler.draw(cell)[[3, 8]] == sampler.draw(cell, [3, 8])).all()
+    assert (Sampler("mixture", 2, 8, TRUTH, 40).x == sampler.x[8:10]).all()
 
 
-def test_two_s_share_their_x_t_and_no_other_noise(bench, monkeypatch):
+def test_two_s_share_their_x_t_and_no_other_noise(sampler, monkeypatch):
     seen = []
 
     def sampled(model, *, x, seed, **how):
@@ -63,10 +63,10 @@ def test_two_s_share_their_x_t_and_no_other_noise(bench, monkeypatch):
 
     monkeypatch.setattr(consistency, "sample", sampled)
     for nfe in (5, 10):
-        bench.made({"solver": "ddpm", "nfe": nfe, "grid": "time"})
+        sampler.draw({"solver": "ddpm", "nfe": nfe, "grid": "time"})
     (x, seeds), (other_x, other_seeds) = seen
     assert (x == other_x).all()
-    assert len({*seeds, *other_seeds, *bench.seeds}) == 3 * len(x)
+    assert len({*seeds, *other_seeds, *sampler.seeds}) == 3 * len(x)
 
 
 def test_the_cells():
@@ -96,10 +96,10 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
     assert result.stdout.endswith(text + "\n")
     assert f"| ddim | {found[0]['correlation']:.3f} ± " in text
 
-    def measure(bench, cell):
+    def measure(sampler, cell):
         raise AssertionError("nothing is computed again")
 
-    monkeypatch.setattr(Bench, "measure", measure)
+    monkeypatch.setattr(Sampler, "measure", measure)
     assert run(*fast).exit_code == 0
     assert results.read(out)[1] == found
 

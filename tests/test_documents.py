@@ -1,4 +1,4 @@
-"""The documents are what the committed results say, and nothing but their blocks is made."""
+"""The documents show the committed results, and nothing but their blocks is generated."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from experiments import documents
 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
-def test_a_document_is_what_the_results_say(document):
+def test_a_document_shows_the_committed_results(document):
     text = document.read_text(encoding="utf-8")
     assert documents.BLOCK.search(text)
     assert documents.filled(text) == text
@@ -50,10 +50,10 @@ def test_blocks_are_replaced_and_nothing_else(document):
     assert documents.filled(done) == done
 
 
-def test_a_stale_document_is_told_and_then_made(document):
+def test_a_stale_document_is_reported_and_then_written(document):
     stale = CliRunner().invoke(documents.main, ["--check"])
     assert stale.exit_code == 1
-    assert "b.md is not what the results say" in stale.output
+    assert "b.md is out of date" in stale.output
     assert "old" in document.read_text()
     assert CliRunner().invoke(documents.main).exit_code == 0
     assert "old" not in document.read_text()

@@ -13,7 +13,7 @@ from diffode.images.datasets import to_pixels
 from diffode.noise import SeededNoise
 from experiments.common.examples import real_images
 from experiments.ddim_paper import inpaint as experiment
-from experiments.ddim_paper.inpaint import MASKS, again, inpaint, jump
+from experiments.ddim_paper.inpaint import MASKS, inpaint, jump, with_jumps
 from solvers import SOLVERS, Solver, run
 from solvers.registry import find
 
@@ -139,10 +139,10 @@ def planned(solver, schedule, steps=6, **options):
 
 @pytest.mark.parametrize("solver", SINGLE)
 @pytest.mark.parametrize("times", [1, 3])
-def test_jumps_are_rows_and_each_turn_is_the_step_again(mixture64, solver, times):
+def test_jumps_are_rows_and_each_turn_is_the_step_with_jumps(mixture64, solver, times):
     """A Plan proves that they keep the marginals; without their noise a jump is from x_t to (α_s/α_t) x_t."""
     plan = planned(solver, mixture64.schedule)
-    jumping = again(plan, times)
+    jumping = with_jumps(plan, times)
     steps = [(s, t) for s, t in zip(plan.grid, plan.grid[1:], strict=False)]
     expected = [plan.grid[0]]
     for s, t in steps:
@@ -163,7 +163,7 @@ def test_a_turn_after_a_jump_is_the_step_from_where_it_led(mixture64, solver):
     plan = planned(solver, schedule, steps=3)
     generator = torch.Generator().manual_seed(0)
     x, z = (torch.randn(2, 1, 28, 28, generator=generator, dtype=torch.float64) for _ in range(2))
-    jumping = run(again(plan, 1), model, x, noise=lambda draw, like: draw * z, trajectory=True)
+    jumping = run(with_jumps(plan, 1), model, x, noise=lambda draw, like: draw * z, trajectory=True)
     draw = 0
     for (lam_s, before), (lam_t, after) in zip(jumping.trajectory, jumping.trajectory[1:], strict=False):
         if lam_t > lam_s:
@@ -180,17 +180,17 @@ def test_a_turn_after_a_jump_is_the_step_from_where_it_led(mixture64, solver):
 
 def test_no_jumps_are_the_plan_itself(mixture64):
     plan = planned("unipc3", mixture64.schedule)
-    assert again(plan, 0) is plan
+    assert with_jumps(plan, 0) is plan
 
 
 @pytest.mark.parametrize("solver", ["dpmpp2m", "unipc2", "deis-t", "lms", "ipndm"])
-def test_steps_that_remember_cannot_be_taken_again(mixture64, solver):
-    with pytest.raises(InputError, match=f"{solver}.*earlier steps.*--jumps"):
-        again(planned(solver, mixture64.schedule), 2)
+def test_steps_that_remember_cannot_be_taken_with_jumps(mixture64, solver):
+    with pytest.raises(InputError, match=f"{solver}.*earlier steps.*jumps"):
+        with_jumps(planned(solver, mixture64.schedule), 2)
 
 
 def test_noise_of_the_step_is_fresh_in_each_turn(mixture64):
-    plan = again(planned("ddim", mixture64.schedule, eta=1.0), 2)
+    plan = with_jumps(planned("ddim", mixture64.schedule, eta=1.0), 2)
     draws = [stage.draw for stage in plan.stages if stage.draw is not None]
     assert draws == list(range(1, len(plan.stages)))
 
@@ -200,7 +200,7 @@ def test_jumps_help(mixture64, known):
     model, mask = mixture64.labelled(LABELS.repeat(8)), MASKS["half"](28, 28)
     known = known.repeat(8, 1, 1, 1).double()
     plan = planned("ddim", mixture64.schedule, steps=20, eta=1.0)
-    plain, jumping = (inpaint(model, known, mask, range(32), solver=p) for p in (plan, again(plan, 3)))
+    plain, jumping = (inpaint(model, known, mask, range(32), solver=p) for p in (plan, with_jumps(plan, 3)))
     assert jump(jumping, mask) < jump(plain, mask)
 
 
@@ -236,7 +236,7 @@ def test_the_plan_is_given_jumps_where_it_can_have_them(mixture64):
     schedule = mixture64.schedule
     assert experiment.make_plan("ddim", schedule, None, None, None).nfe == 56
     assert experiment.make_plan("dpmpp2m", schedule, None, None, None).nfe == 20
-    with pytest.raises(InputError, match="--jumps"):
+    with pytest.raises(InputError, match="jumps"):
         experiment.make_plan("dpmpp2m", schedule, None, None, 2)
     quiet, loud = (experiment.make_plan("ddim", schedule, 5, eta, 0) for eta in (0.0, None))
     assert (quiet.stochastic, loud.stochastic) == (False, True)

@@ -55,8 +55,8 @@ def test_the_report_has_every_cell_and_the_papers(mixture_table):
 
 def test_all_labels_are_one_tau_whatever_the_rule():
     schedule = pretrained.load("mixture").model.schedule
-    assert table1_cells.labels("quadratic", schedule, 1000) == table1_cells.labels("linear", schedule, 1000)
-    assert table1_cells.labels("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
+    assert table1_cells.lams_of_tau("quadratic", schedule, 1000) == table1_cells.lams_of_tau("linear", schedule, 1000)
+    assert table1_cells.lams_of_tau("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
 
 
 def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeypatch):
@@ -99,13 +99,13 @@ def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--preset", "cifar10"), "name its file with --weights"),
+        (("--preset", "cifar10"), "give its file as weights"),
         (("--preset", "mixture", "--weights", "fashion"), "is not for fashion, which is a unet"),
-        (("--preset", "mixture", "--features", "classifier"), "leave --features and --reference out"),
+        (("--preset", "mixture", "--features", "classifier"), "leave features and reference out"),
         (("--steps", "a"), "not a comma-separated list"),
         (("--steps", "1,10"), "whole numbers from 2 on"),
         (("--steps", "1001"), "more than the 1000 labels"),
-        (("--features", "inception"), "--reference"),
+        (("--features", "inception"), "need a reference"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, sentence):

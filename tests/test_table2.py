@@ -16,7 +16,8 @@ from experiments import published
 from experiments.common import results
 from experiments.common.examples import real_images
 from experiments.ddim_paper import table2
-from experiments.ddim_paper.table2 import cells, images_of, round_trip, whole_steps
+from experiments.ddim_paper.common import whole_steps
+from experiments.ddim_paper.table2_cells import Reconstruction, cells, images_of, round_trip
 
 
 @pytest.mark.parametrize(("solver", "falls"), [("ddim", 1), ("dpm2", 3), ("heun", 3), ("dpm3", 3), ("rk:rk4", 5)])
@@ -66,22 +67,22 @@ def test_budgets_are_kept_in_whole_steps(mixture32):
 
 
 def test_noise_at_the_clean_end_is_that_of_its_sigma():
-    bench = table2.Bench("mixture", 20, None, 0)
-    model = bench.model("float64")
+    images = Reconstruction("mixture", 20, None, 0)
+    model = images.model("float64")
     cell = {"dtype": "float64", "start": "x0 + noise"}
     alpha, sigma = model.schedule.path.at(model.schedule.lam_max)
-    z = (bench.start(model, cell) - alpha * bench.x0.double()) / sigma
+    z = (images.start(model, cell) - alpha * images.x0.double()) / sigma
     assert abs(z.square().mean() - 1) < 5 * np.sqrt(2 / z.numel())
-    assert (bench.start(model, {**cell, "start": "x0"}) == bench.x0).all()
+    assert (images.start(model, {**cell, "start": "x0"}) == images.x0).all()
 
 
 def test_a_mean_square_is_that_of_pixels_on_0_to_1():
-    bench = table2.Bench("mixture", 3, None, 0)
+    images = Reconstruction("mixture", 3, None, 0)
     cell = cells(("ddim",), (10,))[0]
-    row = bench.measure(cell)
-    model = bench.model("float32")
-    back = round_trip(model, bench.x0, solver="ddim", nfe=10, grid=cell["grid"])[1]
-    pixels = [(x.double() + 1) / 2 for x in (bench.x0, back)]
+    row = images.measure(cell)
+    model = images.model("float32")
+    back = round_trip(model, images.x0, solver="ddim", nfe=10, grid=cell["grid"])[1]
+    pixels = [(x.double() + 1) / 2 for x in (images.x0, back)]
     each = (pixels[0] - pixels[1]).square().flatten(1).mean(1)
     assert abs(row["mse"] - each.mean()) < 1e-7
     assert abs(row["mse_se"] - np.std(each.numpy(), ddof=1) / np.sqrt(3)) < 1e-7
@@ -124,10 +125,10 @@ def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
     assert f"| ddim | {found[0]['mse']:.2g} ± {found[0]['mse_se']:.1g} |" in text
     assert "0.014" in text
 
-    def measure(bench, cell):
+    def measure(images, cell):
         raise AssertionError("nothing is computed again")
 
-    monkeypatch.setattr(table2.Bench, "measure", measure)
+    monkeypatch.setattr(Reconstruction, "measure", measure)
     assert run(*FAST, "--out", str(out)).exit_code == 0
     assert results.read(out)[1] == found
 
@@ -159,11 +160,11 @@ def test_the_images(tmp_path):
     assert (own[3] == mixture.model.network.sample(1, seed=3, y=3)).all()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", arr_0=pixels)
-    bench = table2.Bench("mixture", 2, str(tmp_path / "a.npz"), 0)
-    assert (to_pixels(bench.x0) == pixels[:2]).all()
-    assert not bench.model("float32").condition
+    images = Reconstruction("mixture", 2, str(tmp_path / "a.npz"), 0)
+    assert (to_pixels(images.x0) == pixels[:2]).all()
+    assert not images.model("float32").condition
     np.savez(tmp_path / "b.npz", arr_0=pixels[:, :14], arr_1=np.arange(3))
-    with pytest.raises(InputError, match=r"\(1, 14, 28\).*--data-dir"):
+    with pytest.raises(InputError, match=r"\(1, 14, 28\).*data_dir"):
         images_of(mixture, 2, str(tmp_path / "b.npz"))
 
 

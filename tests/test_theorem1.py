@@ -1,4 +1,4 @@
-"""Theorem 1 of the DDIM paper as experiments/ddim_paper/theorem1.py computes it: the pieces against the equations, and the command."""
+"""Theorem 1 of the DDIM paper (experiments/ddim_paper/theorem1.py): the pieces against the equations, and the command."""
 
 import json
 
@@ -11,7 +11,7 @@ from scipy import stats
 from diffode import grid, schedules
 from diffode.ddim_family import Family
 from diffode.noise import SeededNoise
-from experiments.ddim_paper import theorem1
+from experiments.ddim_paper import theorem1, theorem1_models
 
 SCHEDULE = schedules.ddpm_linear()
 TAU = grid.make("tau-quadratic", SCHEDULE, 5, denoise=True)
@@ -128,7 +128,7 @@ def test_the_network(tmp_path):
     result = CliRunner().invoke(theorem1.main, ["--model", "fashion", "--n", "4", "--steps", "3", "--out", str(out)])
     assert result.exit_code == 0, result.output
     rows = json.loads(out.with_suffix(".json").read_text())["rows"]
-    assert {row["eps"] for row in rows} == set(theorem1.NETWORKS)
+    assert {row["eps"] for row in rows} == set(theorem1_models.OF_NETWORK)
     assert all(abs(row["paired"]) < 8 * row["paired se"] for row in rows)  # a standard error of 4 images is rough
 
 

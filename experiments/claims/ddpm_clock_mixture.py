@@ -1,8 +1,8 @@
-"""experiments.claims.ddpm_clock_mixture:mixture, the mixture as networks of DDPM are called: with a label t.
+"""The mixture, called as networks of DDPM are, with a label t: experiments.claims.ddpm_clock_mixture:mixture.
 
 Such a network is smooth in t and was trained at whole t. Between them the schedule's log α is linear in t, so that t(λ) has a
-kink at each label. The λ that a network takes t for is that of the schedule at the labels, and a little off it between them, or
-it could not be smooth. Here it is the cubic spline of the labels' λ.
+kink at each label. What the network means by t is the schedule's λ at the labels, and a little off it between them, or it could
+not be smooth. Here it is the cubic spline through the λ of the labels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from diffode.models import pretrained
 from diffode.schedule import Array
 
 
-class OnLabels(nn.Module):
-    """A network of λ as one of t; lams: those of t = 0, 1, ..."""
+class CalledWithLabels(nn.Module):
+    """A network of λ, as one of t; lams: the λ of t = 0, 1, ..."""
 
     def __init__(self, network: nn.Module, lams: Array) -> None:
         super().__init__()
@@ -29,14 +29,14 @@ class OnLabels(nn.Module):
         return self.network(x, torch.from_numpy(self.lam(t.double().cpu().numpy())).to(t), y)
 
 
-def on_labels(name: str) -> EpsModel:
-    """The model of that name, one of λ on a DDPM table, called with t."""
+def called_with_labels(name: str) -> EpsModel:
+    """The model of that name, a network of λ on a DDPM table, called with t."""
     loaded = pretrained.load(name, torch.float64)
     model = loaded.model
     lams = model.schedule.lam(np.arange(model.schedule.t_noisy + 1))
     assert isinstance(model.network, nn.Module)
-    network = OnLabels(model.network, lams)
+    network = CalledWithLabels(model.network, lams)
     return EpsModel(network, model.schedule, model.predicts, clock="t", classes=model.classes, shape=loaded.image)
 
 
-mixture = on_labels("mixture")
+mixture = called_with_labels("mixture")

@@ -1,12 +1,12 @@
 """Claim: at equal NFE solvers take equal time, that of the network: python -m experiments.claims.speed
 
-A solver and the bare network take turns, the network being called on the same samples as often as the solver calls it; what else
-the machine does falls on both. The ratio of their seconds is what a solver costs, with its planning and all that is done to
-predictions; absolute times say little, and are not kept. Memory is the states that a plan keeps, the anchor included, and the
-most that the process had in memory, as a multiple of what it has with the network alone.
+A solver and the bare network take turns, the network being called on the same samples as often as the solver calls it, so that
+whatever else the machine does falls on both. The ratio of their seconds is the cost of a solver, with its planning and all that
+is done to predictions; absolute times say little, and are not kept. Memory is the number of states that a plan keeps, the anchor
+included, and the peak memory of the process, as a multiple of that with the network alone.
 
-Refuted by planned solvers whose ratios, medians of the turns, differ by more than a tenth. Adaptive solvers are here for what it
-costs to choose steps: they look at errors, and those of dpm and dpmpp step each sample for itself.
+Refuted by planned solvers whose ratios, medians over the turns, differ by more than a tenth. Adaptive solvers are here to show
+what it costs to choose steps: they look at errors, and those of dpm and dpmpp step each sample on its own.
 
 Nothing else should run meanwhile.
 """
@@ -14,7 +14,7 @@ Nothing else should run meanwhile.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from diffode.files import atomic
-from experiments.claims import common
+from experiments.claims import common, reporting
+from experiments.claims.common import ClaimOptions, Problems
+from experiments.claims.reporting import group_by
 from experiments.common import figures, results
 from experiments.common.commands import Script
 from experiments.common.markdown import table
@@ -42,87 +44,92 @@ TURNS = 9
 WITHIN = 0.1
 
 
-def bare(problem: Problem) -> Callable[[int], None]:
-    """calls(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
-    given: list[tuple[Any, Any]] = []
+def network_alone(problem: Problem) -> Callable[[int], None]:
+    """call(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
+    inputs: list[tuple[Any, Any]] = []
     batch, settings = problem.batches[0], problem.settings
     model = copy.copy(problem.of(problem.model, batch))
     network, x = model.network, problem.start(batch, settings.state, settings.device)
 
-    def kept(*x: Any, **condition: Any) -> torch.Tensor:
-        given.append((x, condition))
+    def recorded(*x: Any, **condition: Any) -> torch.Tensor:
+        inputs.append((x, condition))
         return network(*x, **condition)
 
-    model.network = kept
+    model.network = recorded
     with torch.no_grad():
         for lam in np.linspace(problem.schedule.lam_min, problem.schedule.lam_max, NFE):
             model(x, float(lam))
 
     @torch.no_grad()
-    def calls(n: int) -> None:
-        for x, condition in islice(cycle(given), n):
+    def call(n: int) -> None:
+        for x, condition in islice(cycle(inputs), n):
             network(*x, **condition)
 
-    return calls
+    return call
 
 
-def memory(problem: Problem, what: Mapping[str, Any]) -> int | None:
-    """The states that the plan of a cell keeps, if it has one."""
-    solver, lams, options = problem.plan(**what)
+def memory(problem: Problem, contender: Mapping[str, Any]) -> int | None:
+    """The states that the plan of a contender keeps, if it has one."""
+    solver, lams, options = problem.plan(**contender)
     entry = find(solver)
     return 1 + entry.plan(lams, problem.schedule, **options).memory if isinstance(entry, Solver) else None
 
 
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:
     """The row of a cell: the median ratio of its seconds to those of the network, its quartiles, and memory."""
-    what = {name: cell[name] for name in common.WHAT}
-    call_network, spent = bare(problem), problem.run(**what).spent  # and so both are warm
+    contender = {name: cell[name] for name in common.CONTENDER}
+    call_network, spent = network_alone(problem), problem.run(**contender).spent  # which warms up both
     ratios, peaks = [], []
     for _ in range(turns):
-        with metered(problem.settings.device) as alone:
+        with metered(problem.settings.device) as network:
             call_network(round(spent))
-        run = problem.run(**what)
-        ratios.append(run.seconds / alone.seconds * round(spent) / spent)
-        peaks.append(run.peak_mib / alone.peak_mib if run.peak_mib and alone.peak_mib else np.nan)
+        run = problem.run(**contender)
+        ratios.append(run.seconds / network.seconds * round(spent) / spent)
+        peaks.append(run.peak_mib / network.peak_mib if run.peak_mib and network.peak_mib else np.nan)
     low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    return {"spent": spent, "ratio": ratio, "low": low, "high": high, "states": memory(problem, what), "peak": np.median(peaks)}
+    states = memory(problem, contender)
+    return {"spent": spent, "ratio": ratio, "low": low, "high": high, "states": states, "peak": np.median(peaks)}
 
 
 def report(out: Path) -> str:
     """The ratios, and whether those of planned solvers are alike."""
-    about, found = results.read(out)
+    about, rows = results.read(out)
     parts: list[str] = []
     held: list[str] = []
     refuted: list[str] = []
-    for (model,), here in common.by(measured(found, "ratio"), "model").items():
-        lines = [
-            [
-                row["solver"] if row["nfe"] else named(row),
-                f"{row['spent']:.1f}".removesuffix(".0"),
-                f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
-                "–" if row["states"] is None else f"{row['states']}",
-                f"{row['peak']:.2f}" if measured([row], "peak") else "–",
-            ]
-            for row in here
-        ]
-        parts.append(f"#### {model}\n\n{table(['solver', 'NFE', 'seconds (quartiles)', 'states', 'peak of memory'], lines)}")
+    for (model,), here in group_by(measured(rows, "ratio"), "model").items():
+        parts.append(f"#### {model}\n\n{_table(here)}")
         planned = sorted((row["ratio"], row["solver"]) for row in here if row["nfe"])
         if planned:
             (least, first), (most, last) = planned[0], planned[-1]
-            said = f"{least:.2f} times ({first}) to {most:.2f} times ({last}) the network's seconds on {model}"
-            (held if most <= (1 + WITHIN) * least else refuted).append(said)
-    taking = f"planned solvers take {'; '.join(held)}" if held else ""
-    said = common.verdict(taking, [f"by planned solvers, which take {each}" for each in refuted])
-    note = "As multiples of what the network alone takes for as many calls."
-    return "\n\n".join([said, note, *parts, common.made_of(about)]) + "\n"
+            sentence = f"{least:.2f} times ({first}) to {most:.2f} times ({last}) the network's seconds on {model}"
+            (held if most <= (1 + WITHIN) * least else refuted).append(sentence)
+    alike = f"planned solvers take {'; '.join(held)}" if held else ""
+    verdict = reporting.verdict(alike, [f"by planned solvers, which take {each}" for each in refuted])
+    note = "Seconds and peak of memory are multiples of those of the network alone, in as many calls."
+    return "\n\n".join([verdict, note, *parts, reporting.samples_and_runs(about)]) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            row["solver"] if row["nfe"] else named(row),
+            f"{row['spent']:.1f}".removesuffix(".0"),
+            f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
+            "–" if row["states"] is None else f"{row['states']}",
+            f"{row['peak']:.2f}" if measured([row], "peak") else "–",
+        ]
+        for row in rows
+    ]
+    return table(["solver", "NFE", "seconds (quartiles)", "states", "peak of memory"], lines)
 
 
 def plot(out: Path) -> None:
-    """The ratios with their quartiles, a panel a model."""
+    """The ratios with their quartiles, a panel for each model."""
     figures.require_matplotlib()
     from matplotlib.figure import Figure
 
-    models = common.by(measured(results.read(out)[1], "ratio"), "model")
+    models = group_by(measured(results.read(out)[1], "ratio"), "model")
     figure = Figure(figsize=(4.2 * len(models), 3.4), layout="constrained")
     axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axis, ((model,), here) in zip(axes, models.items(), strict=True):
@@ -142,18 +149,19 @@ def plot(out: Path) -> None:
 
 
 @click.command(cls=Script)
-@common.options("speed", n=common.BATCH)
-def main(**o: Any) -> None:
+@common.claim_options("speed", n=common.BATCH)
+def main(options: ClaimOptions) -> None:
     """The seconds of solvers, relative to those of the network."""
-    n, turns = (2, 2) if o["fast"] else (o["n"], TURNS)
-    solvers, nfe = (("ddim", "unipc3", "dpm23"), 12) if o["fast"] else ((*PLANNED, *ADAPTIVE), NFE)
-    wanted = common.cells(o["models"] or common.MODELS, solvers, (nfe,), (TOLERANCE,))
-    bench = common.Bench(o, TOLERANCE, n=n, batch=n)  # whose solutions are not asked for
+    n, turns = (2, 2) if options.fast else (options.n, TURNS)
+    solvers, nfe = (("ddim", "unipc3", "dpm23"), 12) if options.fast else ((*PLANNED, *ADAPTIVE), NFE)
+    wanted = common.claim_cells(options.models or common.MODELS, solvers, (nfe,), (TOLERANCE,))
+    problems = Problems(options, TOLERANCE, n=n, batch=n)  # their solutions are not needed
 
-    def one(cell: Mapping[str, Any]) -> Row:
-        return measure(bench.problem(cell), cell, turns)
+    def seconds(cell: Mapping[str, Any]) -> Row:
+        return measure(problems.problem(cell), cell, turns)
 
-    common.tell(common.fill("speed", wanted, bench, o, {"turns": turns}, one), o["out"], plot, report)
+    rows = common.fill(wanted, problems, options, seconds, turns=turns)
+    common.conclude(rows, options.out, plot, report)
 
 
 if __name__ == "__main__":

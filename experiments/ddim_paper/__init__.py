@@ -1,0 +1,1 @@
+"""The tables, figures and theorem of *Denoising Diffusion Implicit Models* (Song et al., 2021a), computed again."""

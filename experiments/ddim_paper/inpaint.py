@@ -5,10 +5,11 @@ After every step the known pixels take the place of what the solver made of them
     x <- mask (α x_known + σ z) + (1 − mask) x
 
 (Song et al., 2021b, appendix I.2), and at the end exactly. That happens between the rows of any plan, which knows nothing of it.
-z is fresh at every step: each is another look at the known pixels, where the same z would be the same look again.
+z is fresh at every step, so that each step sees the known pixels under other noise.
 
-The jumps back of RePaint (Lugmayr et al., 2022) are rows: a step is taken, noise leads back to where it began, and it is taken
-again, so that what was made before can agree with what is known now. `again` puts them into the plan of any single-step solver.
+The jumps back of RePaint (Lugmayr et al., 2022) are stages of the plan: a step is taken, noise leads back to where it began, and
+it is taken again, so that the new pixels come to agree with the known ones. `with_jumps` puts them into the plan of any
+single-step solver.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
-from experiments.common import figures
+from experiments.common import figures, script_options
 from experiments.common.commands import Script
 from experiments.common.examples import real_images
 from solvers import Plan, Stage, sample
@@ -42,12 +43,15 @@ from solvers.registry import find
 from solvers.sampling import choose_grid
 
 APART = 2**31  # between the seeds of the solver's noise and those of the known pixels' noise; torch takes them modulo 2^32
-WINDOW = 3.0  # |λ| within which it is decided what the picture shows
+WINDOW = 3.0  # |λ| below which the composition of the picture is decided
 
 
 def inpaint(model: EpsModel, known: Tensor, mask: Tensor, seeds: Sequence[int], **how: Any) -> Tensor:
-    """Complete known (batch, *shape) where mask, bool, of the same shape or broadcast, is False; row i is that of seeds[i] in any
-    batch. how: solver, nfe and options, as sample takes them; InputError for solvers whose samples have no common steps."""
+    """Complete known (batch, *shape) where mask, bool, of the same shape or broadcast, is False.
+
+    Completion i depends on seeds[i] and its image, not on the batch. how: solver, nfe and options as `sample` takes them;
+    InputError for solvers whose samples have no common steps.
+    """
     noise, draws = SeededNoise([(seed + APART) % 2**32 for seed in seeds]), count()
     known, mask = known.to(model.device), mask.to(model.device)
 
@@ -59,8 +63,8 @@ def inpaint(model: EpsModel, known: Tensor, mask: Tensor, seeds: Sequence[int], 
     return torch.where(mask, known, result.x)
 
 
-def again(plan: Plan, times: int) -> Plan:
-    """The plan with each step towards the data that begins within the window taken `times` more, after jumps back to its begin:
+def with_jumps(plan: Plan, times: int) -> Plan:
+    """The plan with each step towards the data that begins within WINDOW repeated `times` times, after jumps back to its start:
 
         x <- (α_s/α_t) x + n z          n = σ_s sqrt(1 − e^(−2h))
 
@@ -68,22 +72,20 @@ def again(plan: Plan, times: int) -> Plan:
     """
     if not times:
         return plan
-    stages, made, before, draws = [plan.stages[0]], 0, 0, count(1)  # evaluations made in this plan and in the one given
+    stages, after, before, draws = [plan.stages[0]], 0, 0, count(1)  # evaluations so far, in the new plan and in the old
     for step in _steps(plan):
         s, t = stages[-1], step[-1]
         turns = 1 + times * (abs(s.lam) < WINDOW and s.lam < t.lam < np.inf)
         if any(j < before for stage in step for j in stage.c):
-            raise InputError(
-                f"{plan.solver} uses evaluations of earlier steps, so its steps cannot be taken again: leave --jumps out"
-            )
+            raise InputError(f"{plan.solver} uses evaluations of earlier steps, so its steps cannot be repeated: take no jumps")
         for turn in range(1, turns + 1):
             fresh = {old: next(draws) for old in sorted({stage.draw for stage in step if stage.draw is not None})}
             for stage in step:
-                c = {j - before + made: value for j, value in stage.c.items()}
+                c = {j - before + after: value for j, value in stage.c.items()}
                 renewed = fresh[stage.draw] if stage.draw is not None else None
                 evaluate = stage.evaluate and (stage is not t or turn == turns)
                 stages.append(dataclasses.replace(stage, c=c, draw=renewed, evaluate=evaluate))
-            made += s.evaluate + sum(stage.evaluate for stage in step[:-1])
+            after += s.evaluate + sum(stage.evaluate for stage in step[:-1])
             if turn < turns:
                 x, h = float(plan.path.alpha(s.lam) / plan.path.alpha(t.lam)), t.lam - s.lam
                 n = float(plan.path.sigma(s.lam)) * np.sqrt(-np.expm1(-2 * h))
@@ -102,14 +104,14 @@ def _steps(plan: Plan) -> list[list[Stage]]:
 
 
 def make_plan(solver: str, schedule: Schedule, nfe: int | None, eta: float | None, jumps: int | None) -> Plan:
-    """The plan of a solver at 20 NFE, with η = 1 and 3 jumps a step where it can have them, unless told otherwise."""
+    """The plan of a solver; None is 20 NFE, η = 1 if it has that option, and 3 jumps for each step if they are possible."""
     entry = find(solver)
     options = {"eta": 1.0 if eta is None else eta} if eta is not None or "eta" in entry.options else {}
     nfe = 20 if nfe is None and not isinstance(entry, Planned) else nfe
     lams, options = choose_grid(entry, schedule, nfe=nfe, steps=None, grid="logsnr", denoise=False, **options)
     plan = entry.plan(lams, schedule, **options)
     try:
-        return again(plan, 3 if jumps is None else jumps)
+        return with_jumps(plan, 3 if jumps is None else jumps)
     except InputError:
         if jumps:
             raise
@@ -136,40 +138,50 @@ def jump(x: Tensor, mask: Tensor) -> float:
     return float(torch.cat([x.diff(dim=dim).abs()[mask.diff(dim=dim)] for dim in (2, 3)]).mean())
 
 
-def picture(known: Tensor, mask: Tensor, made: Tensor) -> Image.Image:
-    """A row an image: the original, what is known of it (the rest grey), and its completions, made (n, completions, c, h, w)."""
-    rows = torch.cat([known[:, None], torch.where(mask, known, 0.0)[:, None], made], 1)
+def picture(known: Tensor, mask: Tensor, completed: Tensor) -> Image.Image:
+    """A row for each image: the original, what is known of it (the rest grey), and completed, (n, completions, c, h, w)."""
+    rows = torch.cat([known[:, None], torch.where(mask, known, 0.0)[:, None], completed], 1)
     sheet = writers.grid(to_pixels(rows.flatten(0, 1)), columns=rows.shape[1], width=84 * rows.shape[1])
-    return figures.headed(sheet, ["original", "known", *(f"{i}" for i in range(1, made.shape[1] + 1))])
+    return figures.headed(sheet, ["original", "known", *(f"{i}" for i in range(1, completed.shape[1] + 1))])
 
 
 @click.command(cls=Script, resumable=False)
 @click.option("--solver", default="ddim", show_default=True, help="Any planned solver.")
-@click.option("--nfe", type=click.IntRange(1), help="What the solver spends without jumps. [default: 20]")
+@click.option("--nfe", type=click.IntRange(1), help="Evaluations without jumps. [default: 20]")
 @click.option("--eta", type=float, help="Noise of the solver. [default: 1, if it has the option]")
-@click.option(
-    "--jumps", type=click.IntRange(0), help="How often each step in the middle is taken again. [default: 3, if it can be]"
-)
+@click.option("--jumps", type=click.IntRange(0), help="Repetitions of each step in the middle. [default: 3, if possible]")
 @click.option("--n", default=8, show_default=True, type=click.IntRange(1, 100), help="Images.")
 @click.option("--completions", default=6, show_default=True, type=click.IntRange(1, 100), help="Of each image.")
 @click.option("--mask", default="half", show_default=True, type=click.Choice(list(MASKS)), help="What is missing.")
 @click.option("--out", default="samples/inpainting.png", show_default=True, type=click.Path(path_type=Path))
-@click.option("--fast", is_flag=True, help="Only to see that it runs: 2 images, 2 completions, no jumps, few NFE.")
-def main(**o: Any) -> None:
+@script_options.fast("2 images, 2 completions, no jumps, few NFE")
+def main(
+    solver: str,
+    nfe: int | None,
+    eta: float | None,
+    jumps: int | None,
+    n: int,
+    completions: int,
+    mask: str,
+    out: Path,
+    fast: bool,
+) -> None:
     """Complete real images, of which a part is missing, with the shipped network."""
-    if o["fast"]:
-        o.update(n=2, completions=2, nfe=o["nfe"] or 6, jumps=0)
-    n, k = o["n"], o["completions"]
+    if fast:
+        n, completions, nfe, jumps = 2, 2, nfe or 6, 0
     model = pretrained.load("fashion").model
-    plan = make_plan(o["solver"], model.schedule, o["nfe"], o["eta"], o["jumps"])
+    plan = make_plan(solver, model.schedule, nfe, eta, jumps)
     known, labels = real_images(n)
-    mask = MASKS[o["mask"]](*known.shape[2:])
-    model = model.labelled(labels.repeat_interleave(k))
-    made = inpaint(model, known.repeat_interleave(k, 0), mask, range(n * k), solver=plan)
-    with atomic(o["out"]) as part:
-        picture(known, mask, made.unflatten(0, (n, k))).save(part, format="PNG")
-    jumps = f"mean jump across the edge of what is known {jump(made, mask):.3f}, in the originals {jump(known, mask):.3f}"
-    click.echo(f"{plan.solver}: {n} images, {k} completions each, {plan.nfe} NFE, {jumps}, {o['out']}")
+    where = MASKS[mask](*known.shape[2:])
+    model = model.labelled(labels.repeat_interleave(completions))
+    completed = inpaint(model, known.repeat_interleave(completions, 0), where, range(n * completions), solver=plan)
+    with atomic(out) as part:
+        picture(known, where, completed.unflatten(0, (n, completions))).save(part, format="PNG")
+    edges = f"{jump(completed, where):.3f}, in the originals {jump(known, where):.3f}"
+    click.echo(
+        f"{plan.solver}: {n} images, {completions} completions each, {plan.nfe} NFE, mean jump across the edge of what is known "
+        f"{edges}, {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Two samples are joined by decoding what lies between their x_T (Song et al., 202
 
 θ is that of a pair, over its own pixels. Independent noise in many dimensions is nearly orthogonal and of one norm, and so is all
 that slerp puts between. Linear interpolation, for contrast, passes at sqrt((1 − w)² + w²) of the norm, which is no noise that the
-network has seen: there is too little of it, and what comes out lacks detail.
+network has seen: there is too little of it, and the images lack detail.
 
 Pairs are consecutive seeds, of one label ("same"), or without a label ("none"), where each end is of the class that its noise
-makes it, as in the paper. What is measured, and averaged over pairs:
+leads to, as in the paper. Measured, and averaged over pairs:
 
     norm       ‖x_T(½)‖ over the mean norm of the ends
     largest    the largest distance of neighbouring images on the path over the distance of its ends; of an even path of n
@@ -37,10 +37,10 @@ from diffode.images.datasets import to_pixels
 from diffode.models import pretrained
 from diffode.models.pretrained import Pretrained
 from diffode.noise import SeededNoise
-from experiments.common import figures, results
+from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
-from experiments.ddim_paper.table2 import mean_and_error
+from experiments.ddim_paper.common import mean_and_error
 from solvers import sample
 from solvers.registry import find
 from solvers.sampling import choose_grid
@@ -81,17 +81,16 @@ WAYS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"slerp": slerp, "l
 
 def ends(loaded: Pretrained, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     """x_T of pairs of consecutive seeds, the first of each and the second, (pairs, *image)."""
+    schedule = loaded.model.schedule
     like = torch.empty(2 * pairs, *loaded.image, device=loaded.model.device)
-    noise = SeededNoise(range(seed, seed + 2 * pairs))(0, like) * float(
-        loaded.model.schedule.sigma(loaded.model.schedule.lam_min)
-    )
+    noise = SeededNoise(range(seed, seed + 2 * pairs))(0, like) * float(schedule.sigma(schedule.lam_min))
     return noise[::2], noise[1::2]
 
 
 def path(loaded: Pretrained, x: Tensor, y: Tensor, *, way: str, labels: str, **how: Any) -> tuple[Tensor, Tensor]:
     """x_T(w) between x and y (pairs, *image), and what it is decoded to, both (pairs, POINTS, *image).
 
-    labels: "same", a class a pair, in turn; or "none". how: solver, nfe and grid as `sample` takes them.
+    labels: "same", a class for each pair, in turn; or "none". how: solver, nfe and grid as `sample` takes them.
     """
     model = loaded.model.labelled(torch.arange(len(x)) % loaded.model.classes) if labels == "same" else loaded.model
     between = [WAYS[way](x, y, w) for w in np.linspace(0, 1, POINTS).tolist()]
@@ -109,39 +108,34 @@ def measure(between: Tensor, decoded: Tensor) -> dict[str, float]:
     steps, whole = rms(decoded.diff(dim=1)), rms(decoded[:, -1:] - decoded[:, :1])
     across, down = (decoded.diff(dim=dim).flatten(2).square().mean(2) for dim in (-1, -2))
     detail = across + down
-    found = {
+    columns = {
         "norm": size[:, middle] / (size[:, 0] + size[:, -1]) * 2,
         "largest": steps.amax(1) / whole[:, 0],
         "detail": detail[:, middle] / (detail[:, 0] + detail[:, -1]) * 2,
     }
     numbers: dict[str, float] = {}
-    for name, values in found.items():
+    for name, values in columns.items():
         numbers[name], numbers[f"{name}_se"] = mean_and_error(values)
     return numbers
 
 
 def picture(paths: Mapping[tuple[str, str], Tensor]) -> Image.Image:
-    """A block a kind of path, under its name: a row a pair, a column a w."""
+    """A block for each kind of path, under its name: a row for each pair, a column for each w."""
     blocks = []
+    weights = [f"{w:.1f}" for w in np.linspace(0, 1, POINTS)]
     for (way, labels), decoded in paths.items():
         sheet = writers.grid(to_pixels(decoded.flatten(0, 1)), columns=POINTS, width=84 * POINTS)
-        blocks.append(
-            figures.headed(figures.headed(sheet, [f"{w:.1f}" for w in np.linspace(0, 1, POINTS)]), [f"{way}, {LABELS[labels]}"])
-        )
+        blocks.append(figures.headed(figures.headed(sheet, weights), [f"{way}, {LABELS[labels]}"]))
     return figures.stacked(blocks)
 
 
 def report(out: Path) -> str:
     """The table, and what it says, in Markdown."""
-    about, found = results.read(out)
-    found = [row for row in found if "norm" in row]
+    about, rows = results.read(out)
+    rows = [row for row in rows if "norm" in row]
+    numbers = ("norm", "largest", "detail")
     lines = [
-        [
-            row["way"],
-            LABELS[row["labels"]],
-            *(f"{row[name]:.3f} ± {row[f'{name}_se']:.3f}" for name in ("norm", "largest", "detail")),
-        ]
-        for row in found
+        [row["way"], LABELS[row["labels"]], *(f"{row[name]:.3f} ± {row[f'{name}_se']:.3f}" for name in numbers)] for row in rows
     ]
     head = ["way", "pairs of", "norm of x_T at w = ½", "largest step of the path", "detail at w = ½"]
     return (
@@ -152,34 +146,34 @@ def report(out: Path) -> str:
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
+@script_options.model()
 @click.option("--solver", default="ddim", show_default=True, help="Any deterministic solver.")
-@click.option("--nfe", default=50, show_default=True, type=click.IntRange(1), help="Evaluations an image.")
-@click.option("--grid", default="time", show_default=True, help="Where they are spent; time is like the paper's τ.")
+@click.option("--nfe", default=50, show_default=True, type=click.IntRange(1), help="Evaluations per image.")
+@click.option("--grid", default="time", show_default=True, help="Where they are; time is like the paper's τ.")
 @click.option("--pairs", default=50, show_default=True, type=click.IntRange(2, 1000), help="Of each kind.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first.")
-@click.option("--out", default="results/interpolation", show_default=True, type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Begin again where there are results.")
-@click.option("--fast", is_flag=True, help="Only to see that it runs: 2 pairs, 6 NFE.")
-def main(out: Path, overwrite: bool, fast: bool, **o: Any) -> None:
+@script_options.seed("The first.")
+@script_options.out("results/interpolation")
+@script_options.overwrite
+@script_options.fast("2 pairs, 6 NFE")
+def main(name: str, solver: str, nfe: int, grid: str, pairs: int, seed: int, out: Path, overwrite: bool, fast: bool) -> None:
     """Join samples by what lies between their noise: slerp, and lerp for contrast."""
-    if fast:
-        o.update(pairs=2, nfe=6)
-    if find(o["solver"]).stochastic:
-        raise InputError(f"{o['solver']} draws noise, and x_T does not say what comes of it: take a deterministic solver")
-    loaded = pretrained.load(o["name"])
+    pairs, nfe = (2, 6) if fast else (pairs, nfe)
+    if find(solver).stochastic:
+        raise InputError(f"{solver} draws noise, and x_T alone does not decide its samples: take a deterministic solver")
+    loaded = pretrained.load(name)
     writers.check_shape(loaded.image)
-    choose_grid(find(o["solver"]), loaded.model.schedule, nfe=o["nfe"], steps=None, grid=o["grid"], denoise=False)
-    how = {name: o[name] for name in ("solver", "nfe", "grid")}
-    x, y = ends(loaded, o["pairs"], o["seed"])
+    choose_grid(find(solver), loaded.model.schedule, nfe=nfe, steps=None, grid=grid, denoise=False)
+    how: dict[str, Any] = {"solver": solver, "nfe": nfe, "grid": grid}
+    x, y = ends(loaded, pairs, seed)
     cells = [{"way": way, "labels": labels} for way in WAYS for labels in LABELS if loaded.model.classes or labels == "none"]
-    about = {"model": o["name"], "sha256": loaded.sha256, **how, "pairs": o["pairs"], "seed": o["seed"]}
+    about = {"model": name, "sha256": loaded.sha256, **how, "pairs": pairs, "seed": seed}
 
     def compute(cell: Mapping[str, Any]) -> dict[str, float]:
         return measure(*path(loaded, x, y, **cell, **how))
 
-    made = results.fill(out, cells, compute, about=about, command=command_line(), overwrite=overwrite)
-    results.finish(made, out)
+    command = command_line()
+    rows = results.fill(out, cells, compute, about=about, command=command, overwrite=overwrite)
+    results.finish(rows, out)
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, **how)[1] for cell in cells}
     with atomic(results.with_suffix(out, ".png")) as part:
         picture(shown).save(part, format="PNG")

@@ -1,16 +1,16 @@
 """Bits/dim of images: python -m experiments.ddim_paper.likelihood --model fashion
 
 log p(x | label) by diffode.likelihood, for test images of Fashion-MNIST made continuous by `--draws` uniform noises each: in
-expectation an upper bound. The trace is Hutchinson's estimate. Solvers are given the same images, noises and probes at all
-budgets, so what differs is what they themselves do; one more row has more images, for the number itself.
+expectation an upper bound. The trace is Hutchinson's estimate. All solvers have the same images, noises and probes at all
+budgets, so that they alone differ; one more row has more images, for the number itself.
 
-    bits_se         standard error over the images, of which there are as many as there is time for
+    bits_se         standard error over the images
     bits_se_draws   for these images, over noises and probes
     bits_se_probes  for these images and noises, over the probes
 
-An exact mixture has its trace in closed form, so a solver alone is wrong: `rms` and `worst` are the errors of log p, in nats,
-against log_density. Its own samples, as they are, stand beside the real images. For it log p at λ_min is exact; `normal_worst` is
-by how much N(0, σ² I) in its place, the prior that a network is given, would have changed log p at most.
+An exact mixture has its trace in closed form, so that all error is the solver's: `rms` and `worst` are the errors of log p, in
+nats, against log_density. Its own samples, as they are, stand beside the real images. For it log p at λ_min is exact;
+`normal_worst` is the largest change of log p if N(0, σ² I), the prior of a network, took its place.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from diffode.images.datasets import to_pixels
 from diffode.likelihood import dequantised, log_likelihood, normal
 from diffode.mixture import Mixture
 from diffode.models import pretrained
-from experiments.common import figures, results
+from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.examples import own_images, real_images
 from experiments.common.markdown import provenance_sentence, table
+from experiments.common.results import Row
 from solvers import encode
 
 PLANNED = ("ddim", "dpm2", "dpm3", "dpmpp2m", "unipc3")
@@ -47,8 +48,8 @@ IMAGES = {"real": "real test images", "own": "samples of the mixture itself"}
 Cell = Mapping[str, Any]
 
 
-class Bench:
-    """A model, and what decides all rows beside their cells: see `about`."""
+class DensityModel:
+    """A model, and the row of a cell. about: what decides all rows beside their cells."""
 
     def __init__(self, name: str, draws: int, probes: int, seed: int) -> None:
         loaded = pretrained.load(name)
@@ -96,7 +97,7 @@ class Bench:
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in row.items()}
 
     def _part(self, x0: Tensor, labels: Tensor, first: int, solver: str, how: dict[str, Any]) -> dict[str, Tensor]:
-        """A value an image of every column."""
+        """The columns of these images, of which the first has the seed of image `first`."""
         model, mixture, seeds = self.model.labelled(labels), self.mixture, range(self.seed + first, self.seed + first + len(x0))
         part = {}
         if mixture is None:
@@ -116,7 +117,7 @@ class Bench:
 
 
 def cells(exact: bool, n: int, many: int, fast: bool) -> list[dict[str, Any]]:
-    """Every solver at every budget on n images, and the best of them on as many as `many`."""
+    """Every solver at every budget on n images, and of a network the best on `many` images."""
     budgets, tolerances = (BUDGETS + MORE * exact, TOLERANCES + TIGHTER * exact) if not fast else ((6,), (1e-2,))
     ways = [{"solver": ADAPTIVE, "nfe": None, "rtol": rtol} for rtol in tolerances]
     ways += [{"solver": solver, "nfe": nfe, "rtol": None} for solver in PLANNED for nfe in budgets]
@@ -124,20 +125,20 @@ def cells(exact: bool, n: int, many: int, fast: bool) -> list[dict[str, Any]]:
     return swept if fast or exact else [*swept, {"images": "real", "n": many, **BEST}]
 
 
-def _swept(found: list[results.Row], kind: str) -> list[results.Row]:
+def _swept(rows: list[Row], kind: str) -> list[Row]:
     """The rows of all solvers on the same images of a kind."""
-    mine = [row for row in found if row["images"] == kind]
-    return [row for row in mine if row["n"] == min(row["n"] for row in mine)]
+    of_kind = [row for row in rows if row["images"] == kind]
+    return [row for row in of_kind if row["n"] == min(row["n"] for row in of_kind)]
 
 
-def plot(found: list[results.Row], path: Path) -> None:
+def plot(rows: list[Row], path: Path) -> None:
     """The error against the evaluations: rms in nats where it is known, else |bits/dim| from those at the tightest tolerance."""
     from matplotlib.figure import Figure
 
-    kinds = list(dict.fromkeys(row["images"] for row in found))
+    kinds = list(dict.fromkeys(row["images"] for row in rows))
     figure = Figure(figsize=(5.5 * len(kinds), 4.6))
     for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        swept = _swept(found, kind)
+        swept = _swept(rows, kind)
         tightest = min(swept, key=lambda row: row["rtol"] or math.inf)
         for solver in dict.fromkeys(row["solver"] for row in swept):
             line = [row for row in swept if row["solver"] == solver and ("rms" in row or row is not tightest)]
@@ -156,15 +157,15 @@ def plot(found: list[results.Row], path: Path) -> None:
 
 
 def report(out: Path) -> str:
-    """What the images cost, and a table of the solvers for each kind of images, in Markdown."""
-    about, found = results.read(out)
-    found = [row for row in found if "error" not in row]
+    """The bits/dim, and a table of the solvers, for each kind of images, in Markdown."""
+    about, rows = results.read(out)
+    rows = [row for row in rows if "error" not in row]
     parts = []
-    for kind in dict.fromkeys(row["images"] for row in found):
-        swept = _swept(found, kind)
+    for kind in dict.fromkeys(row["images"] for row in rows):
+        swept = _swept(rows, kind)
         exact = "rms" in swept[0]
         value = (lambda row: f"{row['rms']:.2g}") if exact else (lambda row: f"{row['bits']:.4f}")
-        parts.append(_number(about, [row for row in found if row["images"] == kind]))
+        parts.append(_bits_per_dim(about, [row for row in rows if row["images"] == kind]))
         planned = {(row["solver"], row["nfe"]): value(row) for row in swept if row["rtol"] is None}
         budgets = sorted({nfe for _, nfe in planned})
         lines = [
@@ -180,54 +181,54 @@ def report(out: Path) -> str:
     return "\n\n".join([*parts, provenance_sentence(about)]) + "\n"
 
 
-def _number(about: Mapping[str, Any], mine: list[results.Row]) -> str:
-    """The bits/dim by the row with the most images, or by the most exact one."""
-    best = max(mine, key=lambda row: (row["n"], -row.get("rms", 0.0)))
+def _bits_per_dim(about: Mapping[str, Any], rows: list[Row]) -> str:
+    """The bits/dim of the row with the most images, or of the most exact one."""
+    best = max(rows, key=lambda row: (row["n"], -row.get("rms", 0.0)))
     errors = {
         "images": "bits_se",
         "noises and probes" if about["probes"] else "noises": "bits_se_draws",
         "probes": "bits_se_probes",
     }
-    told = ", ".join(f"{best[name]:.4f} over the {what}" for what, name in errors.items() if name in best)
+    errors_text = ", ".join(f"{best[name]:.4f} over the {what}" for what, name in errors.items() if name in best)
     noises = f", {about['draws']} uniform noises each" if best["images"] == "real" else ""
-    way = f"{best['solver']} with {best['spent']} evaluations"
+    solver = f"{best['solver']} with {best['spent']} evaluations"
     text = (
         f"{best['n']} {IMAGES[best['images']]}{noises}, given their labels, have "
-        f"{best['bits']:.4f} bits/dim, an average log p of {best['log_p']:.2f} nats, by {way}; standard errors: {told}."
+        f"{best['bits']:.4f} bits/dim, an average log p of {best['log_p']:.2f} nats, by {solver}; standard errors: {errors_text}."
     )
     if "rms" in best:
         text += (
-            f" The exact average is {best['exact_log_p']:.6f} nats; that way is off by {best['rms']:.1g} nats rms and at most "
+            f" The exact average is {best['exact_log_p']:.6f} nats; the error is {best['rms']:.1g} nats rms and at most "
             f"{best['worst']:.1g}. With N(0, σ² I) at λ_min log p would differ by at most {best['normal_worst']:.2g} nats."
         )
     return text
 
 
 @click.command(cls=Script)
-@click.option("--model", "name", default="fashion", show_default=True, help="As `cli.py sample` takes it.")
+@script_options.model()
 @click.option("--n", type=click.IntRange(2, 500), help="Images for all solvers. [default: 10; of a mixture 100]")
 @click.option("--many", default=300, show_default=True, type=click.IntRange(2, 500), help="Images of the one row with more.")
 @click.option("--draws", default=2, show_default=True, type=click.IntRange(1, 100), help="Uniform noises added to each image.")
 @click.option("--probes", default=2, show_default=True, type=click.IntRange(1, 100), help="Of the trace of a network.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first seed, of noises and probes.")
-@click.option("--out", type=click.Path(path_type=Path), help="OUT.csv, .json and .png. [default: results/likelihood_MODEL]")
-@click.option("--overwrite", is_flag=True, help="Begin again where there are results.")
-@click.option("--fast", is_flag=True, help="Only to see that it runs: 2 images, few evaluations.")
+@script_options.seed("The first seed, of noises and probes.")
+@script_options.out(None, "OUT.csv, OUT.json and OUT.png: a name without suffix. [default: results/likelihood_MODEL]")
+@script_options.overwrite
+@script_options.fast("2 images, few evaluations")
 def main(
     name: str, n: int | None, many: int, draws: int, probes: int, seed: int, out: Path | None, overwrite: bool, fast: bool
 ) -> None:
     """Bits/dim of test images under a model, by fixed-step plans and by torchdiffeq."""
     figures.require_matplotlib()
     out = out or Path("results") / f"likelihood_{Path(name).stem}"
-    bench = Bench(name, draws, probes, seed)
-    exact = bench.mixture is not None
+    model = DensityModel(name, draws, probes, seed)
+    exact = model.mixture is not None
     n = 2 if fast else n or (100 if exact else 10)
-    todo = cells(exact, n, max(n, many), fast)
-    made = results.fill(out, todo, bench.measure, about=bench.about, command=command_line(), overwrite=overwrite)
-    if good := [row for row in made if "error" not in row]:
+    wanted, command = cells(exact, n, max(n, many), fast), command_line()
+    rows = results.fill(out, wanted, model.measure, about=model.about, command=command, overwrite=overwrite)
+    if good := [row for row in rows if "error" not in row]:
         plot(good, results.with_suffix(out, ".png"))
     click.echo(report(out))
-    results.finish(made, out)
+    results.finish(rows, out)
 
 
 if __name__ == "__main__":

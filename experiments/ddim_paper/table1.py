@@ -4,18 +4,17 @@
     python -m experiments.ddim_paper.table1 --preset cifar10 --weights FILE.safetensors --reference IMAGES
 
 A cell is n samples of one η and one S, on the paper's own sub-sequence τ (tau-linear or tau-quadratic, see grid.py), from the
-prior at τ_S to α = 1, where the last step adds no noise. It costs an evaluation a label: S of them, or fewer where a quadratic τ
-names one twice. "sigma-hat" is DDPM's larger variance, σ² = β of τ. Nothing is clipped but the finished image; the authors' code
-clips x̂0 in this row, and in this row alone. All cells have the same seeds. The samples of a network are kept beside the table, so
-that a run that was killed goes on in mid-cell and one with a larger --n adds to whole blocks of them. How samples are judged is
-in subjects.py.
+prior at τ_S to α = 1, where the last step adds no noise. It costs one evaluation per label: S of them, or fewer where a quadratic
+τ names one twice. "sigma-hat" is DDPM's larger variance, σ² = β of τ. Nothing is clipped but the finished image; the authors'
+code clips x̂0 in this row, and in this row alone. All cells have the same seeds. The samples of a network are kept beside the
+table, so that an interrupted run continues within a cell, and one with a larger n adds to whole blocks of them. How samples are
+judged is in table1_cells.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,22 @@ from diffode.files import atomic
 from diffode.images import writers
 from diffode.models import presets, pretrained
 from experiments import published
-from experiments.common import figures, results
+from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
-from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Subject, labels, of_mixture, of_network
+from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Table1Model, lams_of_tau, of_mixture, of_network
+from experiments.ddim_paper.table1_presets import PRESETS, Table1Options
 from experiments.metrics import distances
 from experiments.metrics import features as known
 from experiments.metrics.distances import Number
 from experiments.sampling.recipe import choose_device
 
 STEPS = (10, 20, 50, 100, 1000)
-FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of what is no sample of a model
+FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of the floor, which has no η and no S
 SHOWN = 10  # samples of each cell, in the picture
 CELL, GAP, LINE = 300, 12, 20  # pixels: the width of a cell, between cells, and above a row
-T = float(stats.t.ppf(0.975, distances.BLOCKS - 1))  # standard errors of the jackknife that make 95 %
-TOLD = {  # of the numbers of a cell, what the report shows, and its digits
+T_95 = float(stats.t.ppf(0.975, distances.BLOCKS - 1))  # half a 95 % interval, in standard errors of the jackknife
+REPORTED = {  # the numbers of a cell that the report shows, their titles and digits
     "frechet": ("Fréchet distance in the features of {features}", 3),
     "frechet unbiased": ("The same without its bias of 1/N, by the jackknife, as columns of different N are to be compared", 3),
     "own label": ("Share of samples that the classifier gives their own label", 3),
@@ -50,25 +50,6 @@ TOLD = {  # of the numbers of a cell, what the report shows, and its digits
     "components": ("Total variation between the components' shares and their weights", 4),
 }
 Key = tuple[str, int]  # η and S
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How a table is made unless it is told otherwise. tau: the paper's for the data set (appendix D.2); n: samples a cell, each
-    from an S on: ((1, 1000), (100, 500)) is 1,000, and 500 from S = 100."""
-
-    tau: str
-    n: tuple[tuple[int, int], ...]
-    features: str = ""
-    dtype: str = "float32"
-
-
-PRESETS = {
-    "fashion": Preset("linear", ((1, 2_000), (50, 1_000), (1000, 500)), "classifier", "bfloat16"),
-    "mixture": Preset("linear", ((1, 10_000),)),
-    "cifar10": Preset("quadratic", ((1, 50_000),), "inception"),
-    "celeba": Preset("linear", ((1, 50_000),), "inception"),
-}
 
 
 def picture(pixels: Mapping[Key, writers.Pixels]) -> Image.Image:
@@ -87,39 +68,39 @@ def picture(pixels: Mapping[Key, writers.Pixels]) -> Image.Image:
 
 
 def report(out: Path) -> str:
-    """A table of η against S for each number that says most, the paper's beside them, and what made them."""
-    about, found = results.read(out)
-    cells = {(row["eta"], row["S"]): row for row in sorted(found, key=lambda row: row["n"]) if "error" not in row}
+    """A table of η against S for each of REPORTED, the paper's, and what made them."""
+    about, rows = results.read(out)
+    cells = {(row["eta"], row["S"]): row for row in sorted(rows, key=lambda row: row["n"]) if "error" not in row}
     floor = cells.pop((FLOOR["eta"], FLOOR["S"]), None)
-    of = {s: row for (_, s), row in sorted(cells.items(), key=lambda item: item[0][1])}
-    head = ["", *(f"S = {s}" + f" ({row['nfe']} NFE)" * (row["nfe"] != s) for s, row in of.items())]
-    sizes = ", ".join(f"{row['n']:,} (S = {s})" for s, row in of.items())
-    parts = [f"Samples a cell: {sizes}. τ is {about['tau']}; S evaluations an image. ± is {T:.2f} standard errors, 95 %."]
-    for name, (title, digits) in TOLD.items():
+    largest = {s: row for (_, s), row in sorted(cells.items(), key=lambda item: item[0][1])}
+    head = ["", *(f"S = {s}" + f" ({row['nfe']} NFE)" * (row["nfe"] != s) for s, row in largest.items())]
+    sizes = ", ".join(f"{row['n']:,} (S = {s})" for s, row in largest.items())
+    parts = [f"Samples per cell: {sizes}. τ is {about['tau']}; S evaluations per image. ± is {T_95:.2f} standard errors, 95 %."]
+    for name, (title, digits) in REPORTED.items():
         if any(name in row for row in cells.values()):
 
             def shown(row: Mapping[str, Any], name: str = name, digits: int = digits) -> str:
-                return f"{row[name]:.{digits}f} ± {T * row[f'{name} ±']:.{digits}f}"
+                return f"{row[name]:.{digits}f} ± {T_95 * row[f'{name} ±']:.{digits}f}"
 
-            lines = [[_eta(eta), *(shown(cells[eta, s]) if (eta, s) in cells else "" for s in of)] for eta in ETAS]
-            beside = f" ({about['floor']}: {shown(floor)})" if floor else ""
-            parts.append(f"{title.format(**about)}{beside}:\n\n{table(head, lines)}")
+            lines = [[_eta(eta), *(shown(cells[eta, s]) if (eta, s) in cells else "" for s in largest)] for eta in ETAS]
+            of_floor = f" ({about['floor']}: {shown(floor)})" if floor else ""
+            parts.append(f"{title.format(**about)}{of_floor}:\n\n{table(head, lines)}")
     paper = {
         (row["eta"], int(row["S"])): row["fid"] for row in published.table("ddim_table1") if row["dataset"] == about["paper"]
     }
-    lines = [[_eta(eta), *(paper.get((eta, s), "") for s in of)] for eta in ETAS]
-    parts.append(f"The paper's, FID of {about['paper']}:\n\n{table(['', *(f'S = {s}' for s in of)], lines)}")
+    lines = [[_eta(eta), *(paper.get((eta, s), "") for s in largest)] for eta in ETAS]
+    parts.append(f"The paper's, FID of {about['paper']}:\n\n{table(['', *(f'S = {s}' for s in largest)], lines)}")
     return "\n\n".join([*parts, _order(cells), provenance_sentence(about)])
 
 
 def _order(cells: Mapping[Key, Mapping[str, Any]]) -> str:
-    """What the first distance of the cells says at the fewest and at the most steps."""
-    name = next(name for name in TOLD if any(name in row for row in cells.values()))
+    """The best and the worst η at the fewest and at the most steps, by the first number of REPORTED."""
+    name = next(name for name in REPORTED if any(name in row for row in cells.values()))
     sentences = []
     for s in (min(s for _, s in cells), max(s for _, s in cells)):
         ranked = sorted((row[name], row[f"{name} ±"], eta) for (eta, at), row in cells.items() if at == s)
         (best, error, first), (worst, _, last) = ranked[0], ranked[-1]
-        near = [_eta(eta) for value, other, eta in ranked[1:] if value - best < T * math.hypot(error, other)]
+        near = [_eta(eta) for value, other, eta in ranked[1:] if value - best < T_95 * math.hypot(error, other)]
         tied = f" (within the errors as good: {', '.join(near)})" if near else ""
         sentences.append(f"At S = {s} the best is {_eta(first)}{tied}; {_eta(last)} is {worst / best:.3g} times as far.")
     return " ".join(sentences)
@@ -142,28 +123,25 @@ def _steps(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[i
     return tuple(int(part) for part in parts)
 
 
-def choose(
-    preset: str, weights: str | None, chosen: Preset, reference_of: Path | None, device: str, out: Path
-) -> tuple[pretrained.Pretrained, str, Subject]:
-    """The model of a preset, its name, and how it is sampled and judged; InputError for what does not go together."""
-    if weights is None and preset not in pretrained.names():
-        raise InputError(f"the network of the preset {preset} does not come with diffode: name its file with --weights")
-    name = weights if preset in pretrained.names() and weights else preset if weights is None else f"{preset}:{weights}"
-    loaded = pretrained.load(name)
+def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -> Table1Model:
+    """How the model of a preset is sampled and judged; InputError for what does not go together."""
+    preset, chosen = options.preset, options.chosen
     if (loaded.card.kind == "mixture") != (preset == "mixture"):
-        raise InputError(f"the preset {preset} is not for {name}, which is a {loaded.card.kind}: take another --preset")
-    if preset != "mixture":
-        options = {
-            "tau": chosen.tau,
-            "features_name": chosen.features,
-            "dtype": chosen.dtype,
-            "device": choose_device(device),
-        }
-        folder = results.with_suffix(out, "-samples")
-        return loaded, name, of_network(loaded, name, reference=reference_of, folder=folder, **options)
-    if chosen.features or reference_of:
-        raise InputError("a mixture is compared with itself: leave --features and --reference out")
-    return loaded, name, of_mixture(loaded, chosen.tau)
+        raise InputError(f"the preset {preset} is not for {options.name}, which is a {loaded.card.kind}: take another preset")
+    if preset == "mixture":
+        if chosen.features or options.reference:
+            raise InputError("a mixture is compared with itself: leave features and reference out")
+        return of_mixture(loaded, chosen.tau)
+    return of_network(
+        loaded,
+        options.name,
+        tau=chosen.tau,
+        features_name=chosen.features,
+        reference=options.reference,
+        dtype=chosen.dtype,
+        device=choose_device(options.device),
+        folder=results.with_suffix(out, "-samples"),
+    )
 
 
 @click.command(cls=Script)
@@ -174,54 +152,54 @@ def choose(
 )
 @click.option("--features", type=click.Choice(list(known.FEATURES)), help="What images are compared in. [default: the preset's]")
 @click.option("--tau", type=click.Choice(["linear", "quadratic"]), help="The rule of τ. [default: the preset's]")
-@click.option("--n", type=click.IntRange(distances.FEWEST), help="Samples a cell. [default: the preset's]")
+@click.option("--n", type=click.IntRange(distances.FEWEST), help="Samples per cell. [default: the preset's]")
 @click.option("--steps", default=",".join(map(str, STEPS)), show_default=True, callback=_steps, help="S, comma-separated.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first seed.")
+@script_options.seed()
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--out", type=click.Path(path_type=Path), help="OUT.csv, .json and .png. [default: results/table_PRESET]")
-@click.option("--overwrite", is_flag=True, help="Begin anew where a table is of other settings.")
-@click.option("--fast", is_flag=True, help="Only to see that it runs: 40 samples a cell, S = 10 and 20, no floor.")
-def main(preset: str, weights: str | None, out: Path | None, **o: Any) -> None:
+@script_options.out(None, "OUT.csv, OUT.json and OUT.png: a name without suffix. [default: results/table1_PRESET]")
+@script_options.overwrite
+@script_options.fast("40 samples per cell, S = 10 and 20, no floor")
+@script_options.as_one(Table1Options)
+def main(options: Table1Options) -> None:
     """Judge samples for each η and number of steps S, as Table 1 of the DDIM paper."""
-    wanted = {name: o[name] for name in ("features", "tau") if o[name] is not None}
-    wanted |= {"n": ((1, 40 if o["fast"] else o["n"]),)} if o["fast"] or o["n"] else {}
-    chosen, out = replace(PRESETS[preset], **wanted), out or Path("results") / f"table1_{preset}"
-    loaded, name, subject = choose(preset, weights, chosen, o["reference"], o["device"], out)
-    evaluations = {s: len(labels(chosen.tau, loaded.model.schedule, s)) for s in ((10, 20) if o["fast"] else o["steps"])}
-    cells = [{"S": s, "eta": eta, "n": [n for least, n in chosen.n if s >= least][-1]} for s in evaluations for eta in ETAS]
+    out = options.out or Path("results") / f"table1_{options.preset}"
+    chosen, loaded = options.chosen, pretrained.load(options.name)
+    model = model_of(options, loaded, out)
+    steps = (10, 20) if options.fast else options.steps
+    nfe = {s: len(lams_of_tau(chosen.tau, loaded.model.schedule, s)) for s in steps}
+    cells = [{"S": s, "eta": eta, "n": chosen.samples(s)} for s in steps for eta in ETAS]
     about = {
-        "model": name,
+        "model": options.name,
         "sha256": loaded.sha256,
         "tau": chosen.tau,
         "end": "sigma = 0, to which the last step adds no noise",
         "nfe rule": "evaluations an image, one a label of tau",
-        "seed": o["seed"],
-        "paper": presets.PRESETS[preset if preset in presets.PRESETS else "cifar10"].table,
+        "seed": options.seed,
+        "paper": presets.PRESETS[options.preset if options.preset in presets.PRESETS else "cifar10"].table,
     }
 
     def seeds(n: int) -> list[int]:
-        return list(range(o["seed"], o["seed"] + n))
+        return list(range(options.seed, options.seed + n))
 
     def compute(cell: Mapping[str, Any]) -> dict[str, float]:
         if cell["eta"] == FLOOR["eta"]:
-            assert subject.floor is not None
-            return _flat(subject.floor())
-        return {"nfe": evaluations[cell["S"]], **_flat(subject.measure(cell, seeds(cell["n"])))}
+            assert model.floor is not None
+            return _flat(model.floor())
+        return {"nfe": nfe[cell["S"]], **_flat(model.measure(cell, seeds(cell["n"])))}
 
-    made = results.fill(
+    rows = results.fill(
         out,
-        [FLOOR, *cells] if subject.floor and not o["fast"] else cells,
+        [FLOOR, *cells] if model.floor and not options.fast else cells,
         compute,
-        about={**about, **subject.about},
+        about={**about, **model.about},
         command=command_line(),
-        overwrite=o["overwrite"],
+        overwrite=options.overwrite,
     )
-    good = [row for row in made if "nfe" in row]
-    first = {(row["eta"], row["S"]): subject.pixels(row, seeds(min(row["n"], BLOCK)))[:SHOWN] for row in good}
+    first = {(row["eta"], row["S"]): model.pixels(row, seeds(min(row["n"], BLOCK)))[:SHOWN] for row in rows if "nfe" in row}
     if first:
         with atomic(results.with_suffix(out, ".png")) as part:
             picture({key: first[key] for key in sorted(first, key=lambda key: list(ETAS).index(key[0]))}).save(part, format="PNG")
-    results.finish(made, out)
+    results.finish(rows, out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a table of η against S samples, and how the samples are judged (experiments/ddim_paper/table1.py).
+"""The cells of Table 1 (experiments/ddim_paper/table1.py): how their samples are made, and what is measured of them.
 
-A cell names η, the number of steps S, and n, the samples: those of the first n seeds, in blocks. A network's samples are kept, a
-file a block, and compared with real images by `quality`; those of an exact mixture with the mixture, by `truth`. `floor` is what
-real images, or exact samples, would get.
+A cell names η, the number of steps S, and n, the number of samples: those of the first n seeds, in blocks. A network's samples
+are kept in files, one for each block, and compared with real images (metrics/distances.py); those of an exact mixture are
+compared with the mixture (metrics/exact_mixture.py). The floor is the same numbers of real images, or of exact samples.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ ETAS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{eta:.1f}": ("ddim", {"eta": eta}) for eta in (0.0, 0.2, 0.5, 1.0)},
     "sigma-hat": ("ddpm", {"variance": "large"}),
 }
-POOLED = 2  # pixels a side that a mixture's images are averaged over
+POOLED = 2  # a mixture's images are averaged over 2 × 2 pixels
 BLOCK = 250  # samples at a time
 EXACT = 10_000  # samples of a mixture itself, for its floor
 Cell = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """measure(cell, seeds): the numbers of a cell; pixels(cell, seeds): samples of it as images, of a block at most; floor and
-    what it is of, or None; about: what decides all of them."""
+class Table1Model:
+    """A model of the table, and how its samples are judged.
+
+    measure(cell, seeds): the numbers of a cell. pixels(cell, seeds): its samples as images, a block at most. floor(): the numbers
+    of the floor, or None where there is none. about: what decides all of them.
+    """
 
     measure: Callable[[Cell, list[int]], dict[str, Number]]
     pixels: Callable[[Cell, list[int]], writers.Pixels]
@@ -54,8 +57,8 @@ class Subject:
     about: dict[str, Any]
 
 
-def labels(tau: str, schedule: Schedule, steps: int) -> list[float]:
-    """The λ of τ; with as many steps as there are labels it is all of them, whatever the rule. InputError for more steps."""
+def lams_of_tau(tau: str, schedule: Schedule, steps: int) -> list[float]:
+    """The λ of τ; with as many steps as there are labels these are all labels, whatever the rule. InputError for more steps."""
     if schedule.knots is not None and steps > len(schedule.knots):
         raise InputError(f"S = {steps} is more than the {len(schedule.knots)} labels that there are: take fewer steps")
     rule = "linear" if schedule.knots is not None and steps == len(schedule.knots) else tau
@@ -67,23 +70,23 @@ def blocks_of(seeds: list[int]) -> list[list[int]]:
     return [seeds[start : start + BLOCK] for start in range(0, len(seeds), BLOCK)]
 
 
-def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Subject:
+def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Table1Model:
     """An exact mixture, pooled."""
     assert isinstance(loaded.model.network, Mixture)
     small = loaded.model.network.pooled(POOLED)
     small.rows = BLOCK  # larger matrix products than those for single samples
     model = EpsModel(small, loaded.model.schedule, loaded.model.predicts, clock=loaded.model.clock)
-    truth = Truth(small)
+    exact = Truth(small)
 
-    def drawn(cell: Cell, seeds: list[int]) -> torch.Tensor:
+    def draw(cell: Cell, seeds: list[int]) -> torch.Tensor:
         solver, options = ETAS[cell["eta"]]
-        how = {"solver": solver, "grid": labels(tau, model.schedule, cell["S"]), "denoise": True, **options}
+        how = {"solver": solver, "grid": lams_of_tau(tau, model.schedule, cell["S"]), "denoise": True, **options}
         return torch.cat([sample(model, shape=(len(block), *small.image), seed=block, **how).x for block in blocks_of(seeds)])
 
-    return Subject(
-        lambda cell, seeds: truth.measure(drawn(cell, seeds)),
-        lambda cell, seeds: to_pixels(drawn(cell, seeds)),
-        lambda: truth.measure(small.sample(EXACT, seed=2)),
+    return Table1Model(
+        lambda cell, seeds: exact.measure(draw(cell, seeds)),
+        lambda cell, seeds: to_pixels(draw(cell, seeds)),
+        lambda: exact.measure(small.sample(EXACT, seed=2)),
         {"pooled": POOLED, "floor": f"{EXACT:,} exact samples"},
     )
 
@@ -98,26 +101,26 @@ def of_network(
     dtype: str,
     device: str,
     folder: Path,
-) -> Subject:
-    """A network, whose samples are kept in `folder`, compared with real images: those of a path, or the shipped statistics.
+) -> Table1Model:
+    """A network, whose samples are kept in `folder`; reference: the path of real images, or None for the shipped statistics.
 
     InputError for samples there that are of another model or setting.
     """
     if reference is None and features_name != "classifier":
-        raise InputError("give --reference, the real images (a folder or an .npz) that samples are compared with")
+        raise InputError(f"features {features_name!r} need a reference: a folder or an .npz of real images to compare with")
     features = known.load(features_name, device)
     if reference is None:
         real = distances.load(features)
     else:
         real = distances.published(reference, features) or distances.describe(datasets.load(reference), features)
 
-    def made(cell: Cell, seeds: list[int]) -> datasets.ImageSet:
+    def draw(cell: Cell, seeds: list[int]) -> datasets.ImageSet:
         solver, options = ETAS[cell["eta"]]
         job = jobs.make_job(
             loaded,
             name,
             solver,
-            grid=labels(tau, loaded.model.schedule, cell["S"]),
+            grid=lams_of_tau(tau, loaded.model.schedule, cell["S"]),
             denoise=True,
             options=options,
             seeds=seeds,
@@ -129,14 +132,14 @@ def of_network(
         if not file.exists():
             generate.generate(job, loaded, file)
         elif not _is_of(file, job):
-            raise InputError(f"{file} holds samples of another model or setting: give --out another name, or remove it")
+            raise InputError(f"{file} holds samples of another model or setting: remove it, or choose another name for the table")
         return datasets.load(file)
 
     def measure(cell: Cell, seeds: list[int]) -> dict[str, Number]:
-        blocks = [made(cell, block) for block in blocks_of(seeds)]
-        drawn_with = [block.labels for block in blocks if block.labels is not None]
+        blocks = [draw(cell, block) for block in blocks_of(seeds)]
+        labels = [block.labels for block in blocks if block.labels is not None]
         pixels = np.concatenate([block.pixels for block in blocks])
-        return distances.measure(pixels, np.concatenate(drawn_with) if drawn_with else None, features=features, reference=real)
+        return distances.measure(pixels, np.concatenate(labels) if labels else None, features=features, reference=real)
 
     def floor() -> dict[str, Number]:
         test = datasets.load(split="test")
@@ -144,9 +147,9 @@ def of_network(
 
     about = {"dtype": dtype, "features": f"{features.name} {features.identity[:12]}", "reference": dict(real.data)}
     known_floor = features.name == "classifier" and datasets.FASHION_MNIST.is_dir()
-    return Subject(
+    return Table1Model(
         measure,
-        lambda cell, seeds: made(cell, seeds).pixels,
+        lambda cell, seeds: draw(cell, seeds).pixels,
         floor if known_floor else None,
         {**about, "floor": "the 10,000 test images"} if known_floor else about,
     )

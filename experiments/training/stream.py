@@ -1,7 +1,7 @@
 """The training examples of every step, as a pure function of its number: so a run can be resumed exactly.
 
-Which images, times, noise and dropped labels a step sees comes from generators made for that step and nothing else. Images
-come in epochs, each in an order of its own. Times are uniform on the clock, stratified over the batch (Kingma et al., 2021).
+Generators seeded with the number of the step alone decide its images, times, noise and dropped labels. Images come in epochs,
+each in its own random order. Times are uniform on the clock, stratified over the batch (Kingma et al., 2021).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Stream:
         return Batch(x0, torch.randn(x0.shape, generator=generator), lam, y)
 
     def _indices(self, start: int, count: int) -> Tensor:
-        """The images at `count` consecutive places of the endless sequence of epochs."""
+        """The indices of the images at `count` consecutive places of the endless sequence of epochs."""
         parts = []
         while count:
             epoch, at = divmod(start, len(self.images))
@@ -63,7 +63,7 @@ class Stream:
         return torch.from_numpy(np.concatenate(parts))
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch; the last one asked for is kept."""
+        """The order of the images in an epoch; that of the last epoch asked for is kept."""
         if self._epoch[0] != epoch:
             self._epoch = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.images))
         return self._epoch[1]

@@ -1,4 +1,4 @@
-"""A training run in a folder: state.safetensors (to go on), ema.safetensors and .json (to sample from), log.csv, samples.png."""
+"""A training run in a folder: state.safetensors (to resume), ema.safetensors and .json (to sample from), log.csv, samples.png."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from diffode.errors import InputError
 from diffode.files import alone, atomic, folder_for, write_json
 from diffode.images import datasets, writers
-from diffode.images.datasets import to_pixels
+from diffode.images.datasets import ImageSet, to_pixels
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
 from experiments.sampling.recipe import choose_device
@@ -27,29 +28,56 @@ from solvers import sample
 SAMPLES, COLUMNS = 40, 10
 
 
-def train(
-    *,
-    out: Path,
-    resume: bool,
-    images: int,
-    every: int,
-    data_dir: str | None,
-    device: str,
-    multipliers: str,
-    attention: str,
-    command: str,
-    **options: Any,
-) -> None:
-    """Train until `images` are seen, saving every `every` images; Ctrl-C saves and stops. Options are those of cli.py train."""
-    trained_on = datasets.load(data_dir)
-    classes = len(trained_on.label_names)
-    shape = {name: options.pop(name) for name in ("width", "blocks", "patch")}
-    unet = UNetConfig(trained_on.shape, classes, multipliers=_numbers(multipliers), attention=_numbers(attention), **shape)
-    trainer = Trainer(TrainConfig(unet, **options), trained_on, choose_device(device))
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `cli.py train` asks for: where the run is and how long it lasts, the data, the network, and what decides its weights.
+
+    images: to be seen in all; every: images between two savings. multipliers, attention: comma-separated, as in UNetConfig.
+    """
+
+    out: Path
+    resume: bool
+    images: int
+    every: int
+    data_dir: str | None
+    device: str
+    width: int
+    multipliers: str
+    blocks: int
+    attention: str
+    patch: int
+    schedule: str
+    predicts: str
+    gamma: str
+    batch: int
+    lr: float
+    drop_label: float
+    seed: int
+    bf16: bool
+
+    def config(self, data: ImageSet) -> TrainConfig:
+        """The configuration for these images; InputError for settings that cannot be."""
+        unet = UNetConfig(
+            data.shape,
+            len(data.label_names),
+            width=self.width,
+            multipliers=_numbers(self.multipliers),
+            blocks=self.blocks,
+            attention=_numbers(self.attention),
+            patch=self.patch,
+        )
+        names = ("schedule", "predicts", "gamma", "batch", "lr", "drop_label", "seed", "bf16")
+        return TrainConfig(unet, **{name: getattr(self, name) for name in names})
+
+
+def train(options: TrainOptions, command: str) -> None:
+    """Train until `images` are seen, saving after every `every` images; Ctrl-C saves and stops. command: for the card."""
+    data, images, out = datasets.load(options.data_dir), options.images, options.out
+    trainer = Trainer(options.config(data), data, choose_device(options.device))
     state = out / "state.safetensors"
-    if state.exists() and not resume:
-        raise InputError(f"{out} holds a run: go on with --resume, or give --out another name")
-    if resume:
+    if state.exists() and not options.resume:
+        raise InputError(f"{out} holds a run: resume it, or choose another folder (out)")
+    if options.resume:
         trainer.load(state)
     with (
         folder_for(out / "state"),
@@ -65,14 +93,14 @@ def train(
         def on_save() -> None:
             save(trainer, out, command)
 
-        advance(trainer, images, every, interrupted, on_step, on_save)
-    how = "interrupted; --resume goes on" if interrupted() else "done"
+        advance(trainer, images, options.every, interrupted, on_step, on_save)
+    end = "interrupted; --resume goes on" if interrupted() else "done"
     loss = f", L_simple {trainer.log[-1]['l_simple']:.4f}" if trainer.log else ""
-    click.echo(f"{trainer.images} images seen{loss}, {how}: {out}")
+    click.echo(f"{trainer.images} images seen{loss}, {end}: {out}")
 
 
 def save(trainer: Trainer, out: Path, command: str) -> None:
-    """Write the run's files, each atomically, the state last: what it says was done is there."""
+    """Write the run's files, each atomically, and the state last, so that it never is ahead of the others."""
     card = trainer.card(l_simple=trainer.log[-1]["l_simple"], command=command, date=date.today().isoformat())
     checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
     write_json(out / "ema.json", card.to_json())

@@ -1,11 +1,11 @@
-"""Train the judge of samples: python -m experiments.training.train_classifier
+"""Train the classifier that judges samples: python -m experiments.training.train_classifier
 
-Cross-entropy with smoothed labels on images that are mirrored and shifted by chance; SGD with Nesterov's momentum, whose rate
+Cross-entropy with smoothed labels on images that are mirrored and shifted at random; SGD with Nesterov's momentum, whose rate
 rises linearly over three tenths of the steps and falls linearly to zero over the rest (Smith and Topin, 2018). What an epoch sees
-is a pure function of the seed and its number, so a run that was killed goes on after its last whole epoch, to the same bits.
+is a pure function of the seed and its number, so a run that was killed resumes after its last whole epoch, to the same bits.
 
-Beside the weights, classifier.safetensors, go the statistics of the training images in its features (experiments.metrics.distances), since
-neither is of use without the other.
+Beside the weights, classifier.safetensors, the statistics of the training images in its features are written
+(metrics/distances.py), since neither is of use without the other.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from diffode.models import checkpoint
 from diffode.models.card import Card
 from diffode.models.classifiers import REFERENCE
 from diffode.networks.classifier import Classifier
+from experiments.common import script_options
 from experiments.common.commands import Script, command_line
 from experiments.metrics import distances, features
 from experiments.sampling.recipe import choose_device
 
 FILES = ("classifier.safetensors", "classifier.json", "fashion-train.safetensors", "fashion-train.json")
-RISE = 0.3  # of the steps
+RISE = 0.3  # of the steps, in which the learning rate rises
 
 
 @dataclass(frozen=True)
 class Config:
-    """What decides the weights, but for the images. shift: pixels, at most, in each direction."""
+    """What decides the weights, but for the images. shift: the most pixels by which an image is moved in each direction."""
 
     epochs: int = 12
     batch: int = 128
@@ -55,7 +56,7 @@ class Config:
 
 
 def batches(images: Tensor, labels: Tensor, config: Config, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole batches of an epoch: the images in an order of its own, half of them mirrored, each batch shifted as one."""
+    """The whole batches of an epoch: the images in the order of that epoch, half of them mirrored, each batch shifted as one."""
     rng = np.random.default_rng([config.seed, epoch])
     order, half = torch.from_numpy(rng.permutation(len(images))), torch.from_numpy(rng.random(len(images)) < 0.5)
     mirrored = half.to(images.device)
@@ -65,10 +66,10 @@ def batches(images: Tensor, labels: Tensor, config: Config, epoch: int) -> Itera
         yield x.roll(shift, (2, 3)), labels[chosen]
 
 
-def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callable[[int, int, float], None]) -> Classifier:
-    """Train on labelled images, going on from the file `state` if it is there and writing it after every epoch.
+def fit(images: ImageSet, config: Config, state: Path, device: str, on_step: Callable[[int, int, float], None]) -> Classifier:
+    """Train on labelled images, resuming from the file `state` if it exists and writing it after every epoch.
 
-    told(epoch, step, loss) is called after every step. InputError if the state is of another configuration or other images.
+    on_step(epoch, step, loss) is called after every step. InputError if the state is of another configuration or other images.
     """
     assert images.labels is not None
     if len(images.pixels) < config.batch:
@@ -81,7 +82,7 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callab
     optimizer = torch.optim.SGD(
         network.parameters(), config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
     )
-    first = _go_on(state, network, optimizer, config, images) if state.exists() else 0
+    first = _resume(state, network, optimizer, config, images) if state.exists() else 0
     each = len(x) // config.batch
     total = config.epochs * each
     network.train()
@@ -95,7 +96,7 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, told: Callab
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            told(epoch, i, float(loss.detach()))
+            on_step(epoch, i, float(loss.detach()))
         momentum = {name: optimizer.state[tensor]["momentum_buffer"] for name, tensor in network.named_parameters()}
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
         tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
@@ -107,11 +108,11 @@ def _identity(config: Config, images: ImageSet) -> dict[str, Any]:
     return {"kind": "classifier-training", "config": asdict(config), "data": images.identity}
 
 
-def _go_on(state: Path, network: Classifier, optimizer: torch.optim.Optimizer, config: Config, images: ImageSet) -> int:
-    """Fill network and optimiser from `state`; how many epochs they have seen."""
+def _resume(state: Path, network: Classifier, optimizer: torch.optim.Optimizer, config: Config, images: ImageSet) -> int:
+    """Load network and optimiser from `state`; returns how many epochs they have seen."""
     tensors, card = checkpoint.read(state, "classifier-training")
     if {**_identity(config, images), "epochs": card["epochs"]} != card:
-        raise InputError(f"{state} is of a run with other settings or images: remove it, or give --out another name")
+        raise InputError(f"{state} is of a run with other settings or images: remove it, or choose another folder (out)")
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
     for name, tensor in network.named_parameters():  # in the layout of the tensor, so that the sums are the same
         optimizer.state[tensor]["momentum_buffer"] = torch.empty_like(tensor).copy_(tensors[f"momentum.{name}"]).detach()
@@ -120,10 +121,10 @@ def _go_on(state: Path, network: Classifier, optimizer: torch.optim.Optimizer, c
 
 @torch.no_grad()
 def accuracy(network: Classifier, images: ImageSet, device: str) -> tuple[float, dict[str, float]]:
-    """The share of images that are given their label, of all and of each class."""
+    """The share of images to which the network gives their label, of all and of each class."""
     assert images.labels is not None
-    given = torch.cat([network(part.to(device)).argmax(1).cpu() for part in to_tensor(images.pixels).split(500)]).numpy()
-    right = given == images.labels
+    predicted = torch.cat([network(part.to(device)).argmax(1).cpu() for part in to_tensor(images.pixels).split(500)]).numpy()
+    right = predicted == images.labels
     return float(right.mean()), {
         name: float(right[images.labels == label].mean()) for label, name in enumerate(images.label_names)
     }
@@ -151,10 +152,10 @@ def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
 @click.option("--epochs", default=Config.epochs, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=Config.seed, show_default=True, type=click.IntRange(0))
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--fast", is_flag=True, help="Only to see that it runs: one epoch on 600 images.")
+@script_options.fast("one epoch on 600 images")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device: str, fast: bool, overwrite: bool) -> None:
-    """Train the classifier, and describe its training images in its features. Killed at any moment, the same command goes on."""
+    """Train the classifier, and write the statistics of its training images. Interrupted, the same command resumes."""
     out = out or (Path("results/classifier") if fast else REFERENCE)
     state = out / ".state.safetensors"
     if (there := [name for name in FILES if (out / name).exists()]) and not (overwrite or state.exists()):
@@ -164,11 +165,11 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
     train, test = two_sets(data_dir, fast)
     with folder_for(state), alone(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:
 
-        def told(epoch: int, step: int, loss: float) -> None:
+        def on_step(epoch: int, step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update(round(epoch + (step + 1) / (len(train.pixels) // config.batch), 2) - bar.n)
 
-        network = fit(train, config, state, device, told)
+        network = fit(train, config, state, device, on_step)
         right, by_class = accuracy(network, test, device)
         provenance = {
             "training": asdict(config),
@@ -183,8 +184,8 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
         card = Card("classifier", train.shape, train.label_names, config=shape, provenance=provenance)
         checkpoint.save(out / FILES[0], network.state_dict(), card)
         write_json(out / FILES[1], card.to_json())
-        judge = features.classifier(device, out / FILES[0])
-        distances.save(out / FILES[2], distances.describe(train, judge), command=command)
+        statistics = distances.describe(train, features.classifier(device, out / FILES[0]))
+        distances.save(out / FILES[2], statistics, command=command)
         state.unlink()
     click.echo(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
 

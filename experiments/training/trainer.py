@@ -2,13 +2,13 @@
 
     L_γ = E γ_t ‖ε_θ(α_t x0 + σ_t ε, t) − ε‖²,    t uniform on the clock, ε ~ N(0, I)
 
-`gamma="simple"` is γ = 1, the L_simple of DDPM (Ho et al., 2020, Eq. 14). Where the network predicts something else, its
+`gamma="simple"` is γ = 1, the L_simple of DDPM (Ho et al., 2020, Eq. 14). Where the network predicts something else than ε, its
 error reaches ε̂ with the factor b of `prediction.convert` (for velocity on vp, b = α), so γ = 1 hardly trains it where α is small;
 `gamma="native"` is γ = 1/b², the plain squared error of what the network predicts.
 
-A step is a pure function of the weights, the seed and its number (stream.py), so a run that was killed goes on from its
+A step is a pure function of the weights, the seed and its number (stream.py), so a run that was killed resumes from its
 checkpoint and ends with the same bits. The learning rate and the EMA need no horizon (lr ~ 1/√images, Karras et al., 2024;
-half-life 5 % of the images seen, Karras et al., 2022), so a finished run may be given more images and resumed, too.
+half-life 5 % of the images seen, Karras et al., 2022), so a finished run can be resumed with more images, too.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class TrainConfig:
             )
         if self.batch < 1 or not 0 < self.lr < 1 or not 0 <= self.drop_label <= 1:
             raise InputError(
-                f"expected batch ≥ 1, 0 < lr < 1 and 0 ≤ drop-label ≤ 1, not {self.batch}, {self.lr:g} and {self.drop_label:g}"
+                f"expected batch ≥ 1, 0 < lr < 1 and 0 ≤ drop_label ≤ 1, not {self.batch}, {self.lr:g} and {self.drop_label:g}"
             )
 
 
 def losses(network: torch.nn.Module, batch: Batch, schedule: Schedule, predicts: str) -> tuple[Tensor, Tensor]:
-    """(‖ε_θ − ε‖², ‖m_θ − m‖²) a sample, means over its pixels, each (batch,); m is what the network predicts."""
+    """(‖ε_θ − ε‖², ‖m_θ − m‖²) per sample, means over its pixels, each (batch,); m is what the network predicts."""
     alpha, sigma = schedule.alpha(batch.lam), schedule.sigma(batch.lam)
     pairs = [prediction.PREDICTIONS[predicts](a, s) for a, s in zip(alpha, sigma, strict=True)]
     b = [prediction.convert(predicts, "noise", a, s)[1] for a, s in zip(alpha, sigma, strict=True)]
@@ -125,9 +125,7 @@ class Trainer:
             simple, native = losses(self.network, batch, self.schedule, config.predicts)
         loss = (simple if config.gamma == "simple" else native).mean()
         if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.step}: resume from the last checkpoint with a smaller --lr"
-            )
+            raise InputError(f"the loss is {loss.item()} at step {self.step}: resume from the last checkpoint with a smaller lr")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -139,7 +137,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, data: ImageSet) -> dict[str, float]:
-        """L_simple and the native loss of the EMA weights on `data`, one fixed noise and t an image, in float32."""
+        """L_simple and the native loss of the EMA weights on `data`, in float32, with a fixed noise and t for each image."""
         config = self.config
         size = min(250, len(data.pixels))
         stream = Stream(data, self.schedule, size, seed=2**31, drop_label=0.0, no_label=config.unet.classes)
@@ -165,7 +163,7 @@ class Trainer:
         return Card.of(self.model, "unet", self.data.label_names, unet, **known, **provenance)
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on, atomically."""
+        """Write all that is needed to resume, atomically."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
@@ -180,7 +178,7 @@ class Trainer:
         checkpoint.save(path, tensors, card)
 
     def load(self, path: Path) -> None:
-        """Go on from `path`; InputError if it belongs to another configuration or data set."""
+        """Resume from `path`; InputError if it belongs to another configuration or data set."""
         tensors, card = checkpoint.read(path, "training")
         mine = as_json(asdict(self.config))
         differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (
@@ -188,8 +186,8 @@ class Trainer:
         )
         if differing:
             raise InputError(
-                f"{path} was trained with other settings ({', '.join(differing)}): resume with the same ones, or "
-                "train elsewhere with --out"
+                f"{path} was trained with other settings ({', '.join(differing)}): resume with the same ones, or train in "
+                "another folder (out)"
             )
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
