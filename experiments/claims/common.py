@@ -20,6 +20,7 @@ import click
 from torch import Tensor
 
 from experiments.common import figures, results, script_options
+from experiments.common.commands import command_line
 from experiments.common.results import Row
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, cells, parse
