@@ -13,7 +13,7 @@ from diffode.images import datasets
 from diffode.images.datasets import ImageSet
 from diffode.models import checkpoint, classifiers
 from diffode.networks.classifier import FEATURES, Classifier
-from experiments.metrics import distances, features
+from experiments.metrics import features, references
 from experiments.training.train_classifier import FILES, Config, batches, fit, main
 
 TINY = Config(epochs=2, batch=20, lr=0.05)
@@ -91,8 +91,8 @@ def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path
     network, card, sha256 = classifiers.load(tmp_path / "out" / FILES[0])
     assert not network.training
     assert card.to_json() == json.loads((tmp_path / "out" / FILES[1]).read_text())
-    taken = features.classifier(path=tmp_path / "out" / FILES[0])
-    reference = distances.load(taken, tmp_path / "out" / FILES[2])
+    its_features = features.classifier(path=tmp_path / "out" / FILES[0])
+    reference = references.load(its_features, tmp_path / "out" / FILES[2])
     assert (reference.identity, reference.data["images"]) == (sha256, 600)
     again = run("--fast", "--out", tmp_path / "out")
     assert again.exit_code == 2

@@ -14,9 +14,11 @@ from diffode import InputError
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.networks.classifier import Classifier
-from experiments.metrics import distances, features
-from experiments.metrics.distances import Reference, compare, describe, frechet_distance, measure, points
-from experiments.metrics.features import Features
+from experiments.metrics import distances, features, references
+from experiments.metrics.distances import compare, kernel_distance, measure, mmd2
+from experiments.metrics.features import Features, load_features
+from experiments.metrics.frechet import Moments, frechet_distance
+from experiments.metrics.references import Reference, describe
 
 D = 5
 A = np.random.default_rng(0).normal(size=(D, D)) / D**0.5
@@ -30,7 +32,7 @@ def gaussian(seed, n, shift=0.0, scale=1.0):
 
 def reference(seed=10**6, n=1000, images=60_000):
     """The Gaussian itself, and a sample of it."""
-    return Reference("toy", "toy", {"images": images}, np.zeros(D), COVARIANCE, gaussian(seed, n))
+    return Reference("toy", "toy", {"images": images}, Moments(np.zeros(D), COVARIANCE), gaussian(seed, n))
 
 
 def moved(x, mean, covariance):
@@ -51,7 +53,7 @@ def pooled(measured):
 def test_frechet_distance_of_two_known_gaussians():
     """Σ (difference of means)² + Σ (difference of standard deviations)² where the covariances are diagonal."""
     a, b, shift = np.arange(1.0, D + 1), np.linspace(0.1, 3, D), np.linspace(-1, 2, D)
-    given = Reference("toy", "toy", {"images": 500}, shift, np.diag(b**2), gaussian(1, 100))
+    given = Reference("toy", "toy", {"images": 500}, Moments(shift, np.diag(b**2)), gaussian(1, 100))
     found = compare(moved(gaussian(0, 200), np.zeros(D), np.diag(a**2)), given)["frechet"]
     assert found.value == pytest.approx((shift**2).sum() + ((a - b) ** 2).sum(), abs=1e-9)
     assert (found.images, found.against) == (200, 500)
@@ -62,15 +64,39 @@ def test_frechet_distance_is_that_of_the_formula():
     rng = np.random.default_rng(3)
     other = (lambda b: b @ b.T)(rng.normal(size=(D, D)))
     x = moved(gaussian(0, 300), 100.0 + np.arange(D), other)
-    given = Reference("toy", "toy", {"images": 60_000}, np.full(D, 101.0), COVARIANCE, gaussian(1, 100))
+    given = Reference("toy", "toy", {"images": 60_000}, Moments(np.full(D, 101.0), COVARIANCE), gaussian(1, 100))
     formula = ((x.mean(0) - 101) ** 2).sum() + np.trace(other + COVARIANCE - 2 * sqrtm(other @ COVARIANCE).real)
     assert compare(x, given)["frechet"].value == pytest.approx(formula, abs=1e-8)
-    assert frechet_distance(points(x.mean(0), other), points(given.mean, COVARIANCE)) == pytest.approx(formula, abs=1e-8)
+
+
+@pytest.mark.parametrize("n", [4, 6, 12, 40])
+def test_frechet_distance_of_fewer_samples_than_dimensions(n):
+    """Both sides of n = d, for full and for deficient covariances of the reference: against the singular values of the product
+    of two factors, which need no square root of what is zero but for rounding."""
+    rng = np.random.default_rng(n)
+    x, few = 3 * rng.normal(size=(n, 12)) + 1, rng.normal(size=(8, 12))
+    for y in (few, rng.normal(size=(100, 12))):
+        a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
+        overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+        exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * overlap
+        assert frechet_distance(x, Moments.of(y)) == pytest.approx(exact, abs=1e-6)  # 12 sqrt(1e-16 · 10²)
+        assert frechet_distance(y, Moments.of(x)) == pytest.approx(exact, abs=1e-6)  # symmetric
+    assert frechet_distance(x, Moments.of(x)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_root_of_a_reference_is_computed_once(monkeypatch):
+    """Not for each block of the jackknife, nor for the next samples."""
+    given, eigh, calls = reference(), np.linalg.eigh, []
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
+    compare(gaussian(0, 100), given)
+    compare(gaussian(1, 100), given)
+    assert len(calls) == 1
+    np.testing.assert_allclose(given.moments.root @ given.moments.root, COVARIANCE, rtol=0, atol=1e-14)
 
 
 def test_frechet_distance_is_that_of_torchmetrics_from_the_images():
     """Statistics and all: torchmetrics is given images and the network, we are given features and a reference."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    fid = pytest.importorskip("torchmetrics.image.fid")
 
     class Network(torch.nn.Module):
         num_features = 64
@@ -85,7 +111,7 @@ def test_frechet_distance_is_that_of_torchmetrics_from_the_images():
 
     network, real = Network(), datasets.packaged().pixels
     taken = Features("toy", 64, "toy", ("Fréchet", "kernel"), lambda pixels: (network(to_tensor(pixels)), None))
-    theirs = FrechetInceptionDistance(network, normalize=True)
+    theirs = fid.FrechetInceptionDistance(network, normalize=True)
     with torch.no_grad():
         theirs.update(to_tensor(real[:150]), real=True)
         theirs.update(to_tensor(real[150:250]), real=False)
@@ -131,9 +157,17 @@ def test_kernel_distance_is_the_double_sum():
         within = [kernel(s[i], s[j]) for s in (xs, ys) for i in range(6) for j in range(6) if i != j]
         across = [kernel(a, b) for a in xs for b in ys]
         blocks.append(sum(within) / 30 - 2 * sum(across) / 36)
-    value, error = distances._kernel(x, y)
+    value, error = kernel_distance(x, y)
     assert value == pytest.approx(np.mean(blocks), abs=1e-10)
     assert error == pytest.approx(np.std(blocks, ddof=1) / 10**0.5, abs=1e-10)
+
+
+def test_kernel_distance_is_that_of_torchmetrics():
+    poly_mmd = pytest.importorskip("torchmetrics.image.kid").poly_mmd
+    x, y = gaussian(0, 200, shift=1.0), gaussian(1, 200)
+    theirs = float(poly_mmd(torch.from_numpy(y), torch.from_numpy(x)))
+    assert mmd2(x, y) == pytest.approx(theirs, rel=1e-12)
+    assert mmd2(x, y) == pytest.approx(mmd2(y, x), rel=1e-12)
 
 
 def test_kernel_distance_is_unbiased():
@@ -148,9 +182,7 @@ def test_kernel_distance_is_unbiased():
 def test_the_order_of_the_images_does_not_matter():
     """A folder is read class by class: its blocks would each be of one class."""
     x = np.concatenate([gaussian(0, 500), gaussian(1, 500, shift=20.0)])
-    images = Reference(
-        "toy", "toy", {"images": 1000}, x.mean(0), np.cov(x, rowvar=False), np.random.default_rng(5).permutation(x)
-    )
+    images = Reference("toy", "toy", {"images": 1000}, Moments.of(x), np.random.default_rng(5).permutation(x))
     kernel = compare(x, images)["kernel"]
     one_class = compare(x[:500], images)["kernel"]
     assert abs(kernel.value) < 0.05 * one_class.value
@@ -158,14 +190,14 @@ def test_the_order_of_the_images_does_not_matter():
 
 def test_precision_and_recall_of_sets_that_are_equal_and_apart():
     near, far = gaussian(0, 300), gaussian(1, 300, shift=100.0)
-    given = Reference("toy", "toy", {"images": 300}, near.mean(0), np.cov(near, rowvar=False), near)
+    given = Reference("toy", "toy", {"images": 300}, Moments.of(near), near)
     both = np.concatenate([near[:150], far[:150]])
     for x, precision, recall in ((near, 1, 1), (far, 0, 0), (both, 0.5, None)):
         numbers = compare(x, given)
         assert numbers["precision"].value == pytest.approx(precision, abs=0.03)
         if recall is not None:
             assert numbers["recall"].value == recall
-    one_mode = Reference("toy", "toy", {"images": 300}, both.mean(0), np.cov(both, rowvar=False), both)
+    one_mode = Reference("toy", "toy", {"images": 300}, Moments.of(both), both)
     numbers = compare(gaussian(7, 300), one_mode)
     assert numbers["precision"].value > 0.8
     assert 0.4 < numbers["recall"].value < 0.5 + 1e-9  # of the mode that is there alone
@@ -180,7 +212,7 @@ def test_precision_and_recall_are_their_definition(monkeypatch, k, chunk):
         radii = np.sort(cdist(centres, centres), axis=1)[:, k]  # column 0 is the point itself
         return (cdist(points, centres) <= radii).any(1).mean()
 
-    given = Reference("toy", "toy", {"images": 80}, np.zeros(D), COVARIANCE, y)
+    given = Reference("toy", "toy", {"images": 80}, Moments(np.zeros(D), COVARIANCE), y)
     numbers = compare(x, given, k=k)
     assert (numbers["precision"].value, numbers["recall"].value) == (share(x, y), share(y, x))
 
@@ -239,14 +271,16 @@ def test_bad_input_is_told():
 def test_a_reference_comes_back_from_its_file_and_is_refused_to_another_classifier(tmp_path):
     taken, path = toy_features(), tmp_path / "real.safetensors"
     real = describe(ImageSet("real", pictures(100, 50)), taken)
-    distances.save(path, real, command="typed")
-    back = distances.load(taken, path)
+    references.save(path, real, command="typed")
+    back = references.load(taken, path)
     assert (back.features, back.identity, back.data) == (real.features, real.identity, real.data)
-    for name, exact in (("mean", 0), ("covariance", 0), ("shares", 0), ("sample", 2e-3)):
-        np.testing.assert_allclose(getattr(back, name), getattr(real, name), rtol=0, atol=exact * abs(real.sample).max())
+    assert (back.moments.mean == real.moments.mean).all()
+    assert (back.moments.covariance == real.moments.covariance).all()
+    assert (back.shares == real.shares).all()
+    np.testing.assert_allclose(back.sample, real.sample, rtol=0, atol=2e-3 * abs(real.sample).max())  # kept as float16
     another = Features("classifier", D, "another", taken.names, taken.of_batch, taken.takes)
     with pytest.raises(InputError, match="not of classifier another"):
-        distances.load(another, path)
+        references.load(another, path)
 
 
 def test_the_shipped_statistics_are_those_of_the_training_images():
@@ -276,8 +310,7 @@ class StandIn(torch.nn.Module):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    from torchmetrics.image import fid
-
+    fid = pytest.importorskip("torchmetrics.image.fid")
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(fid, "NoTrainInceptionV3", StandIn)
@@ -285,7 +318,7 @@ def stand_in(monkeypatch):
 
 
 def test_inception_takes_grey_images_as_three_equal_channels(stand_in):
-    taken, grey = features.load("inception"), pictures(20, 5)
+    taken, grey = load_features("inception"), pictures(20, 5)
     found, probabilities = taken.extract(grey)
     assert (found.shape, found.dtype, probabilities) == ((20, 2048), np.float64, None)
     assert (found[:, :784] == grey.reshape(20, -1)).all()
@@ -310,13 +343,13 @@ def test_published_statistics_give_the_same_distance_and_nothing_else(tmp_path):
     """mu and sigma, as the field keeps them for FID."""
     toy = Features("toy", D, "toy", ("F", "K"), lambda pixels: (torch.zeros(len(pixels), D), None))
     x, whole = gaussian(0, 300), reference()
-    np.savez(tmp_path / "stats.npz", mu=whole.mean, sigma=whole.covariance)
-    found = compare(x, distances.published(tmp_path / "stats.npz", toy))
+    np.savez(tmp_path / "stats.npz", mu=whole.moments.mean, sigma=whole.moments.covariance)
+    found = compare(x, references.published(tmp_path / "stats.npz", toy))
     assert found.keys() == {"frechet", "frechet unbiased"}
     assert found["frechet"].value == pytest.approx(compare(x, whole)["frechet"].value, abs=1e-10)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(InputError, match=r"mu .3,. and sigma .3, 3., where the toy has 5 features"):
-        distances.published(tmp_path / "other.npz", toy)
+        references.published(tmp_path / "other.npz", toy)
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((2, 4, 4, 1), np.uint8))
-    assert distances.published(tmp_path / "images.npz", toy) is None
-    assert distances.published(tmp_path, toy) is None
+    assert references.published(tmp_path / "images.npz", toy) is None
+    assert references.published(tmp_path, toy) is None

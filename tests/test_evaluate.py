@@ -13,7 +13,7 @@ from diffode import grid
 from diffode.images import datasets
 from diffode.models import pretrained
 from diffode.schedule import ddpm_linear
-from experiments.metrics import evaluate
+from experiments.metrics.sample_card import find_grid_name
 
 
 @pytest.fixture(autouse=True)
@@ -78,12 +78,12 @@ def test_numbers_carry_how_the_samples_were_made():
 def test_the_rule_of_a_grid_is_known_by_its_values(name):
     denoise = name in grid.TAUS
     lams = grid.make(name, ddpm_linear(), 10, denoise=denoise)
-    card = {"model": "mixture", "grid": list(lams[lams < np.inf]), "denoise": denoise}
-    assert evaluate.tau_rule(card) == name
+    finite = list(lams[lams < np.inf])
+    assert find_grid_name("mixture", finite, denoise) == name
     if not denoise:
-        assert evaluate.tau_rule({**card, "grid": list(grid.snap(lams, ddpm_linear()))}) == name
-    assert evaluate.tau_rule({**card, "grid": [lam + 0.01 for lam in card["grid"]]}) == "listed"
-    assert evaluate.tau_rule({**card, "model": "gone.safetensors"}) == "unknown (gone.safetensors is not here)"
+        assert find_grid_name("mixture", list(grid.snap(lams, ddpm_linear())), denoise) == name
+    assert find_grid_name("mixture", [lam + 0.01 for lam in finite], denoise) == "listed"
+    assert find_grid_name("gone.safetensors", finite, denoise) == "unknown (gone.safetensors is not here)"
 
 
 def test_a_folder_is_the_npz_of_the_same_seeds():

@@ -14,8 +14,7 @@ from diffode.models import pretrained
 from experiments.common.examples import real_images
 from experiments.comparison import measures
 from experiments.comparison.problem import Problem, Settings
-from experiments.metrics import distances
-from experiments.metrics import features as known
+from experiments.metrics import distances, features, references
 from tests.test_mixture import dense
 
 MIXTURE = Settings("mixture", n=4)
@@ -24,7 +23,7 @@ MIXTURE = Settings("mixture", n=4)
 def test_features_are_0_for_the_same_and_1_for_unrelated_images():
     x, _ = real_images(400)
     shuffled = x[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    judge = measures.of_features(known.classifier(), x, None)
+    judge = measures.of_features(features.classifier(), x, None)
     assert judge(x) == {"features": 0}
     assert judge(shuffled)["features"] == pytest.approx(1, abs=0.05)
     assert 0.01 < judge(0.98 * x)["features"] < judge(0.9 * x)["features"] < 0.8
@@ -32,10 +31,10 @@ def test_features_are_0_for_the_same_and_1_for_unrelated_images():
 
 def test_frechet_is_that_of_evaluate():
     pixels = datasets.packaged().pixels[:50]
-    features = known.classifier()
-    real = distances.load(features)
-    found = measures.of_features(features, to_tensor(pixels), real)(to_tensor(pixels))
-    expected = distances.measure(pixels, features=features, reference=real)["frechet"]
+    chosen = features.classifier()
+    real = references.load(chosen)
+    found = measures.of_features(chosen, to_tensor(pixels), real)(to_tensor(pixels))
+    expected = distances.measure(pixels, features=chosen, reference=real)["frechet"]
     assert (found["frechet"], found["frechet_se"]) == (pytest.approx(expected.value), pytest.approx(expected.error))
 
 
@@ -80,5 +79,5 @@ def test_what_cannot_be_judged_is_refused(monkeypatch):
 
 def test_pixels_of_samples_are_what_features_see():
     x, _ = real_images(30)
-    judge = measures.of_features(known.classifier(), x, None)
+    judge = measures.of_features(features.classifier(), x, None)
     assert judge(to_tensor(to_pixels(x)))["features"] == 0

@@ -14,9 +14,8 @@ from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from experiments import documents
 from experiments.common import results
 from experiments.ddim_paper import table1, table1_cells
-from experiments.metrics import features as known
-from experiments.metrics.exact_mixture import Truth
-from experiments.metrics.features import Features
+from experiments.metrics.exact_mixture import MixtureReference
+from experiments.metrics.features import FEATURES, Features
 from experiments.sampling import generate
 from solvers import sample
 
@@ -42,7 +41,7 @@ def test_cells_are_what_an_independent_run_gives(mixture_table):
         x = sample(model, shape=(40, *small.image), solver=solver, grid=[*lams, np.inf], seed=0, **options).x
         row = next(row for row in results.read(mixture_table)[1] if (row["eta"], row["S"]) == (eta, 10))
         assert row["nfe"] == 10
-        for name, number in Truth(small).measure(x).items():
+        for name, number in MixtureReference(small).measure(x).items():
             assert row[name] == pytest.approx(number.value, rel=1e-3)  # float32, in matrix products of another size
 
 
@@ -158,7 +157,7 @@ def test_the_presets_of_the_paper_run_unchanged(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "real.npz", arr_0=pixels)
     toy = Features("inception", 3, "toy", ("FID", "KID"), lambda x: (torch.from_numpy(x).double().mean((1, 2)), None))
-    monkeypatch.setitem(known.FEATURES, "inception", lambda device: toy)
+    monkeypatch.setitem(FEATURES, "inception", lambda device: toy)
     out = tmp_path / "t"
     arguments = ("--preset", "cifar10", "--weights", tmp_path / "weights.safetensors", "--reference", tmp_path / "real.npz")
     result = run(*arguments, "--n", 20, "--steps", "2,31", "--out", out)

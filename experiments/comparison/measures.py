@@ -27,10 +27,10 @@ from diffode.images.datasets import to_pixels
 from diffode.mixture import Mixture, log_weights
 from diffode.models import pretrained
 from experiments.comparison.problem import Problem
-from experiments.metrics import distances
-from experiments.metrics import features as known
-from experiments.metrics.evaluate import reference_of
-from experiments.metrics.features import Features, Floats
+from experiments.metrics import distances, references
+from experiments.metrics.features import Features, Floats, load_features
+from experiments.metrics.measurement import MIN_IMAGES
+from experiments.metrics.references import Reference
 
 Numbers = dict[str, float]
 Judge = Callable[[Tensor], Numbers]
@@ -44,7 +44,7 @@ class Judges:
 
     problem: Problem
     features: Features | None
-    real: distances.Reference | None
+    real: Reference | None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def choose(features: str, data: str | None, problem: Problem) -> Judges:
     and for too few.
     """
     image, n = problem.loaded.image, problem.settings.n
-    taken = None if features == NONE else known.load(AUTOMATIC if features == AUTO else features, problem.settings.device)
+    taken = None if features == NONE else load_features(AUTOMATIC if features == AUTO else features, problem.settings.device)
     if taken is None or (features == AUTO and (n < 2 or image != taken.takes)):
         if data is not None:
             raise InputError(f"--data {data} is compared in features: give --features inception, which takes images of any size")
@@ -80,12 +80,12 @@ def choose(features: str, data: str | None, problem: Problem) -> Judges:
         raise InputError(f"the {taken.name} does not take samples of {image}: give --features none")
     if n < 2:
         raise InputError("a distance in features is relative to that of unrelated samples: raise --n, or give --features none")
-    if data is not None and n < distances.FEWEST:
-        raise InputError(f"--data {data} needs at least {distances.FEWEST} samples to compare with, not {n}: raise --n")
-    return Judges(problem, taken, None if data is None else reference_of(data, taken))
+    if data is not None and n < MIN_IMAGES:
+        raise InputError(f"--data {data} needs at least {MIN_IMAGES} samples to compare with, not {n}: raise --n")
+    return Judges(problem, taken, None if data is None else references.choose(data, taken))
 
 
-def of_features(features: Features, solution: Tensor, real: distances.Reference | None) -> Judge:
+def of_features(features: Features, solution: Tensor, real: Reference | None) -> Judge:
     """The distance in features, and the Fréchet distance from `real`."""
 
     def found(x: Tensor) -> Floats:

@@ -32,16 +32,15 @@ from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Table1Model, lams_of_tau, of_mixture, of_network
 from experiments.ddim_paper.table1_presets import PRESETS, Table1Options
-from experiments.metrics import distances
-from experiments.metrics import features as known
-from experiments.metrics.distances import Number
+from experiments.metrics.features import FEATURES
+from experiments.metrics.measurement import BLOCKS, MIN_IMAGES, Measurement
 from experiments.sampling.recipe import choose_device
 
 STEPS = (10, 20, 50, 100, 1000)
 FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of the floor, which has no η and no S
 SHOWN = 10  # samples of each cell, in the picture
 CELL, GAP, LINE = 300, 12, 20  # pixels: the width of a cell, between cells, and above a row
-T_95 = float(stats.t.ppf(0.975, distances.BLOCKS - 1))  # half a 95 % interval, in standard errors of the jackknife
+T_95 = float(stats.t.ppf(0.975, BLOCKS - 1))  # half a 95 % interval, in standard errors of the jackknife
 REPORTED = {  # the numbers of a cell that the report shows, their titles and digits
     "frechet": ("Fréchet distance in the features of {features}", 3),
     "frechet unbiased": ("The same without its bias of 1/N, by the jackknife, as columns of different N are to be compared", 3),
@@ -110,7 +109,7 @@ def _eta(name: str) -> str:
     return "σ̂" if name == "sigma-hat" else f"η = {name}"
 
 
-def _flat(numbers: Mapping[str, Number]) -> dict[str, float]:
+def _flat(numbers: Mapping[str, Measurement]) -> dict[str, float]:
     """name: value, and name ±: its standard error, six digits each."""
     pairs = ((f"{name}{mark}", value) for name, n in numbers.items() for mark, value in (("", n.value), (" ±", n.error)))
     return {name: float(f"{value:.6g}") for name, value in pairs}
@@ -150,9 +149,9 @@ def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -
 @click.option(
     "--reference", type=click.Path(path_type=Path), help="Real images, or an .npz of mu and sigma. [default: the shipped]"
 )
-@click.option("--features", type=click.Choice(list(known.FEATURES)), help="What images are compared in. [default: the preset's]")
+@click.option("--features", type=click.Choice(list(FEATURES)), help="What images are compared in. [default: the preset's]")
 @click.option("--tau", type=click.Choice(["linear", "quadratic"]), help="The rule of τ. [default: the preset's]")
-@click.option("--n", type=click.IntRange(distances.FEWEST), help="Samples per cell. [default: the preset's]")
+@click.option("--n", type=click.IntRange(MIN_IMAGES), help="Samples per cell. [default: the preset's]")
 @click.option("--steps", default=",".join(map(str, STEPS)), show_default=True, callback=_steps, help="S, comma-separated.")
 @script_options.seed()
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")

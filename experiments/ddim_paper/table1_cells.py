@@ -25,10 +25,10 @@ from diffode.mixture import Mixture
 from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.schedule import Schedule
-from experiments.metrics import distances
-from experiments.metrics import features as known
-from experiments.metrics.distances import Number
-from experiments.metrics.exact_mixture import Truth
+from experiments.metrics import distances, references
+from experiments.metrics.exact_mixture import MixtureReference
+from experiments.metrics.features import load_features
+from experiments.metrics.measurement import Measurement
 from experiments.sampling import generate, jobs
 from experiments.sampling.recipe import Recipe, flat
 from solvers import sample
@@ -51,9 +51,9 @@ class Table1Model:
     of the floor, or None where there is none. about: what decides all of them.
     """
 
-    measure: Callable[[Cell, list[int]], dict[str, Number]]
+    measure: Callable[[Cell, list[int]], dict[str, Measurement]]
     pixels: Callable[[Cell, list[int]], writers.Pixels]
-    floor: Callable[[], dict[str, Number]] | None
+    floor: Callable[[], dict[str, Measurement]] | None
     about: dict[str, Any]
 
 
@@ -76,7 +76,7 @@ def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Table1Model:
     small = loaded.model.network.pooled(POOLED)
     small.rows = BLOCK  # larger matrix products than those for single samples
     model = EpsModel(small, loaded.model.schedule, loaded.model.predicts, clock=loaded.model.clock)
-    exact = Truth(small)
+    exact = MixtureReference(small)
 
     def draw(cell: Cell, seeds: list[int]) -> torch.Tensor:
         solver, options = ETAS[cell["eta"]]
@@ -108,11 +108,11 @@ def of_network(
     """
     if reference is None and features_name != "classifier":
         raise InputError(f"features {features_name!r} need a reference: a folder or an .npz of real images to compare with")
-    features = known.load(features_name, device)
+    features = load_features(features_name, device)
     if reference is None:
-        real = distances.load(features)
+        real = references.load(features)
     else:
-        real = distances.published(reference, features) or distances.describe(datasets.load(reference), features)
+        real = references.published(reference, features) or references.describe(datasets.load(reference), features)
 
     def draw(cell: Cell, seeds: list[int]) -> datasets.ImageSet:
         solver, options = ETAS[cell["eta"]]
@@ -135,13 +135,13 @@ def of_network(
             raise InputError(f"{file} holds samples of another model or setting: remove it, or choose another name for the table")
         return datasets.load(file)
 
-    def measure(cell: Cell, seeds: list[int]) -> dict[str, Number]:
+    def measure(cell: Cell, seeds: list[int]) -> dict[str, Measurement]:
         blocks = [draw(cell, block) for block in blocks_of(seeds)]
         labels = [block.labels for block in blocks if block.labels is not None]
         pixels = np.concatenate([block.pixels for block in blocks])
         return distances.measure(pixels, np.concatenate(labels) if labels else None, features=features, reference=real)
 
-    def floor() -> dict[str, Number]:
+    def floor() -> dict[str, Measurement]:
         test = datasets.load(split="test")
         return distances.measure(test.pixels, test.labels, features=features, reference=real)
 

@@ -1,0 +1,1 @@
+"""Features of images, and what samples measure in them against a reference, each number with its standard error."""

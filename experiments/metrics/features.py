@@ -30,11 +30,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Features:
-    """identity: what numbers in these features must agree in to be compared; takes: the (channels, height, width) of images, or
-    None for any; classes: the names of those it tells apart; of_batch: pixels -> features and probabilities, if it has them.
-
-    names: what the Fréchet and the kernel distance are called in these features.
-    """
+    """identity: decides whether numbers may be compared, which need the same; names: what the Fréchet and the kernel distance are
+    called in these features; of_batch: pixels -> features and class probabilities, or None; takes: the (channels, height, width)
+    of its images, or None for any; classes: the names of the classes it tells apart."""
 
     name: str
     dimension: int
@@ -46,26 +44,23 @@ class Features:
 
     @torch.no_grad()
     def extract(self, pixels: Pixels, batch: int = 100) -> tuple[Floats, Floats | None]:
-        """The features of images, and their classes' probabilities or None; InputError for images it does not take."""
+        """The features of images, and the probabilities of their classes or None; InputError for images it does not take."""
+        self._check(pixels)
+        results = [self.of_batch(pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
+        features = torch.cat([values.cpu().double() for values, _ in results]).numpy()
+        probabilities = [p.cpu().double() for _, p in results if p is not None]
+        return features, torch.cat(probabilities).numpy() if probabilities else None
+
+    def _check(self, pixels: Pixels) -> None:
+        """InputError for anything but uint8 images of the size and the number of channels that are taken."""
         shape = (pixels.shape[3], *pixels.shape[1:3]) if pixels.ndim == 4 else pixels.shape
-        if (
-            pixels.dtype != np.uint8
-            or pixels.ndim != 4
-            or shape[0] not in (1, 3)
-            or (self.takes is not None and shape != self.takes)
-        ):
+        right_kind = pixels.dtype == np.uint8 and pixels.ndim == 4 and shape[0] in (1, 3)
+        if not right_kind or shape != (self.takes or shape):
             expected = " × ".join(map(str, self.takes or ("n", "height", "width", "channels")))
             raise InputError(
                 f"the {self.name} takes uint8 images of {expected} (channels, height, width), not {pixels.dtype} of "
-                f"{' × '.join(map(str, shape))}: give such images, or --features inception, which takes all"
+                f"{' × '.join(map(str, shape))}: give such images, or take the features of inception, which takes all"
             )
-        made = [self.of_batch(pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
-        found, probabilities = (
-            None if rows[0] is None else torch.cat([row.cpu().double() for row in rows]).numpy()
-            for rows in zip(*made, strict=True)
-        )
-        assert found is not None
-        return found, probabilities
 
 
 def classifier(device: str = "cpu", path: str | Path = classifiers.REFERENCE / "classifier.safetensors") -> Features:
@@ -74,8 +69,8 @@ def classifier(device: str = "cpu", path: str | Path = classifiers.REFERENCE / "
     network = network.to(device)
 
     def of_batch(pixels: Pixels) -> tuple[Tensor, Tensor]:
-        found = network.features(to_tensor(pixels).to(device))
-        return found, network.head(found).softmax(1)
+        features = network.features(to_tensor(pixels).to(device))
+        return features, network.head(features).softmax(1)
 
     names = "Fréchet distance (classifier)", "kernel distance (classifier)"
     return Features("classifier", CLASSIFIER_FEATURES, sha256, names, of_batch, card.image, card.classes)
@@ -84,7 +79,7 @@ def classifier(device: str = "cpu", path: str | Path = classifiers.REFERENCE / "
 def inception(device: str = "cpu") -> Features:
     """The last pooled activations of the Inception network; grey images become three equal channels.
 
-    InputError where torch-fidelity is not installed, or the weights are neither there nor to be fetched.
+    InputError where torchmetrics or torch-fidelity is not installed, or the weights are neither there nor to be fetched.
     """
     try:
         import torch_fidelity  # noqa: F401
@@ -93,12 +88,13 @@ def inception(device: str = "cpu") -> Features:
         network = FrechetInceptionDistance(feature=2048, antialias=False).inception.to(device)
     except OSError as error:
         raise InputError(
-            f"the weights of the Inception network could not be fetched ({error}): try again where there is a network, or use "
-            "--features classifier"
+            f"the weights of the Inception network could not be fetched ({error}): try again where there is a network, or take "
+            "the features of the classifier"
         ) from error
     except (ImportError, RuntimeError) as error:  # torchvision, which torch-fidelity imports, must fit torch
         raise InputError(
-            f"--features inception takes torch-fidelity, which cannot be imported ({error}): pip install 'diffode[inception]'"
+            "the features of inception need torchmetrics and torch-fidelity, which cannot be imported "
+            f"({error}): pip install 'diffode[inception]'"
         ) from error
 
     def of_batch(pixels: Pixels) -> tuple[Tensor, None]:
@@ -111,7 +107,7 @@ def inception(device: str = "cpu") -> Features:
 FEATURES: dict[str, Callable[[str], Features]] = {"classifier": classifier, "inception": inception}
 
 
-def load(name: str, device: str = "cpu") -> Features:
+def load_features(name: str, device: str = "cpu") -> Features:
     """The features of that name; InputError for an unknown one."""
     if name not in FEATURES:
         raise InputError(f"unknown features {name!r}: expected one of {', '.join(FEATURES)}")

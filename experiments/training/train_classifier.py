@@ -5,7 +5,7 @@ rises linearly over three tenths of the steps and falls linearly to zero over th
 is a pure function of the seed and its number, so a run that was killed resumes after its last whole epoch, to the same bits.
 
 Beside the weights, classifier.safetensors, the statistics of the training images in its features are written
-(metrics/distances.py), since neither is of use without the other.
+(metrics/references.py), since neither is of use without the other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from diffode.models.classifiers import REFERENCE
 from diffode.networks.classifier import Classifier
 from experiments.common import script_options
 from experiments.common.commands import Script, command_line
-from experiments.metrics import distances, features
+from experiments.metrics import features, references
 from experiments.sampling.recipe import choose_device
 
 FILES = ("classifier.safetensors", "classifier.json", "fashion-train.safetensors", "fashion-train.json")
@@ -184,8 +184,8 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
         card = Card("classifier", train.shape, train.label_names, config=shape, provenance=provenance)
         checkpoint.save(out / FILES[0], network.state_dict(), card)
         write_json(out / FILES[1], card.to_json())
-        statistics = distances.describe(train, features.classifier(device, out / FILES[0]))
-        distances.save(out / FILES[2], statistics, command=command)
+        statistics = references.describe(train, features.classifier(device, out / FILES[0]))
+        references.save(out / FILES[2], statistics, command=command)
         state.unlink()
     click.echo(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
 
