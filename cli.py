@@ -366,24 +366,20 @@ def compare(**o: Any) -> None:
     Errors are against the solution of the model's ODE. Interrupted, the same command goes on where it was.
     """
     from experiments.common import results
-    from experiments.comparison import cells as contenders
-    from experiments.comparison import compare as run
+    from experiments.comparison.cells import as_filename, make_cells, parse_contenders, parse_tolerances
+    from experiments.comparison.compare import compare_solvers
     from experiments.comparison.problem import Settings
     from experiments.sampling.recipe import choose_device
 
     taken = ("model", "n", "seed", "label", "guidance", "clip", "threshold", "dtype", "denoise", "batch")
     settings = Settings(**{name: o[name] for name in taken}, device=choose_device(o["device"]))
-    cells = contenders.cells(
-        contenders.choose(o["solvers"]),
-        [grid.strip() for grid in o["grids"].split(",")],
-        o["nfe"],
-        contenders.tolerances(o["rtol"]),
-    )
-    out = o["out"] or Path("results") / contenders.as_file(f"compare-{Path(o['model']).stem}")
+    grids = [grid.strip() for grid in o["grids"].split(",")]
+    cells = make_cells(parse_contenders(o["solvers"]), grids, o["nfe"], parse_tolerances(o["rtol"]))
+    out = o["out"] or Path("results") / as_filename(f"compare-{Path(o['model']).stem}")
     how = {name: o[name] for name in ("features", "data", "tolerance", "overwrite")}
-    made, answer = run.compare(settings, cells, out, command=command_line(), **how)
+    rows, answer = compare_solvers(settings, cells, out, command=command_line(), **how)
     click.echo(f"{answer}\n{out / 'report.html'}")
-    results.finish(made, out / "rows")
+    results.finish(rows, out / "rows")
 
 
 @main.command(resumable=False)

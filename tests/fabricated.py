@@ -1,10 +1,10 @@
-"""Comparisons whose numbers are made up: errors fall as those of methods of an order, and each cell's pictures are grey."""
+"""Comparisons with fabricated numbers: errors fall as those of methods of an order, and each cell's pictures are grey."""
 
 import numpy as np
 from PIL import Image
 
 from experiments.common import results
-from experiments.comparison.cells import stem
+from experiments.comparison.cells import cell_filename
 
 ORDERS = {"ddim": 1, "dpmpp2m": 2, "unipc3": 3}
 GRIDS = {"logsnr": 1.0, "time": 1.7}
@@ -80,24 +80,24 @@ def grey(index):
 
 def comparison(folder, found, *, pictures=True, **about):
     """Write a folder as `compare` does; returns it."""
-    by_stem = {stem(row): row for row in found}
+    by_name = {cell_filename(row): row for row in found}
     names = ("solver", "grid", "nfe", "rtol")
     cells = [{name: row[name] for name in names} for row in found]
 
     def compute(cell):
-        return {name: value for name, value in by_stem[stem(cell)].items() if name not in names}
+        return {name: value for name, value in by_name[cell_filename(cell)].items() if name not in names}
 
     results.fill(folder / "rows", cells, compute, about={**ABOUT, **about}, command="python cli.py compare --model fashion")
     if pictures:
         save(folder / "pictures" / "reference.png", REFERENCE)
         for index, row in enumerate(found):
             if "spent" in row:
-                save(folder / "pictures" / f"{stem(row)}.png", grey(index))
+                save(folder / "pictures" / f"{cell_filename(row)}.png", grey(index))
     return folder
 
 
 def save(file, value, *, seeds=SEEDS, side=SIDE, rng=None):
-    """A strip of images of one grey each, SHADE brighter with each seed, or of noise in colour."""
+    """Save a strip of images of one grey each, SHADE brighter with each seed, or of noise in colour."""
     file.parent.mkdir(parents=True, exist_ok=True)
     greys = np.repeat(np.arange(seeds) * SHADE + value, side)[None].repeat(side, 0).astype(np.uint8)
     pixels = greys if rng is None else rng.integers(0, 256, (*greys.shape, 3), np.uint8)

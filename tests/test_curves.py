@@ -1,4 +1,4 @@
-"""The printed curves show the rows: a line a solver, a panel a grid, the front as it is defined."""
+"""The printed curves show the rows: one line per solver, one panel per grid, the front as it is defined."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from tests.fabricated import adaptive, cell, fixed, mixed, without
 
 
 def panels(rows, cost="spent", measure="rmse"):
-    return {panel.get_title(loc="left"): panel for panel in curves.draw(rows, cost, measure).axes}
+    return {panel.get_title(loc="left"): panel for panel in curves.draw_figure(rows, cost, measure).axes}
 
 
 def drawn(panel):
@@ -25,7 +25,7 @@ def drawn(panel):
 
 
 def test_files_are_a_png_and_an_svg_each(tmp_path):
-    written = curves.curves(mixed(), tmp_path / "new")
+    written = curves.save_curves(mixed(), tmp_path / "new")
     assert [path.name for path in written] == ["error-nfe.png", "error-nfe.svg", "error-seconds.png", "error-seconds.svg"]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in written}
     for path in written:
@@ -38,11 +38,11 @@ def test_files_are_a_png_and_an_svg_each(tmp_path):
 
 
 def test_the_svg_of_the_same_rows_is_the_same(tmp_path):
-    first, second = (curves.curves(mixed(), tmp_path / name)[1].read_bytes() for name in "ab")
+    first, second = (curves.save_curves(mixed(), tmp_path / name)[1].read_bytes() for name in "ab")
     assert first == second
 
 
-def test_a_panel_a_grid_with_a_line_a_solver():
+def test_one_panel_per_grid_with_one_line_per_solver():
     rows = mixed()
     shown = panels(rows)
     assert list(shown) == ["logsnr", "time"]
@@ -91,13 +91,13 @@ def test_a_size_is_drawn_and_what_has_no_logarithm_is_not(tmp_path):
     rows = [cell("a", "time", nfe, log_p=log_p) for nfe, log_p in ((5, -0.5), (10, 0.0), (20, 0.01))]
     (panel,) = panels(rows, measure="log_p").values()
     assert drawn(panel)["a"] == [(5, 0.5), (20, 0.01)]
-    assert curves.curves([without("a", "time", 5, error="no"), cell("b", "time", 5, rmse=0.0)], tmp_path) == []
+    assert curves.save_curves([without("a", "time", 5, error="no"), cell("b", "time", 5, rmse=0.0)], tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("rows", [adaptive(), [cell("ddim", "time", 10)], fixed(grids=list("abcdefg"))])
 def test_adaptive_ones_alone_one_row_and_many_grids(tmp_path, rows):
-    assert len(curves.curves(rows, tmp_path)) == 4
+    assert len(curves.save_curves(rows, tmp_path)) == 4
 
 
 def test_powers_of_ten_are_names_of_ticks():
@@ -115,7 +115,7 @@ def test_powers_of_ten_are_names_of_ticks():
 def test_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=re.escape("pip install 'diffode[plots]'")):
-        curves.curves(fixed(), tmp_path)
+        curves.save_curves(fixed(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,4 +125,4 @@ def test_fifty_solvers_have_room_beside_a_single_panel():
     rows = [{**one, "solver": f"a-solver-of-a-long-name-{i}", "nfe": n, "spent": n} for i in range(50) for n in (5, 10)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        curves.draw(rows, "spent").canvas.draw()
+        curves.draw_figure(rows, "spent").canvas.draw()

@@ -11,8 +11,8 @@ from diffode import grid
 from experiments.common import results
 from experiments.comparison import local_errors, optimal_grid
 from experiments.comparison.cells import OPTIMAL
-from experiments.comparison.grid_cache import Kept
-from experiments.comparison.ground_truth import measure, solve
+from experiments.comparison.grid_cache import OptimalGridCache
+from experiments.comparison.ground_truth import find_solution, measure_cell
 from experiments.comparison.problem import Problem, Settings
 
 CELL = {"solver": "dpmpp2m", "grid": OPTIMAL, "nfe": 6, "rtol": None}
@@ -21,31 +21,35 @@ CELL = {"solver": "dpmpp2m", "grid": OPTIMAL, "nfe": 6, "rtol": None}
 @pytest.fixture
 def few(monkeypatch):
     """Trajectories of few samples, known at few λ."""
-    follow = local_errors.follow
-    monkeypatch.setattr(local_errors, "follow", lambda settings: follow(settings, n=4, known_at=48))
+    follow = local_errors.follow_trajectories
+    monkeypatch.setattr(local_errors, "follow_trajectories", lambda settings: follow(settings, n=4, known_at=48))
 
 
 def test_a_grid_is_found_once_and_for_one_problem(tmp_path, few, monkeypatch):
     problem = Problem(Settings("mixture", n=2))
-    first = Kept(problem, tmp_path, "command").told(CELL)
+    first = OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL)
     assert first["grid"] == json.loads((tmp_path / "dpmpp2m-6.json").read_text())["lam"] == grid.load(tmp_path / "dpmpp2m-6.json")
     assert first["grid"][0] == problem.schedule.lam_min
-    monkeypatch.setattr(optimal_grid, "find", lambda *_: pytest.fail("found again"))
-    assert Kept(problem, tmp_path, "command").told(CELL) == first
+    monkeypatch.setattr(optimal_grid, "find_optimal_grid", lambda *_: pytest.fail("found again"))
+    assert OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL) == first
     for change in ({"guidance": 2.0}, {"clip": True}, {"denoise": True}, {"label": "none"}):
         with pytest.raises(pytest.fail.Exception):
-            Kept(Problem(dataclasses.replace(problem.settings, **change)), tmp_path, "command").told(CELL)
+            OptimalGridCache(Problem(dataclasses.replace(problem.settings, **change)), tmp_path, "command").with_optimal_grid(
+                CELL
+            )
     (tmp_path / "dpmpp2m-6.json").write_text("{}")
     with pytest.raises(pytest.fail.Exception):
-        Kept(problem, tmp_path, "command").told(CELL)
+        OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL)
 
 
 def test_other_cells_are_left_alone_and_impossible_ones_are_skipped(tmp_path, few):
     problem = Problem(Settings("mixture", n=2))
-    found = Kept(problem, tmp_path, "")
-    assert found.told({**CELL, "grid": "time"}) == {**CELL, "grid": "time"}
-    solution = solve(problem, tmp_path, 1e-4)
-    assert "exactly 7" in measure(problem, solution, found.told({**CELL, "solver": "dpm2", "nfe": 7}))["skipped"]
+    cache = OptimalGridCache(problem, tmp_path, "")
+    assert cache.with_optimal_grid({**CELL, "grid": "time"}) == {**CELL, "grid": "time"}
+    solution = find_solution(problem, tmp_path, 1e-4)
+    assert (
+        "exactly 7" in measure_cell(problem, solution, cache.with_optimal_grid({**CELL, "solver": "dpm2", "nfe": 7}))["skipped"]
+    )
     assert not list(tmp_path.glob("*.json"))
 
 

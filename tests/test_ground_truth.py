@@ -13,7 +13,7 @@ from diffode.models.card import Card
 from diffode.ode import accurate
 from experiments.comparison import ground_truth
 from experiments.comparison.cost import metered
-from experiments.comparison.ground_truth import measure, measures, solve
+from experiments.comparison.ground_truth import error_summary, find_solution, measure_cell
 from experiments.comparison.problem import Problem, Settings
 from solvers import sample
 
@@ -24,20 +24,22 @@ CELL = {"solver": "unipc3", "grid": "logsnr", "nfe": 12, "rtol": None}
 @pytest.fixture(scope="module")
 def solved(tmp_path_factory):
     problem, folder = Problem(MIXTURE), tmp_path_factory.mktemp("solution")
-    return problem, solve(problem, folder, 1e-6), folder
+    return problem, find_solution(problem, folder, 1e-6), folder
 
 
 def test_the_estimate_of_its_own_error_is_from_above(solved):
     problem, solution, _ = solved
     better = torch.cat(
         [
-            accurate(problem.of(problem.model, rows), problem.start(rows, torch.float64, "cpu"), *ends(problem), 1e-10)
+            accurate(
+                problem.labelled(problem.model, rows), problem.initial_state(rows, torch.float64, "cpu"), *ends(problem), 1e-10
+            )
             for rows in problem.batches
         ]
     )
-    off = (solution.x - better).flatten(1).square().mean(1).sqrt().numpy()
-    assert (off <= solution.off).all()
-    assert solution.about["rmse"] == pytest.approx(np.sqrt(np.mean(solution.off**2)))
+    distance = (solution.x - better).flatten(1).square().mean(1).sqrt().numpy()
+    assert (distance <= solution.own_error).all()
+    assert solution.about["rmse"] == pytest.approx(np.sqrt(np.mean(solution.own_error**2)))
     assert solution.nfe > 100
 
 
@@ -47,34 +49,34 @@ def ends(problem):
 
 def test_samples_are_those_that_sample_draws(solved):
     problem, solution, _ = solved
-    run = problem.run("unipc3", "logsnr", 12)
+    outcome = problem.run("unipc3", "logsnr", 12)
     model = pretrained.load("mixture", torch.float64).model.labelled([0, 1, 2, 3, 4])
     x = sample(model, shape=(5, 1, 28, 28), solver="unipc3", nfe=12, dtype=torch.float64).x
-    torch.testing.assert_close(run.x, x, rtol=0, atol=1e-12)
-    assert (run.spent, run.calls) == (12, 12)
-    errors = [float((run.x[i] - solution.x[i]).square().mean().sqrt()) for i in range(5)]
-    row = measure(problem, solution, CELL)
+    torch.testing.assert_close(outcome.x, x, rtol=0, atol=1e-12)
+    assert (outcome.nfe, outcome.calls) == (12, 12)
+    errors = [float((outcome.x[i] - solution.x[i]).square().mean().sqrt()) for i in range(5)]
+    row = measure_cell(problem, solution, CELL)
     assert row["worst"] == pytest.approx(max(errors))
     assert row["median"] == pytest.approx(sorted(errors)[2])
-    assert row["rmse"] == pytest.approx(float((run.x - solution.x).square().mean().sqrt()))
+    assert row["rmse"] == pytest.approx(float((outcome.x - solution.x).square().mean().sqrt()))
 
 
 def test_batches_are_computed_once_and_other_problems_are_not_taken_for_this_one(solved, monkeypatch):
     problem, solution, folder = solved
     monkeypatch.setattr(ground_truth, "accurate", lambda *_: pytest.fail("computed twice"))
-    assert torch.equal(solve(problem, folder, 1e-6).x, solution.x)
+    assert torch.equal(find_solution(problem, folder, 1e-6).x, solution.x)
     for change in ({"guidance": 2.0}, {"clip": True}, {"denoise": True}, {"label": "none"}, {"seed": 1}):
         with pytest.raises(pytest.fail.Exception):
-            solve(Problem(dataclasses.replace(MIXTURE, **change)), folder, 1e-6)
+            find_solution(Problem(dataclasses.replace(MIXTURE, **change)), folder, 1e-6)
     with pytest.raises(pytest.fail.Exception):
-        solve(problem, folder, 1e-5)
+        find_solution(problem, folder, 1e-5)
 
 
 def test_a_final_step_to_sigma_zero_is_one_of_the_evaluations(tmp_path):
     problem = Problem(dataclasses.replace(MIXTURE, n=2, denoise=True))
-    solution = solve(problem, tmp_path, 1e-5)
-    assert "cannot take the step" in measure(problem, solution, {**CELL, "solver": "midpoint"})["skipped"]
-    errors = [measure(problem, solution, {**CELL, "nfe": nfe}) for nfe in (10, 20, 40)]
+    solution = find_solution(problem, tmp_path, 1e-5)
+    assert "cannot take the step" in measure_cell(problem, solution, {**CELL, "solver": "midpoint"})["skipped"]
+    errors = [measure_cell(problem, solution, {**CELL, "nfe": nfe}) for nfe in (10, 20, 40)]
     assert [row["spent"] for row in errors] == [10, 20, 40]
     for coarse, fine in itertools.pairwise(errors):
         assert coarse["rmse"] > 2 * fine["rmse"]
@@ -82,16 +84,16 @@ def test_a_final_step_to_sigma_zero_is_one_of_the_evaluations(tmp_path):
 
 def test_guidance_takes_two_calls_an_evaluation_and_is_the_solutions_too(tmp_path):
     problem = Problem(dataclasses.replace(MIXTURE, n=2, guidance=2.0))
-    row = measure(problem, solve(problem, tmp_path, 1e-5), {**CELL, "nfe": 40})
+    row = measure_cell(problem, find_solution(problem, tmp_path, 1e-5), {**CELL, "nfe": 40})
     assert (row["spent"], row["calls"]) == (40, 80)
     assert row["rmse"] < 0.1
     adaptive = problem.run("dpm23", "own", None, 0.05)
-    assert adaptive.calls == 2 * adaptive.spent
+    assert adaptive.calls == 2 * adaptive.nfe
 
 
 def test_what_cannot_be_spent_is_skipped(solved):
     problem, solution, _ = solved
-    assert "exactly 5" in measure(problem, solution, {**CELL, "solver": "dpm2", "nfe": 5})["skipped"]
+    assert "exactly 5" in measure_cell(problem, solution, {**CELL, "solver": "dpm2", "nfe": 5})["skipped"]
 
 
 def test_a_sample_does_not_depend_on_the_batch(solved):
@@ -100,8 +102,8 @@ def test_a_sample_does_not_depend_on_the_batch(solved):
     assert torch.equal(problem.run("dpm2", "time", 10).x, whole.run("dpm2", "time", 10).x)
 
 
-def test_measures():
-    assert measures(np.array([3.0, 4.0])) == {"rmse": pytest.approx(12.5**0.5), "median": 3.5, "worst": 4.0}
+def test_the_summary_of_errors():
+    assert error_summary(np.array([3.0, 4.0])) == {"rmse": pytest.approx(12.5**0.5), "median": 3.5, "worst": 4.0}
 
 
 @pytest.mark.parametrize(
@@ -135,9 +137,9 @@ def test_a_network_that_is_float32_alone_has_a_solution_that_says_so(own, tmp_pa
         return 0.9 * torch.tanh(x)
 
     problem = own(EpsModel(network, schedules.ddpm_linear()))
-    solution = solve(problem, tmp_path)
+    solution = find_solution(problem, tmp_path)
     assert solution.about["dtype"] == "float32"
-    coarse, fine = (measure(problem, solution, {**CELL, "nfe": nfe})["rmse"] for nfe in (30, 120))
+    coarse, fine = (measure_cell(problem, solution, {**CELL, "nfe": nfe})["rmse"] for nfe in (30, 120))
     assert coarse > 8 * fine
 
 
@@ -151,7 +153,7 @@ def test_what_has_no_solution_is_refused(own):
 def test_a_network_whose_output_is_not_finite_is_named_with_its_lam(own, tmp_path):
     problem = own(EpsModel(lambda x, t: x / 0 if t[0] < 500 else 0 * x, schedules.ddpm_linear()))
     with pytest.raises(InputError, match="not finite at λ"):
-        solve(problem, tmp_path)
+        find_solution(problem, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -160,13 +162,13 @@ def test_a_damaged_file_is_named(solved, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match="is damaged: remove it"):
-        solve(problem, tmp_path, 1e-6)
+        find_solution(problem, tmp_path, 1e-6)
 
 
 @pytest.mark.parametrize("tolerance", [0, -1e-8, 1, float("nan")])
 def test_tolerances_are_small(solved, tolerance, tmp_path):
     with pytest.raises(InputError, match="tolerance"):
-        solve(solved[0], tmp_path, tolerance)
+        find_solution(solved[0], tmp_path, tolerance)
 
 
 def test_a_meter_sees_memory_that_is_there_no_more():

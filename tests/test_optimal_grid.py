@@ -13,12 +13,12 @@ import cli
 from diffode import EpsModel, InputError, grid, schedules
 from experiments.comparison import optimal_grid
 from experiments.comparison.cells import OPTIMAL
-from experiments.comparison.local_errors import follow, sizes, typical
-from experiments.comparison.optimal_grid import PROGRAMMED, cheapest, errors, find, refine
+from experiments.comparison.local_errors import follow_trajectories, geometric_mean, rms
+from experiments.comparison.optimal_grid import DYNAMIC_PROGRAMMING, cheapest_path, find_optimal_grid, refine, summarize
 from experiments.comparison.problem import Problem, Settings
 from solvers import SOLVERS, Solver
 from solvers.execute import run
-from solvers.registry import find as find_solver
+from solvers.registry import find
 
 SCHEDULE = schedules.vp_linear()
 C = torch.tensor([[[0.2, 0.4, 0.6], [0.8, 1.0, 1.5]]], dtype=torch.float64)  # standard deviations of the data
@@ -49,11 +49,11 @@ def on(name, **settings):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    return follow(on("GAUSSIAN"), n=4)
+    return follow_trajectories(on("GAUSSIAN"), n=4)
 
 
 def planner(name):
-    return lambda lams: find_solver(name).plan(lams, SCHEDULE)
+    return lambda lams: find(name).plan(lams, SCHEDULE)
 
 
 @pytest.mark.parametrize(("steps", "stages"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 7), (6, 2)])
@@ -62,14 +62,14 @@ def test_dynamic_programming_finds_the_best_of_all_paths(steps, stages):
     cost[cost == 0] = np.inf
     paths = [[0, *inner, 6] for inner in itertools.combinations(range(1, 6), steps - 1)]
     sums = [sum(cost[min(n, stages - 1), i, j] for n, (i, j) in enumerate(itertools.pairwise(path))) for path in paths]
-    path, least = cheapest(cost, steps)
+    path, least = cheapest_path(cost, steps)
     assert path == paths[int(np.argmin(sums))]
     assert least == pytest.approx(min(sums))
 
 
 def test_a_path_that_is_not_there():
     with pytest.raises(InputError, match="no 3 steps lead"):
-        cheapest(np.full((1, 5, 5), np.inf), 3)
+        cheapest_path(np.full((1, 5, 5), np.inf), 3)
 
 
 def test_trajectories_are_those_of_the_ode(gaussian):
@@ -82,7 +82,7 @@ def test_trajectories_are_those_of_the_ode(gaussian):
 def test_local_errors_are_of_one_order_more_than_the_solver(name, gaussian):
     """Of steps of 8 and of 4 of 256, after as many as the solver looks back on."""
     long, short = gaussian.local_errors(planner(name), [(120, 128, 9), (124, 128, 9)])
-    assert np.log2(long / short) == pytest.approx(find_solver(name).order + 1, abs=0.3)
+    assert np.log2(long / short) == pytest.approx(find(name).order + 1, abs=0.3)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm3", "dpmpp2m", "unipc3", "ipndm", "heun", "deis-t", "pndm", "lms"])
@@ -95,7 +95,7 @@ def test_the_local_error_of_the_first_step_is_that_of_a_run(name, gaussian):
         gaussian.x[0],
         on_step=lambda step: states.append(step.x.clone()),
     )
-    exact = typical(sizes((states[1] - gaussian.x[40]).flatten(1).numpy()))
+    exact = geometric_mean(rms((states[1] - gaussian.x[40]).flatten(1).numpy()))
     assert gaussian.local_errors(planner(name), [(0, 40, 0)])[0] == pytest.approx(exact, rel=1e-9)
 
 
@@ -103,7 +103,7 @@ def test_the_local_error_of_the_first_step_is_that_of_a_run(name, gaussian):
 def test_every_planned_solver_has_local_errors(name, gaussian):
     """Less than what is lost by not moving at all."""
     found = gaussian.local_errors(planner(name), [(0, 16, 0), (16, 32, 1), (32, 48, 2), (100, 116, 3)])
-    still = [typical(sizes((gaussian.x[j] - gaussian.x[j - 16]).flatten(1).numpy())) for j in (16, 32, 48, 116)]
+    still = [geometric_mean(rms((gaussian.x[j] - gaussian.x[j - 16]).flatten(1).numpy())) for j in (16, 32, 48, 116)]
     assert (found < still).all()
 
 
@@ -123,13 +123,13 @@ def test_a_multistep_method_looks_back_on_exact_states(name, gaussian):
     at = [40, 60, 80, 100, 120]
     exact = {float(gaussian.lams[k]): gaussian.x[k] for k in at[:-1]}
     made = run(planner(name)(gaussian.lams[at]), gaussian.model, gaussian.x[40], on_commit=lambda x, lam: exact.get(lam, x)).x
-    off = typical(sizes((made - gaussian.x[120]).flatten(1).numpy()))
+    off = geometric_mean(rms((made - gaussian.x[120]).flatten(1).numpy()))
     assert gaussian.local_errors(planner(name), [(100, 120, 3)])[0] == pytest.approx(off, rel=1e-9)
 
 
 def test_growth_is_that_of_the_flow():
     """Where it is the same in all directions, an error grows as the spread does."""
-    trajectories = follow(on("ROUND"), n=2)
+    trajectories = follow_trajectories(on("ROUND"), n=2)
     ends = spread(trajectories.lams[-1], 0.3) / torch.stack([spread(lam, 0.3) for lam in trajectories.lams])
     first = len(trajectories.lams) // 12  # at the first, and so noisiest, λ that it is measured at
     np.testing.assert_allclose(trajectories.growth[first:], ends[first:], rtol=0.1)
@@ -138,9 +138,9 @@ def test_growth_is_that_of_the_flow():
 @pytest.mark.parametrize(("solver", "nfe"), [("ddim", 6), ("ddim", 12), ("dpmpp2m", 8), ("dpm2", 10)])
 def test_better_than_grids_with_a_name_on_a_gaussian(gaussian, solver, nfe):
     """On other samples than those that it was found with, too."""
-    found, problem = find(gaussian, solver, nfe), Problem(on("GAUSSIAN"))
+    found, problem = find_optimal_grid(gaussian, solver, nfe), Problem(on("GAUSSIAN"))
     assert min(found.measured, key=lambda grid: found.measured[grid]["typical"]) == OPTIMAL
-    x = problem.start(slice(0, 32), torch.float64, "cpu")
+    x = problem.initial_state(slice(0, 32), torch.float64, "cpu")
     exact = spread(SCHEDULE.lam_max) / spread(SCHEDULE.lam_min) * x
     rms = {g: (problem.run(solver, g, nfe).x - exact).square().mean().sqrt() for g in grid.GRIDS}
     assert (problem.run(solver, found.lam, nfe).x - exact).square().mean().sqrt() < 0.9 * min(rms.values())
@@ -148,50 +148,50 @@ def test_better_than_grids_with_a_name_on_a_gaussian(gaussian, solver, nfe):
 
 def test_better_than_grids_with_a_name_on_the_mixture():
     on_mixture = Settings("mixture", dtype="float64")
-    found, problem = find(follow(on_mixture, n=8), "unipc3", 7), Problem(replace(on_mixture, n=16))
-    exact = follow(on_mixture, n=16, seed=0).end
+    found, problem = find_optimal_grid(follow_trajectories(on_mixture, n=8), "unipc3", 7), Problem(replace(on_mixture, n=16))
+    exact = follow_trajectories(on_mixture, n=16, seed=0).end
 
     def median(g):
-        return float(np.median(sizes((problem.run("unipc3", g, 7).x - exact).flatten(1).numpy())))
+        return float(np.median(rms((problem.run("unipc3", g, 7).x - exact).flatten(1).numpy())))
 
     assert median(found.lam) < 0.5 * min(median(g) for g in grid.GRIDS)
-    assert found.measured[OPTIMAL]["typical"] < found.measured[PROGRAMMED]["typical"]
+    assert found.measured[OPTIMAL]["typical"] < found.measured[DYNAMIC_PROGRAMMING]["typical"]
 
 
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize(("solver", "nfe"), [("ddim", 3), ("dpm-fast", 5), ("unipc3", 3), ("dpmpp3m(start=single)", 7)])
 def test_it_leads_from_end_to_end_and_spends_what_it_was_found_for(solver, nfe, denoise):
-    trajectories = follow(on("GAUSSIAN", denoise=denoise), n=2, known_at=64)
+    trajectories = follow_trajectories(on("GAUSSIAN", denoise=denoise), n=2, known_at=64)
     nfe += denoise
-    found = find(trajectories, solver, nfe)
+    found = find_optimal_grid(trajectories, solver, nfe)
     assert (found.lam[0], found.lam[-1]) == (SCHEDULE.lam_min, SCHEDULE.lam_max)
     assert (np.diff(found.lam) > 0).all()
-    run = trajectories.problem.run(solver, found.lam, nfe)
-    assert run.spent == nfe
-    assert errors((run.x - trajectories.end).flatten(1).numpy()) == pytest.approx(found.measured[OPTIMAL])
+    outcome = trajectories.problem.run(solver, found.lam, nfe)
+    assert outcome.nfe == nfe
+    assert summarize((outcome.x - trajectories.end).flatten(1).numpy()) == pytest.approx(found.measured[OPTIMAL])
 
 
 def test_with_denoise_the_end_is_that_of_the_last_step():
     """x̂0 = α c² x/(α² c² + σ²) of the exact last state."""
-    trajectories = follow(on("GAUSSIAN", denoise=True), n=2)
+    trajectories = follow_trajectories(on("GAUSSIAN", denoise=True), n=2)
     x0 = float(SCHEDULE.alpha(SCHEDULE.lam_max)) * C**2 / spread(SCHEDULE.lam_max) ** 2 * trajectories.x[-1]
     torch.testing.assert_close(trajectories.end, x0, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("denoise", [False, True])
 def test_one_evaluation_leaves_nothing_to_choose(denoise):
-    trajectories = follow(on("GAUSSIAN", denoise=denoise), n=2, known_at=32)
-    assert find(trajectories, "ddim", 1).lam == [SCHEDULE.lam_min, SCHEDULE.lam_max][: 2 - denoise]
+    trajectories = follow_trajectories(on("GAUSSIAN", denoise=denoise), n=2, known_at=32)
+    assert find_optimal_grid(trajectories, "ddim", 1).lam == [SCHEDULE.lam_min, SCHEDULE.lam_max][: 2 - denoise]
 
 
 def test_labels_and_guidance_are_those_of_each_sample():
     """What one sample of a guided, labelled model does is not changed by others."""
     settings = Settings("mixture", dtype="float64", guidance=2.0, label="3,7", batch=3)
-    both, alone = follow(settings, n=2, seed=6, known_at=32), follow(settings, n=1, seed=7, known_at=32)
+    both, alone = follow_trajectories(settings, n=2, seed=6, known_at=32), follow_trajectories(settings, n=1, seed=7, known_at=32)
     torch.testing.assert_close(both.x[:, 1:], alone.x, rtol=0, atol=1e-9)
     steps = [(i, i + 4, 1) for i in range(4, 28, 2)]
     mean, of_7 = (trajectories.local_errors(planner("dpm2"), steps) for trajectories in (both, alone))
-    of_6 = follow(settings, n=1, seed=6, known_at=32).local_errors(planner("dpm2"), steps)
+    of_6 = follow_trajectories(settings, n=1, seed=6, known_at=32).local_errors(planner("dpm2"), steps)
     np.testing.assert_allclose(mean, np.sqrt(of_6 * of_7), rtol=1e-6)
 
 
@@ -222,12 +222,12 @@ def test_refinement_goes_where_the_error_is_least():
 )
 def test_what_has_no_optimal_grid(gaussian, solver, nfe, words):
     with pytest.raises(InputError, match=words):
-        find(gaussian, solver, nfe)
+        find_optimal_grid(gaussian, solver, nfe)
 
 
 def test_a_network_that_fails_on_the_way():
     with pytest.raises(InputError, match="not finite at λ = 3"):
-        follow(on("EXPLODING"), n=2)
+        follow_trajectories(on("EXPLODING"), n=2)
 
 
 def script(*args):
@@ -253,8 +253,8 @@ def test_the_file_is_sampled_on(tmp_path, monkeypatch):
 
 
 def test_the_file_says_all_of_the_grid(gaussian, tmp_path):
-    found = find(gaussian, "dpm2", 4)
-    found = replace(found, measured={**found.measured, "time": errors(np.full((2, 3), np.nan))})
+    found = find_optimal_grid(gaussian, "dpm2", 4)
+    found = replace(found, measured={**found.measured, "time": summarize(np.full((2, 3), np.nan))})
     found.save(tmp_path / "g.json", "python me")
     held = json.loads((tmp_path / "g.json").read_text())
     assert (held["lam"], held["solver"], held["nfe"]) == (found.lam, "dpm2", 4)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diffode.errors import InputError
-from experiments.comparison.ranking import answer, at_budget, best_at, check_solution, pareto, times, typical
+from experiments.comparison.ranking import answer, at_budget, best_at, check_solution, format_ratio, median_answer, pareto
 from tests.fabricated import ABOUT, adaptive, cell, fixed, mixed, without
 
 
@@ -139,7 +139,7 @@ def test_nothing_was_measured():
 
 
 def test_a_ratio_has_two_digits():
-    assert [times(ratio) for ratio in (1.02, 1.26, 9.94, 9.96, 12.4, 127.0, 12345.0)] == [
+    assert [format_ratio(ratio) for ratio in (1.02, 1.26, 9.94, 9.96, 12.4, 127.0, 12345.0)] == [
         "1.02",
         "1.3",
         "9.9",
@@ -156,7 +156,7 @@ def test_a_solution_is_known_ten_times_better_than_it_is_met(measure):
     enough = {**ABOUT["solution"], measure: least[measure] / 10 * (1 - 1e-9)}
     check_solution({"solution": enough}, rows)
     for own in (least[measure] / 10 * 1.001, math.nan, "nan", None):
-        with pytest.raises(InputError, match=r"unipc3 on logsnr at 20: .* smaller --tolerance than 1e-08"):
+        with pytest.raises(InputError, match=r"unipc3 on logsnr at 20: .* smaller tolerance than 1e-08"):
             check_solution({"solution": {**enough, measure: own}}, rows)
 
 
@@ -164,7 +164,7 @@ def test_a_solution_that_nobody_came_near_is_not_checked():
     check_solution({"solution": {**ABOUT["solution"], "rmse": 5.0}}, [without("a", "time", 5, error="no")])
 
 
-def test_the_median_is_told_where_it_has_another_best():
+def test_the_answer_by_the_median_is_given_where_it_has_another_best():
     """A sample that ends elsewhere decides the rmse, and not the median."""
     rows = [
         cell("ddim", "logsnr", 10, rmse=0.4, median=0.4),
@@ -173,7 +173,7 @@ def test_the_median_is_told_where_it_has_another_best():
     ]
     assert answer(rows).startswith("For this model at 10 evaluations: ipndm on logsnr; 2.0 times less error than ddim")
     assert (
-        typical(rows)
+        median_answer(rows)
         == "By the median over samples at 10 evaluations: unipc3 on logsnr; 40 times less median error than ddim at 10."
     )
-    assert typical(rows[:2]) == typical([]) == ""
+    assert median_answer(rows[:2]) == median_answer([]) == ""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffode.errors import InputError
 from experiments.comparison import report
-from experiments.comparison.browser import chromium, picture, resize
+from experiments.comparison.browser import chromium, resize, save_screenshot
 from experiments.comparison.ranking import pareto
 from tests.fabricated import ABOUT, BUDGETS, REFERENCE, SEEDS, SHADE, adaptive, comparison, fixed, grey, mixed
 from tests.test_report import HOSTILE
@@ -40,7 +40,7 @@ def pages(tmp_path_factory):
     many = [comparison(folder / "many", fixed(MANY, budgets=(5, 10)))]
     hostile = [comparison(folder / "hostile", fixed({HOSTILE: 1, "ddim": 1}), pictures=False, model=HOSTILE, labels=HOSTILE)]
     for name, folders in (("two", two), ("many", many), ("hostile", hostile)):
-        report.report(folders, folder / f"{name}.html")
+        report.write_report(folders, folder / f"{name}.html")
     return lambda name: (folder / f"{name}.html").as_uri()
 
 
@@ -200,7 +200,7 @@ def test_a_cell_without_picture_says_why(page):
         names = [head.text for head in page.all(".pictures thead strong")]
         return dict(zip(names, [cell.text for cell in page.all(".pictures tbody tr:first-child .picture")], strict=True))
 
-    assert said(5)["heun"] == "cannot spend 5"
+    assert said(5)["heun"] == "cannot take 5"
     assert said(5)["dpm23"] == "nothing within 5"
     assert said(10)["heun"] == said(10)["dpm23"] == ""
     assert said(20)["heun"] == "failed at 20"
@@ -329,7 +329,7 @@ def test_the_pointer_shows_the_nearest_point(page):
     page.js("arguments[0].scrollIntoView({block: 'center'})", mark)
     page.hands().move_to_element_with_offset(mark, 5, 5).perform()
     assert page.one(".tip").text.startswith("unipc3")
-    page.hands().move_to_element(page.one("h3[id$=made]")).perform()
+    page.hands().move_to_element(page.one("h3[id$=provenance]")).perform()
     assert not page.one(".tip").is_displayed()
 
 
@@ -460,7 +460,7 @@ def test_what_is_hostile_is_shown_and_does_nothing(driver, pages):
 
 
 def test_adaptive_solvers_alone_have_no_slider_and_their_pictures(driver, tmp_path):
-    report.report([comparison(tmp_path / "x", adaptive())], tmp_path / "x.html")
+    report.write_report([comparison(tmp_path / "x", adaptive())], tmp_path / "x.html")
     opened(driver, (tmp_path / "x.html").as_uri())
     page = Page(driver)
     assert page.all(".wall input[type=range]") == []
@@ -481,7 +481,7 @@ def test_the_screenshot_is_of_the_top_of_the_page(driver, pages, tmp_path):
     from pathlib import Path
     from urllib.parse import unquote, urlparse
 
-    picture(Path(unquote(urlparse(pages("two")).path)), tmp_path / "p.png", width=500, height=400)
+    save_screenshot(Path(unquote(urlparse(pages("two")).path)), tmp_path / "p.png", width=500, height=400)
     with Image.open(tmp_path / "p.png") as image:
         assert image.size == (500, 400)
         assert len(np.unique(image.convert("L"))) > 20

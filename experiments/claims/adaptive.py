@@ -23,7 +23,7 @@ from experiments.common import results
 from experiments.common.commands import Script
 from experiments.common.markdown import table
 from experiments.common.results import Row
-from experiments.comparison.ranking import measured, named
+from experiments.comparison.ranking import contender_name, measured
 
 ADAPTIVE = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "dpm12", "dpm23", "dpmpp12", "dpmpp23")
 TOLERANCES = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
@@ -95,7 +95,7 @@ def _against_twins(rows: Sequence[Row]) -> str:
 
 def _in_front(row: Row, other: Row) -> str:
     """A run that errs less than its rival, in words."""
-    run = f"{named(row)}, whose error is {two_digits(row['median'])} with {row['spent']:.1f} evaluations"
+    run = f"{contender_name(row)}, whose error is {two_digits(row['median'])} with {row['spent']:.1f} evaluations"
     return f"{run}, that of {other['solver']} being {two_digits(other['median'])} with {other['nfe']}"
 
 

@@ -23,7 +23,7 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import command_line
 from experiments.common.results import Row
 from experiments.comparison import ground_truth
-from experiments.comparison.cells import Cell, cells, parse
+from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
 from solvers.entries import Entry
 from solvers.registry import find
@@ -92,13 +92,13 @@ class Problems:
         """The solution of a cell's problem."""
         problem = self.problem(cell)
         if problem.settings not in self._solutions:
-            self._solutions[problem.settings] = ground_truth.solve(problem, self.folder, self.tolerance)
+            self._solutions[problem.settings] = ground_truth.find_solution(problem, self.folder, self.tolerance)
         return self._solutions[problem.settings]
 
     def measure(self, cell: Mapping[str, Any], more: Callable[[Tensor], dict[str, float]] = lambda x: {}) -> Row:
         """The row of a cell; more: what else is measured of its samples."""
         solution = self.solution(cell)
-        row = ground_truth.measure(self.problem(cell), solution, {name: cell[name] for name in CONTENDER}, more)
+        row = ground_truth.measure_cell(self.problem(cell), solution, {name: cell[name] for name in CONTENDER}, more)
         if "skipped" in row:
             return row
         timeless = {name: value for name, value in row.items() if name not in TIMES}
@@ -116,7 +116,7 @@ def claim_cells(
     **settings: Any,
 ) -> list[Cell]:
     """Every solver with every budget, or with every tolerance if it is adaptive, on each grid; settings: of all problems."""
-    contenders = cells(solvers, grids, budgets, tolerances)
+    contenders = make_cells(solvers, grids, budgets, tolerances)
     return [{"model": model, **settings, **cell} for model in models for cell in contenders]
 
 
@@ -148,4 +148,4 @@ def conclude(rows: Sequence[Row], out: Path, plot: Callable[[Path], None], repor
 
 def solver_of(contender: str) -> Entry:
     """The solver that a contender is."""
-    return find(parse(contender)[0])
+    return find(parse_contender(contender)[0])

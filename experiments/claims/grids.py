@@ -25,8 +25,8 @@ from experiments.claims.reporting import group_by, two_digits
 from experiments.common import markdown, results
 from experiments.common.commands import Script, command_line
 from experiments.common.results import Row
-from experiments.comparison.cells import OPTIMAL, as_file
-from experiments.comparison.grid_cache import Kept
+from experiments.comparison.cells import OPTIMAL, as_filename
+from experiments.comparison.grid_cache import OptimalGridCache
 from experiments.comparison.ranking import measured
 
 SOLVERS = ("ddim", "dpmpp2m", "unipc3")
@@ -118,14 +118,14 @@ def main(options: ClaimOptions) -> None:
     solvers, budgets = (("ddim", "dpmpp2m"), (10,)) if options.fast else (SOLVERS, BUDGETS)
     models = options.models or (("mixture",) if options.fast else common.MODELS)
     problems = Problems(options, tolerance, n=n)
-    optimal: dict[str, Kept] = {}
+    optimal: dict[str, OptimalGridCache] = {}
 
     def measure(cell: Mapping[str, Any]) -> Row:
         model = cell["model"]
         if model not in optimal:
-            folder = options.out.parent / "optimal" / as_file(model)
-            optimal[model] = Kept(problems.problem(cell), folder, command_line())
-        return problems.measure(optimal[model].told(cell))
+            folder = options.out.parent / "optimal" / as_filename(model)
+            optimal[model] = OptimalGridCache(problems.problem(cell), folder, command_line())
+        return problems.measure(optimal[model].with_optimal_grid(cell))
 
     wanted = common.claim_cells(models, solvers, budgets, grids=(*GRIDS, OPTIMAL))
     rows = common.fill(wanted, problems, options, measure)

@@ -116,11 +116,11 @@ def main(options: ClaimOptions) -> None:
     n, tolerance = (2, 1e-4) if options.fast else (options.n, common.TOLERANCE)
     solvers, budgets = (("ddim", "dpmpp2m", "unipc3"), (5, 10, 20)) if options.fast else (SOLVERS, BUDGETS)
     models, problems = options.models or common.MODELS, Problems(options, tolerance, n=n)
-    chosen = {model: measures.choose(measures.AUTO, None, problems.problem({"model": model})) for model in models}
+    chosen = {model: measures.choose_measures(measures.AUTO, None, problems.problem({"model": model})) for model in models}
 
     @cache
-    def features(model: str) -> measures.Judge:
-        return chosen[model].of(problems.solution({"model": model}).x)
+    def features(model: str) -> measures.Measure:
+        return chosen[model].against(problems.solution({"model": model}).x)
 
     rows = common.fill(
         common.claim_cells(models, solvers, budgets),

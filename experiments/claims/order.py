@@ -28,7 +28,7 @@ from experiments.common import results
 from experiments.common.commands import Script
 from experiments.common.markdown import table
 from experiments.common.results import Row
-from experiments.comparison.cells import parse
+from experiments.comparison.cells import parse_contender
 from experiments.comparison.ranking import measured
 
 CALLED_WITH_LABELS = "experiments.claims.ddpm_clock_mixture:mixture"
@@ -45,7 +45,7 @@ FAST = ("ddim", "dpm2", "rk:rk4")  # their slopes are close to their orders at f
 
 def claimed(contender: str) -> tuple[int, int]:
     """The least and the largest order that a contender may show."""
-    solver, (_, options) = solver_of(contender), parse(contender)
+    solver, (_, options) = solver_of(contender), parse_contender(contender)
     ramp = getattr(solver, "started", 0) if options.get("start", "ramp") == "ramp" else 0
     return ramp or solver.order, solver.order
 

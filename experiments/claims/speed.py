@@ -33,7 +33,7 @@ from experiments.common.markdown import table
 from experiments.common.results import Row
 from experiments.comparison.cost import metered
 from experiments.comparison.problem import Problem
-from experiments.comparison.ranking import measured, named
+from experiments.comparison.ranking import contender_name, measured
 from solvers import Solver
 from solvers.registry import find
 
@@ -48,8 +48,8 @@ def network_alone(problem: Problem) -> Callable[[int], None]:
     """call(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
     inputs: list[tuple[Any, Any]] = []
     batch, settings = problem.batches[0], problem.settings
-    model = copy.copy(problem.of(problem.model, batch))
-    network, x = model.network, problem.start(batch, settings.state, settings.device)
+    model = copy.copy(problem.labelled(problem.model, batch))
+    network, x = model.network, problem.initial_state(batch, settings.state_dtype, settings.device)
 
     def recorded(*x: Any, **condition: Any) -> torch.Tensor:
         inputs.append((x, condition))
@@ -78,7 +78,7 @@ def memory(problem: Problem, contender: Mapping[str, Any]) -> int | None:
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:
     """The row of a cell: the median ratio of its seconds to those of the network, its quartiles, and memory."""
     contender = {name: cell[name] for name in common.CONTENDER}
-    call_network, spent = network_alone(problem), problem.run(**contender).spent  # which warms up both
+    call_network, spent = network_alone(problem), problem.run(**contender).nfe  # which warms up both
     ratios, peaks = [], []
     for _ in range(turns):
         with metered(problem.settings.device) as network:
@@ -113,7 +113,7 @@ def report(out: Path) -> str:
 def _table(rows: Sequence[Row]) -> str:
     lines = [
         [
-            row["solver"] if row["nfe"] else named(row),
+            row["solver"] if row["nfe"] else contender_name(row),
             f"{row['spent']:.1f}".removesuffix(".0"),
             f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
             "–" if row["states"] is None else f"{row['states']}",

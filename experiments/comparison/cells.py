@@ -1,4 +1,4 @@
-"""Contenders: solvers as a user names them, and the cells of a comparison that they make.
+"""Contenders and cells. A contender is a solver as a user names it; a cell is one contender at one cost.
 
 A contender is a solver's name, with options in parentheses if it has any: unipc3(start=single). A cell says what is run:
 
@@ -22,11 +22,15 @@ from solvers.entries import Options, Planned, Solver
 from solvers.registry import find
 
 Cell = dict[str, Any]
-OPTIMAL, OWN = "optimal", "own"
+OPTIMAL = "optimal"  # the grid that is found for the solver, the model and the budget
+OWN_STEPS = "own"  # the grid of an adaptive solver
 
 
-def parse(contender: str) -> tuple[str, Options]:
-    """A solver's name and the options it is told; InputError for what is no solver, has no such option, or draws noise."""
+def parse_contender(contender: str) -> tuple[str, Options]:
+    """The solver's name and options that a contender names.
+
+    InputError for an unknown solver or option, a plan from a file, and a solver that draws noise.
+    """
     match = re.fullmatch(r"([^()]+)(?:\(([^()]*)\))?", contender.strip())
     if match is None:
         raise InputError(f"{contender!r} is no solver: give NAME, or NAME(option=value, option=value)")
@@ -38,77 +42,84 @@ def parse(contender: str) -> tuple[str, Options]:
     if isinstance(entry, Planned):
         raise InputError(f"{solver} is a plan, and has one number of evaluations: give the name of a solver")
     if entry.stochastic or options.get("eta"):
-        raise InputError(f"{contender} draws noise, so there is no solution to be compared with: take a solver of the ODE")
+        raise InputError(f"{contender} draws noise, so there is no solution to compare it with: take a solver of the ODE")
     return solver, options
 
 
-def choose(text: str) -> list[str]:
-    """The contenders of a list, separated by commas outside parentheses; "all" is every solver of the ODE whose evaluations are
-    known beforehand, and the adaptive ones. InputError as `parse`, and for one that is named twice."""
+def parse_contenders(text: str) -> list[str]:
+    """The contenders of a list, separated by commas outside parentheses; "all" stands for `comparable_solvers`.
+
+    InputError as for parse_contender, and for one that is named twice.
+    """
     names = [name.strip() for name in re.split(r",(?![^(]*\))", text)]
     if "all" in names:
         others = [name for name in names if name != "all"]
-        names = [*others, *(name for name in of_the_registry() if name not in others)]
+        names = [*others, *(name for name in comparable_solvers() if name not in others)]
     for name in names:
-        parse(name)
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"the solver {twice[0]} is named twice: leave one out")
+        parse_contender(name)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"the solver {repeated[0]} is named twice: leave one out")
     return names
 
 
-def is_of_ones_own(contender: str) -> bool:
-    """Whether it is MODULE:NAME, whose numbers its name does not say."""
-    name, _ = parse(contender)
-    return ":" in name and name.removesuffix("+unic") not in SOLVERS
+def parse_tolerances(text: str) -> list[float]:
+    """Comma-separated numbers between 0 and 1; InputError for anything else."""
+    try:
+        tolerances = [float(part) for part in text.split(",")]
+    except ValueError:
+        tolerances = []
+    if not tolerances or not all(0 < rtol < 1 for rtol in tolerances) or len(set(tolerances)) < len(tolerances):
+        raise InputError(f"{text!r} is no list of different tolerances between 0 and 1, as 0.1,0.01,0.001")
+    return tolerances
 
 
-def of_the_registry() -> Iterator[str]:
-    """Every solver of the ODE that can be told how much to spend, by evaluations or by tolerance."""
+def comparable_solvers() -> Iterator[str]:
+    """Every registered solver of the ODE whose cost can be set, by a number of evaluations or by a tolerance."""
     return (name for name, entry in SOLVERS.items() if not entry.stochastic and (entry.evaluations or entry.adaptive))
 
 
-def cells(
+def is_user_defined(contender: str) -> bool:
+    """Whether it is MODULE:NAME, whose numbers may change while its name stays."""
+    name, _ = parse_contender(contender)
+    return ":" in name and name.removesuffix("+unic") not in SOLVERS
+
+
+def make_cells(
     contenders: Sequence[str], grids: Sequence[str], budgets: Sequence[int], tolerances: Sequence[float] = ()
 ) -> list[Cell]:
-    """Each contender on each grid with each budget, or with each tolerance if it is adaptive; optimal grids are of planned
-    solvers alone. InputError for an unknown grid, a budget of nothing, and if nothing is left."""
+    """Each contender on each grid with each budget, or with each tolerance if it is adaptive; on "optimal" only solvers with a
+    plan.
+
+    InputError for an unknown grid, a budget below 1, and if no cell is left.
+    """
     if unknown := [grid for grid in grids if grid not in (*GRIDS, OPTIMAL)]:
         raise InputError(f"unknown grid {unknown[0]!r}: expected {', '.join([*GRIDS, OPTIMAL])}")
     if min(budgets, default=1) < 1:
-        raise InputError("a solver needs at least 1 evaluation, not 0: leave it out of --nfe")
-    made: list[Cell] = []
+        raise InputError("a solver needs at least 1 evaluation, not 0: leave 0 out of nfe")
+    cells: list[Cell] = []
     for contender in contenders:
-        solver, options = parse(contender)
+        solver, options = parse_contender(contender)
         entry = find(solver)
         if entry.adaptive and options.keys() & {"rtol", "atol"}:
-            raise InputError(f"{contender} is run with several tolerances, rtol = atol: give these as --rtol 0.1,0.01")
+            raise InputError(
+                f"{contender} sets its tolerance, and an adaptive solver is compared at several, rtol = atol: leave it out there"
+            )
         if entry.adaptive:
-            made += [{"solver": contender, "grid": OWN, "nfe": None, "rtol": rtol} for rtol in tolerances]
+            cells += [{"solver": contender, "grid": OWN_STEPS, "nfe": None, "rtol": rtol} for rtol in tolerances]
             continue
-        fits = [grid for grid in grids if grid != OPTIMAL or isinstance(entry, Solver)]
-        made += [{"solver": contender, "grid": grid, "nfe": nfe, "rtol": None} for grid in fits for nfe in budgets]
-    if not made:
+        possible = [grid for grid in grids if grid != OPTIMAL or isinstance(entry, Solver)]
+        cells += [{"solver": contender, "grid": grid, "nfe": nfe, "rtol": None} for grid in possible for nfe in budgets]
+    if not cells:
         raise InputError("there is nothing to compare: optimal grids are found for planned solvers only; name another grid")
-    return made
+    return cells
 
 
-def tolerances(text: str) -> list[float]:
-    """Comma-separated numbers between 0 and 1; InputError for others."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(0 < rtol < 1 for rtol in found) or len(set(found)) < len(found):
-        raise InputError(f"{text!r} is no list of different tolerances between 0 and 1, as 0.1,0.01,0.001")
-    return found
+def cell_filename(cell: Mapping[str, Any]) -> str:
+    """A file name for the cell, without a suffix: unipc3-logsnr-10, dpm23-own-rtol-0.01."""
+    cost = f"rtol-{cell['rtol']:g}" if cell["nfe"] is None else cell["nfe"]
+    return as_filename(f"{cell['solver']}-{cell['grid']}-{cost}")
 
 
-def stem(cell: Mapping[str, Any]) -> str:
-    """A cell as the name of a file."""
-    spent = f"rtol-{cell['rtol']:g}" if cell["nfe"] is None else cell["nfe"]
-    return as_file(f"{cell['solver']}-{cell['grid']}-{spent}")
-
-
-def as_file(name: str) -> str:
-    """The name without what files cannot have in theirs."""
+def as_filename(name: str) -> str:
+    """The name with each run of characters that file names should not have replaced by _."""
     return re.sub(r"[^\w.+=-]+", "_", name)

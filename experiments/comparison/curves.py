@@ -1,7 +1,8 @@
-"""Error against evaluations and against seconds, for papers: log-log, a panel a grid, the Pareto front of all grids marked.
+"""Error against evaluations and against seconds, as figures for papers: log-log, one panel per grid, with the Pareto front of
+all.
 
-Adaptive solvers choose their own steps, and are drawn into every panel, dotted. What is not positive has no place on a log axis,
-and is left out.
+Adaptive solvers choose their own steps, and are drawn into every panel, dotted. Numbers that are not positive have no place on a
+log axis, and are left out.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from typing import TYPE_CHECKING, Any
 from diffode.files import atomic
 from experiments.common.figures import require_matplotlib
 from experiments.common.results import Row
-from experiments.comparison.cells import OWN
+from experiments.comparison.cells import OWN_STEPS
 from experiments.comparison.ranking import MEASURES, budgets, measured, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by the colour-blind; the yellow, which white paper swallows, is brown.
+# Okabe and Ito's colours, which the colour-blind can distinguish; their yellow, hardly seen on white paper, is replaced by brown.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#333333", "#7a4fc0", "#8a8f98")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # no common divisor with the colours: 70 pairs
-COSTS = {"spent": "evaluations of a sample (NFE)", "seconds": "seconds for all samples"}
-COLUMNS, PANEL = 3, (3.1, 2.9)  # panels side by side, and inches of one
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # 7, which is prime to 10: the first 70 pairs of colour and marker differ
+COSTS = {"spent": "evaluations per sample (NFE)", "seconds": "seconds for all samples"}
+COLUMNS, PANEL = 3, (3.1, 2.9)  # panels side by side, and the size of one in inches
+FRONT = "Pareto front"  # in the legend
 STYLE: dict[Any, Any] = {"font.size": 8, "axes.linewidth": 0.6, "svg.hashsalt": "diffode", "svg.fonttype": "path"}
 
 
-def curves(rows: Sequence[Row], folder: Path, measure: str = "rmse") -> list[Path]:
-    """Write folder/error-nfe and folder/error-seconds, each as .png and .svg; nothing where nothing was measured.
+def save_curves(rows: Sequence[Row], folder: Path, measure: str = "rmse") -> list[Path]:
+    """Write folder/error-nfe and folder/error-seconds, each as .png and .svg, and return their paths; nothing if nothing was
+    measured.
 
     InputError without matplotlib.
     """
@@ -42,7 +45,7 @@ def curves(rows: Sequence[Row], folder: Path, measure: str = "rmse") -> list[Pat
         for cost, name in (("spent", "error-nfe"), ("seconds", "error-seconds")):
             if not drawable(rows, cost, measure):
                 continue
-            figure = draw(rows, cost, measure)
+            figure = draw_figure(rows, cost, measure)
             for suffix, options in ((".png", {"dpi": 200}), (".svg", {"metadata": {"Date": None}})):
                 with atomic(folder / f"{name}{suffix}") as part:
                     figure.savefig(part, format=suffix[1:], bbox_inches="tight", **options)
@@ -51,7 +54,7 @@ def curves(rows: Sequence[Row], folder: Path, measure: str = "rmse") -> list[Pat
 
 
 def drawable(rows: Sequence[Row], cost: str, measure: str) -> list[Row]:
-    """The rows with a place on log axes."""
+    """The rows whose cost and error are positive, as log axes need."""
     return [row for row in measured(rows, cost, measure) if row[cost] and row[measure]]
 
 
@@ -61,49 +64,41 @@ def styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
     return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
 
 
-def draw(rows: Sequence[Row], cost: str, measure: str = "rmse") -> Figure:
-    """The figure: a panel a grid, on common axes, and one legend."""
+def draw_figure(rows: Sequence[Row], cost: str, measure: str = "rmse") -> Figure:
+    """The figure: one panel per grid, on common axes, and one legend."""
     from matplotlib.figure import Figure
 
     look, found = styles(rows), drawable(rows, cost, measure)
-    grids = list(dict.fromkeys(row["grid"] for row in found if row["grid"] != OWN)) or [OWN]
+    grids = list(dict.fromkeys(row["grid"] for row in found if row["grid"] != OWN_STEPS)) or [OWN_STEPS]
     across = min(COLUMNS, len(grids))
     down = math.ceil(len(grids) / across)
-    names = [*dict.fromkeys(row["solver"] for row in found), "Pareto front"]
-    columns = math.ceil(len(names) / math.floor(5.2 * down * PANEL[1]))  # of the legend, in lines of text
-    legend = columns * (0.6 + 0.06 * max(map(len, names)))
-    figure = Figure(figsize=(PANEL[0] * across + legend, PANEL[1] * down), layout="constrained")
+    names = [*dict.fromkeys(row["solver"] for row in found), FRONT]
+    columns = math.ceil(len(names) / math.floor(5.2 * down * PANEL[1]))  # of the legend: 5.2 lines of text are an inch
+    legend_width = columns * (0.6 + 0.06 * max(map(len, names)))
+    figure = Figure(figsize=(PANEL[0] * across + legend_width, PANEL[1] * down), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
     front = pareto(found, cost, measure)
-    for panel, grid in zip(panels, grids, strict=False):
-        _panel(panel, [row for row in found if row["grid"] in (grid, OWN)], front, look, cost, measure)
-        if grid != OWN:
+    for i, (panel, grid) in enumerate(zip(panels, grids, strict=False)):
+        _panel(panel, [row for row in found if row["grid"] in (grid, OWN_STEPS)], front, look, cost, measure)
+        if grid != OWN_STEPS:
             panel.set_title(grid, size=8.5, weight="bold", loc="left")
-    for panel in panels[len(grids) :]:
-        panel.remove()
-    for i, panel in enumerate(panels[: len(grids)]):
         _axes(panel, found, cost, measure)
         panel.tick_params(labelbottom=i + across >= len(grids))
+    for panel in panels[len(grids) :]:
+        panel.remove()
     figure.supxlabel(COSTS[cost], size=8.5)
     figure.supylabel(MEASURES[measure].label, size=8.5)
-    handles = {line.get_label(): line for panel in panels[: len(grids)] for line in panel.lines}
-    shown = [handles[name] for name in [*look, "Pareto front"] if name in handles]
-    figure.legend(
-        handles=shown,
-        loc="outside right upper",
-        ncols=columns,
-        frameon=False,
-        fontsize=7.5,
-        handlelength=2.6,
-    )
+    lines = {line.get_label(): line for panel in panels[: len(grids)] for line in panel.lines}
+    handles = [lines[name] for name in [*look, FRONT] if name in lines]
+    figure.legend(handles=handles, loc="outside right upper", ncols=columns, frameon=False, fontsize=7.5, handlelength=2.6)
     return figure
 
 
 def _panel(axes: Axes, rows: Sequence[Row], front: Sequence[Row], look: dict[str, Any], cost: str, measure: str) -> None:
-    """A line a solver, and the front: a step below which nobody came, a ring around those on it."""
+    """One line per solver, and the front: a staircase below which no row is, and rings around the rows on it."""
     x, y = ([abs(row[name]) for row in front] for name in (cost, measure))
     axes.set(xscale="log", yscale="log")
-    axes.plot(x, y, drawstyle="steps-post", color="#bbbbbb", linewidth=4, alpha=0.6, solid_capstyle="butt", label="Pareto front")
+    axes.plot(x, y, drawstyle="steps-post", color="#bbbbbb", linewidth=4, alpha=0.6, solid_capstyle="butt", label=FRONT)
     for solver, (colour, marker) in look.items():
         line = sorted((row for row in rows if row["solver"] == solver), key=lambda row: row["spent"])
         if not line:
@@ -121,13 +116,12 @@ def _panel(axes: Axes, rows: Sequence[Row], front: Sequence[Row], look: dict[str
             linewidth=1.1,
             label=solver,
         )
-    ringed = [row for row in front if row in rows]
-    x, y = ([abs(row[name]) for row in ringed] for name in (cost, measure))
+    x, y = ([abs(row[name]) for row in front if row in rows] for name in (cost, measure))
     axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="#333333", markeredgewidth=0.8, label="_on it")
 
 
 def _axes(axes: Axes, rows: Sequence[Row], cost: str, measure: str) -> None:
-    """Ticks at the budgets, where there is room for their names; a light grid; no box."""
+    """Ticks at the budgets, named where there is room; light grid lines; no box."""
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
     axes.spines[["top", "right"]].set_visible(False)
@@ -147,7 +141,7 @@ def _axes(axes: Axes, rows: Sequence[Row], cost: str, measure: str) -> None:
 
 
 def _with_room(ticks: Sequence[float], span: float) -> list[str]:
-    """The names of ticks on a log axis of this span, and nothing for one too near the last that has a name."""
+    """The names of ticks on a log axis of this span, empty for a tick too near the last one that has a name."""
     names, last = [], -math.inf
     for tick in ticks:
         room = math.log(tick) - last > 0.06 * span

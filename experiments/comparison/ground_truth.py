@@ -1,9 +1,9 @@
-"""The solution of a problem, which its contenders are compared with, and how well it is known.
+"""The reference solution of a problem, how well it is known, and how far a contender's samples are from it.
 
-By SciPy's DOP853, an integrator of order 8 that shares no code with the solvers compared, in float64 with rtol = atol =
-`tolerance`. Its own error is estimated from above: by its distance from the solution at ten times the tolerance.
+It is found by SciPy's DOP853, an integrator of order 8 that shares no code with the solvers compared, in float64 with rtol = atol
+= `tolerance`. Its own error is estimated from above, by its distance from the solution at ten times the tolerance.
 
-The error of a contender at x, x* being the solution and ‖·‖ the root mean square over the numbers of a sample, is
+With x* the solution and ‖·‖ the root mean square over the numbers of a sample, the error of samples x is
 
     rmse = sqrt(mean ‖x − x*‖²)      median ‖x − x*‖      worst = max ‖x − x*‖      over samples
 """
@@ -37,76 +37,69 @@ TOLERANCE = 1e-8
 
 @dataclass(frozen=True)
 class Solution:
-    """x: (n, *shape), float64, on the CPU. off: the estimated ‖error‖ of each, (n,). nfe: the most evaluations of any sample.
-
-    about: how it was found, and its own error in the measures of `errors`.
+    """x: (n, *shape), float64, on the CPU. own_error: the estimated ‖error‖ of each sample, (n,). nfe: the most evaluations that
+    any sample took. about: how it was found, and its own error as in `error_summary`.
     """
 
     x: Tensor
-    off: Array
+    own_error: Array
     nfe: int
     about: dict[str, Any]
 
     def errors(self, x: Tensor) -> dict[str, float]:
-        """How far samples (n, *shape) are from it; see the module docstring."""
-        return measures((x.double().cpu() - self.x).flatten(1).square().mean(1).sqrt().numpy())
+        """The errors of samples (n, *shape); see the module docstring."""
+        return error_summary(_distance(x.double().cpu(), self.x).numpy())
 
 
-def measures(off: Array) -> dict[str, float]:
-    """rmse, median and worst of the ‖x − x*‖ of samples, (n,)."""
-    return {"rmse": float(np.sqrt(np.mean(off**2))), "median": float(np.median(off)), "worst": float(off.max())}
+def error_summary(distances: Array) -> dict[str, float]:
+    """rmse, median and worst of the distances ‖x − x*‖ of samples, (n,)."""
+    return {"rmse": float(np.sqrt(np.mean(distances**2))), "median": float(np.median(distances)), "worst": float(distances.max())}
 
 
-def measure(
-    problem: Problem, solution: Solution, cell: Mapping[str, Any], also: Callable[[Tensor], dict[str, float]] = lambda x: {}
+def measure_cell(
+    problem: Problem,
+    solution: Solution,
+    cell: Mapping[str, Any],
+    further_measures: Callable[[Tensor], dict[str, float]] = lambda x: {},
 ) -> dict[str, Any]:
-    """The row of a cell (contenders.py), whose grid may be given as its λ: what it took, its errors, and what `also` says of its
-    samples; or why it was skipped."""
+    """The row of a cell (cells.py), whose grid may be given as its λ: its cost, its errors, and what `further_measures` returns
+    for its samples; or {"skipped": why}, if the contender cannot be run so."""
     try:
         problem.plan(**cell)
     except InputError as error:
         return {"skipped": str(error)}
-    run = problem.run(**cell)
-    took = {name: getattr(run, name) for name in ("spent", "calls", "seconds", "peak_mib")}
-    return {**took, **solution.errors(run.x), **also(run.x)}
+    outcome = problem.run(**cell)
+    cost = {"spent": outcome.nfe, "calls": outcome.calls, "seconds": outcome.seconds, "peak_mib": outcome.peak_mib}
+    return {**cost, **solution.errors(outcome.x), **further_measures(outcome.x)}
 
 
-def solve(problem: Problem, folder: Path, tolerance: float = TOLERANCE) -> Solution:
-    """The solution, whose batches are kept in `folder`: each is computed once.
+def find_solution(problem: Problem, folder: Path, tolerance: float = TOLERANCE) -> Solution:
+    """The reference solution. Each of its batches is computed once, and read from `folder` afterwards.
 
-    InputError for a model that cannot be followed: one whose output is not finite, or not smooth at all.
+    InputError for a tolerance that is not in (0, 1), and for a model that cannot be integrated: one that fails, whose output is
+    not finite, or that is not smooth at all.
     """
     if not 0 < tolerance < 1:
         raise InputError(f"the tolerance of the solution is a small positive number, not {tolerance:g}: give 1e-8")
-    dtype, model = _exact(problem)
-    parts = []
+    dtype, model = _in_float64(problem)
+    batches = []
     with tqdm(total=problem.settings.n, desc="solution", unit="sample", disable=None, leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda _, lam, m: bar.set_postfix_str(f"λ = {lam:+.2f}"))
         for rows in problem.batches:
             file = folder / f"{_digest(problem, rows, tolerance, dtype)}.npz"
             if not file.exists():
-                try:
-                    _batch(problem, watched, rows, tolerance, file)
-                except (InputError, OSError):
-                    raise
-                except Exception as error:  # out of memory, or a network of one's own
-                    raise InputError(
-                        f"{problem.settings.model} fails at --batch {len(problem.seeds[rows])}: {in_words(error)}"
-                    ) from error
-            try:
-                with np.load(file, allow_pickle=False) as part:
-                    parts.append({name: part[name] for name in ("x", "off", "nfe")})
-            except (ValueError, KeyError, EOFError, BadZipFile) as error:
-                raise InputError(f"{file} is damaged: remove it, and the same command computes it again") from error
+                _solve_batch(problem, watched, rows, tolerance, file)
+            batches.append(_read_batch(file))
             bar.update(rows.stop - rows.start)
-    x, off = (np.concatenate([part[name] for part in parts]) for name in ("x", "off"))
-    nfe = max(int(part["nfe"]) for part in parts)
-    about = {"method": "DOP853", "tolerance": tolerance, "dtype": dtype, "nfe": nfe, **measures(off)}
-    return Solution(torch.from_numpy(x), off, nfe, about)
+    x, own_error = (np.concatenate([batch[name] for batch in batches]) for name in ("x", "off"))
+    nfe = max(int(batch["nfe"]) for batch in batches)
+    about = {"method": "DOP853", "tolerance": tolerance, "dtype": dtype, "nfe": nfe, **error_summary(own_error)}
+    return Solution(torch.from_numpy(x), own_error, nfe, about)
 
 
-def _exact(problem: Problem) -> tuple[str, EpsModel]:
-    """The model in float64; a network that cannot be is called in float32, whose rounding the estimate of the error then sees."""
+def _in_float64(problem: Problem) -> tuple[str, EpsModel]:
+    """("float64", the model in float64); for a network that cannot be, ("float32", a model that calls it in float32). The
+    estimate of the solution's own error then includes that rounding."""
     name, recipe = problem.settings.model, replace(problem.settings.recipe, dtype="float64", device=_device(problem))
     try:
         return "float64", recipe.apply(pretrained.load(name, torch.float64).model)
@@ -114,37 +107,62 @@ def _exact(problem: Problem) -> tuple[str, EpsModel]:
         model = recipe.apply(pretrained.load(name).model)
     network = model.network
 
-    def single(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
+    def in_float32(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
         narrow = clock.float() if clock.is_floating_point() else clock
         m = network(x.float(), narrow, **condition)
         return getattr(m, "sample", m).double()  # as EpsModel takes it
 
-    model.network = single
+    model.network = in_float32
     return "float32", model
 
 
 def _device(problem: Problem) -> str:
-    """Where it is solved: mps has no float64."""
+    """Where the solution is computed: mps has no float64."""
     return "cpu" if problem.settings.device.startswith("mps") else problem.settings.device
 
 
 def _digest(problem: Problem, rows: slice, tolerance: float, dtype: str) -> str:
     """Of all that decides the solution of these samples."""
     settings = asdict(problem.settings)
-    how = {name: settings[name] for name in ("guidance", "clip", "threshold", "device", "denoise")}
-    said = [problem.loaded.sha256, how, problem.seeds[rows], problem.labels and problem.labels[rows], tolerance, dtype]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    recipe = {name: settings[name] for name in ("guidance", "clip", "threshold", "device", "denoise")}
+    labels = problem.labels and problem.labels[rows]
+    content = [problem.loaded.sha256, recipe, problem.seeds[rows], labels, tolerance, dtype]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _solve_batch(problem: Problem, model: EpsModel, rows: slice, tolerance: float, file: Path) -> None:
+    """Solve for these samples, and write the file; InputError if the network fails."""
+    try:
+        x, own_error, nfe = _solve(problem, problem.labelled(model, rows), rows, tolerance)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # out of memory, or a user-defined network
+        raise InputError(f"{problem.settings.model} fails with batch {len(problem.seeds[rows])}: {in_words(error)}") from error
+    with atomic(file) as part, open(part, "wb") as stream:
+        np.savez(stream, x=x.cpu().numpy(), off=own_error.cpu().numpy(), nfe=nfe)
 
 
 @torch.no_grad()
-def _batch(problem: Problem, model: EpsModel, rows: slice, tolerance: float, file: Path) -> None:
-    """Solve for these samples, twice."""
-    model, x, schedule = problem.of(model, rows), problem.start(rows, torch.float64, _device(problem)), problem.schedule
-    found = []
+def _solve(problem: Problem, model: EpsModel, rows: slice, tolerance: float) -> tuple[Tensor, Tensor, int]:
+    """The solution of these samples, its distance from that at ten times the tolerance, and its evaluations."""
+    x, schedule, nfe, ends = problem.initial_state(rows, torch.float64, _device(problem)), problem.schedule, 0, []
     for each in (10 * tolerance, tolerance):
         before = model.nfe
         end = accurate(model, x, schedule.lam_min, schedule.lam_max, each)
-        found.append(model(end, schedule.lam_max, "data") if problem.settings.denoise else end)
-    off = (found[1] - found[0]).flatten(1).square().mean(1).sqrt()
-    with atomic(file) as part, open(part, "wb") as stream:
-        np.savez(stream, x=found[1].cpu().numpy(), off=off.cpu().numpy(), nfe=model.nfe - before)
+        ends.append(model(end, schedule.lam_max, "data") if problem.settings.denoise else end)
+        nfe = model.nfe - before
+    return ends[1], _distance(*ends), nfe
+
+
+def _distance(x: Tensor, other: Tensor) -> Tensor:
+    """‖x − other‖ of each sample, (n,)."""
+    return (x - other).flatten(1).square().mean(1).sqrt()
+
+
+def _read_batch(file: Path) -> dict[str, Any]:
+    """The arrays of a solution's batch; InputError for a damaged file."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("x", "off", "nfe")}
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(f"{file} is damaged: remove it, and the same command computes it again") from error

@@ -1,26 +1,28 @@
-"""Exact trajectories of a model, the error that one step of a solver makes on them, and how it grows on the way to the end.
+"""Exact trajectories of a model, the error that one step of a solver makes on them, and how that error grows until the end.
 
 The trajectories x*(λ) of n samples are known at M + 1 equally spaced λ. The local error of a step i → j is
 
     e(i, j) = ‖u − x*(λ_j)‖
 
-with u what the solver makes of the exact x*(λ_i) and of the exact predictions at those λ before it that it uses. So the steps of
-a multistep method cost no evaluation, and those of others what is evaluated within them. The steps that a multistep method looks
-back on are taken to be as long as this one, or to divide evenly what there is since the start, if that is less.
+where u is the result of the solver's step from the exact x*(λ_i), with the exact predictions at the earlier λ that it uses. So
+the steps of a multistep method cost no evaluation, and those of other methods only the evaluations within the step. The steps
+that a multistep method looks back on are taken to be as long as this one, or, if there is no room for them since the start, to
+divide the way since the start evenly.
 
-On the way to the end an error at λ_j grows by a factor g(λ_j). It is measured on the local errors of ddim, which are in the
-directions in which the model makes detail, as those of other solvers are.
+On the way to the end an error at λ_j grows by a factor g(λ_j). It is measured on local errors of ddim, because these point in the
+directions in which the model makes detail, as those of other solvers do.
 
-‖·‖ is the root mean square over pixels, and its geometric mean over samples: a few trajectories pass close to where two images
-part, and would decide any other mean.
+‖·‖ is the root mean square over pixels, and its geometric mean over samples: a few trajectories pass close to a boundary between
+two images, and would dominate any other mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,18 +39,18 @@ from solvers.execute import refuse_nonfinite, run
 from solvers.plan import Plan, value
 from solvers.registry import find
 
-SAMPLES, FIRST_SEED = 16, 2**31  # seeds that nobody compares
-KNOWN_AT = 256  # M; in so many steps unipc3 is right to 1e-5
-TOGETHER = 64  # steps that are taken at a time
-LOOK_BACK = 3  # steps, the most of any solver here
+SAMPLES, FIRST_SEED = 16, 2**31  # seeds that no comparison uses
+KNOWN_AT = 256  # M; with so many steps unipc3 errs by 1e-5
+STEPS_AT_A_TIME = 64  # whose local errors are computed in one batch
+LOOK_BACK = 3  # previous steps, the most that any solver here uses
 
 Planner = Callable[[Array], Plan]  # a grid -> the plan of one solver
 
 
 @dataclass(frozen=True)
-class Row:
-    """A stage of a step: where it is, its factor of x*(λ_i), and its coefficients of predictions at known λ, (index, c), and of
-    those made within the step, (number, c)."""
+class StepStage:
+    """A stage of a step: its λ, its coefficient x of x*(λ_i), and its coefficients c of predictions: `known` of those at known λ,
+    (index of λ, c), and `within` of those evaluated within the step, (number of the evaluation, c)."""
 
     lam: float
     x: float
@@ -57,24 +59,24 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Step:
-    """The step i → j. All rows but the last, which is u, are evaluated."""
+class LocalStep:
+    """The step i → j. All stages but the last, whose result is u, are evaluated."""
 
     i: int
     j: int
     prediction: str
-    rows: tuple[Row, ...]
+    stages: tuple[StepStage, ...]
 
     @property
     def shape(self) -> tuple[str, int]:
-        """Steps of one shape are taken together."""
-        return self.prediction, len(self.rows)
+        """Steps of the same shape can be computed in one batch."""
+        return self.prediction, len(self.stages)
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """lams: (M + 1,). x: the states there, m: the model's native predictions, both (M + 1, n, *shape). end: where a solver is to
-    arrive, (n, *shape): the last state, or its x̂0 where all `denoise`."""
+    """lams: (M + 1,). x: the states there, m: the model's native predictions, both (M + 1, n, *shape). end: where a solver should
+    arrive, (n, *shape): the last state, or its x̂0 if contenders `denoise`."""
 
     problem: Problem
     model: EpsModel
@@ -84,37 +86,49 @@ class Trajectories:
     end: Tensor
     _forms: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
-    def off(self, plan: Plan) -> Array:
-        """Where a plan arrives less where it should, (n, pixels)."""
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The settings and the model that the trajectories belong to."""
+        problem = self.problem
+        return {
+            **asdict(problem.settings),
+            "sha256": problem.loaded.sha256,
+            "labels": problem.labels,
+            "known_at": len(self.lams) - 1,
+        }
+
+    def end_error(self, plan: Plan) -> Array:
+        """Where a plan arrives minus where it should, (n, pixels)."""
         return _host(run(plan, self.model, self.x[0]).x - self.end, 1)
 
     def local_errors(self, planner: Planner, steps: Sequence[tuple[int, int, int]]) -> Array:
-        """e of steps (i, j, how many steps come before), (len(steps),)."""
-        taken = [self._step(planner, *step) for step in steps]
-        found: dict[Step, float] = {}
-        with tqdm(total=len(set(taken)), desc="local errors", disable=None, leave=False) as bar:
-            for _, group in groupby(sorted(set(taken), key=lambda step: step.shape), lambda step: step.shape):
+        """e of steps (i, j, number of steps before), (len(steps),)."""
+        planned = [self._step(planner, *step) for step in steps]
+        found: dict[LocalStep, float] = {}
+        with tqdm(total=len(set(planned)), desc="local errors", disable=None, leave=False) as bar:
+            for _, group in groupby(sorted(set(planned), key=lambda step: step.shape), lambda step: step.shape):
                 alike = list(group)
-                for some in (alike[first : first + TOGETHER] for first in range(0, len(alike), TOGETHER)):
-                    found.update(zip(some, typical(sizes(_host(self._errors(some), 2))).tolist(), strict=True))
-                    bar.update(len(some))
-        return np.array([found[step] for step in taken])
+                for first in range(0, len(alike), STEPS_AT_A_TIME):
+                    batch = alike[first : first + STEPS_AT_A_TIME]
+                    found.update(zip(batch, geometric_mean(rms(_host(self._errors(batch), 2))).tolist(), strict=True))
+                    bar.update(len(batch))
+        return np.array([found[step] for step in planned])
 
     @cached_property
     def growth(self) -> Array:
-        """g at every λ, (M + 1,), from 16 of them."""
+        """g at every λ, (M + 1,), interpolated from 16 of them."""
         ddim, last = find("ddim"), len(self.lams) - 1
         known = np.linspace(last // 12, last, 16).astype(int)
         g = []
         for j in tqdm(known.tolist(), desc="growth of errors", disable=None, leave=False):
             step = self._step(lambda lams: ddim.plan(lams, self.problem.schedule), j - last // 12, j, 0)
             (error,) = self._errors([step])
-            moved, unmoved = self._carried(torch.cat([self.x[j] + error, self.x[j]]), j).chunk(2)
-            g.append(typical(sizes(_host(moved - unmoved, 1))) / typical(sizes(_host(error, 1))))
+            with_error, without = self._to_end(torch.cat([self.x[j] + error, self.x[j]]), j).chunk(2)
+            g.append(geometric_mean(rms(_host(with_error - without, 1))) / geometric_mean(rms(_host(error, 1))))
         return np.exp(np.interp(np.arange(last + 1), known, np.log(g)))
 
-    def _carried(self, x: Tensor, j: int) -> Tensor:
-        """States (2 n, *shape) at λ_j carried to the end by a dozen steps, which is enough for their differences."""
+    def _to_end(self, x: Tensor, j: int) -> Tensor:
+        """States (2 n, *shape) at λ_j integrated to the end in 12 steps, which is enough for their differences."""
         way = self.lams[np.unique(np.linspace(j, len(self.lams) - 1, 13).round().astype(int))].tolist()
         way += [np.inf] * self.problem.settings.denoise
         if len(way) == 1:
@@ -122,37 +136,39 @@ class Trajectories:
         plan = find("dpmpp2m").plan(np.array(way), self.problem.schedule)
         return run(plan, self.model.taking([*range(len(self.end))] * 2), x).x
 
-    def _step(self, planner: Planner, i: int, j: int, before: int) -> Step:
-        """The step's rows in the plan of a short grid, of what it looks back on, the step itself, and one more after it."""
+    def _step(self, planner: Planner, i: int, j: int, before: int) -> LocalStep:
+        """The step, from the plan of a short grid: the points that it looks back on, the step itself, and one more after it."""
         last, count = len(self.lams) - 1, min(before, LOOK_BACK, i)
         apart = min(j - i, i / count) if count == LOOK_BACK else i / max(count, 1)
         knots = [*(i - round(apart * back) for back in range(count, 0, -1)), i, j, *[min(2 * j - i, last)] * (j < last)]
         lams = [*self.lams[knots].tolist(), *[np.inf] * (j == last and self.problem.settings.denoise)]
         plan = planner(np.array(lams))
         if plan.stochastic or plan.grid != lams:
-            raise InputError(f"{plan.solver} draws noise or leaves its grid, so no grid is optimal: take a solver of the ODE")
+            raise InputError(
+                f"{plan.solver} draws noise or leaves its grid, so no grid is optimal for it: take a solver of the ODE"
+            )
         try:
-            return Step(i, j, plan.prediction, tuple(_rows(plan, count, dict(zip(lams, knots, strict=False)))))
+            return LocalStep(i, j, plan.prediction, tuple(_stages(plan, count, dict(zip(lams, knots, strict=False)))))
         except KeyError:
             raise InputError(f"{plan.solver} uses evaluations within earlier steps, which are not known exactly") from None
 
-    def _errors(self, steps: Sequence[Step]) -> Tensor:
-        """u − x* of steps of one shape, (steps, n, *shape)."""
+    def _errors(self, steps: Sequence[LocalStep]) -> Tensor:
+        """u − x* of steps of the same shape, (steps, n, *shape)."""
         known, within = self._known(steps[0].prediction), list[Tensor]()
-        for rows in zip(*(step.rows for step in steps), strict=True):
-            u = torch.stack([row.x * self.x[step.i] for step, row in zip(steps, rows, strict=True)])
-            for place, row in enumerate(rows):
-                for k, c in row.known:
-                    u[place].add_(known[k], alpha=c)
-                for k, c in row.within:
-                    u[place].add_(within[k][place], alpha=c)
-            if len(within) < len(steps[0].rows) - 1:
-                lams, most = [row.lam for row in rows], self.problem.settings.batch
-                within.append(evaluate(self.model, u, lams, steps[0].prediction, most))
+        for stages in zip(*(step.stages for step in steps), strict=True):
+            u = torch.stack([stage.x * self.x[step.i] for step, stage in zip(steps, stages, strict=True)])
+            for at, stage in enumerate(stages):
+                for k, c in stage.known:
+                    u[at].add_(known[k], alpha=c)
+                for k, c in stage.within:
+                    u[at].add_(within[k][at], alpha=c)
+            if len(within) < len(steps[0].stages) - 1:
+                lams = [stage.lam for stage in stages]
+                within.append(evaluate(self.model, u, lams, steps[0].prediction, self.problem.settings.batch))
         return u - self.x[[step.j for step in steps]]
 
     def _known(self, form: str) -> Tensor:
-        """The predictions at the known λ in this form, (M + 1, n, *shape)."""
+        """The exact predictions in this form ("noise", "data", ...), (M + 1, n, *shape)."""
         if form not in self._forms:
             ends = zip(self.problem.schedule.alpha(self.lams), self.problem.schedule.sigma(self.lams), strict=True)
             pairs = (convert(self.model.predicts, form, float(alpha), float(sigma)) for alpha, sigma in ends)
@@ -161,17 +177,19 @@ class Trajectories:
 
 
 @torch.no_grad()
-def follow(settings: Settings, *, n: int = SAMPLES, seed: int = FIRST_SEED, known_at: int = KNOWN_AT) -> Trajectories:
-    """The trajectories of n samples of a model, of seeds seed, seed + 1, ...: of other samples than those of `settings`.
+def follow_trajectories(
+    settings: Settings, *, n: int = SAMPLES, seed: int = FIRST_SEED, known_at: int = KNOWN_AT
+) -> Trajectories:
+    """The trajectories of n samples of a model, with seeds seed, seed + 1, ...: other samples than those of `settings`.
 
-    They are made once for all solvers and budgets. A network in half precision is taken in float32, since its rounding would hide
-    the errors. InputError for a model whose output is not finite, and as Problem.
+    One call serves all solvers and budgets. A network in half precision is run in float32, since its rounding would hide the
+    local errors. InputError for a model whose output is not finite, and as for Problem.
     """
     dtype = settings.dtype if settings.dtype == "float64" else "float32"
     problem, rows = Problem(replace(settings, n=n, seed=seed, batch=max(n, settings.batch), dtype=dtype)), slice(0, n)
-    model, lams = problem.of(problem.model, rows), grids.make("logsnr", problem.schedule, known_at)
+    model, lams = problem.labelled(problem.model, rows), grids.make("logsnr", problem.schedule, known_at)
     states: list[Tensor] = []
-    x = problem.start(rows, problem.settings.state, settings.device)
+    x = problem.initial_state(rows, problem.settings.state_dtype, settings.device)
     with tqdm(total=known_at, desc="trajectories", disable=None, leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda evaluation, lam, m: bar.update())
         run(find("unipc3").plan(lams, problem.schedule), watched, x, on_step=lambda step: states.append(step.x.clone()))
@@ -183,41 +201,41 @@ def follow(settings: Settings, *, n: int = SAMPLES, seed: int = FIRST_SEED, know
 
 @torch.no_grad()
 def evaluate(model: EpsModel, x: Tensor, lams: Sequence[float] | Array, form: str, batch: int) -> Tensor:
-    """The predictions of a model of n samples for x (k, n, *shape) at k different λ, about `batch` samples at a time."""
+    """The model's predictions for x (k, n, *shape), n samples at k different λ, about `batch` states at a time."""
     n, most = x.shape[1], max(batch // x.shape[1], 1)
     parts = []
-    for some, at in zip(x.split(most), np.split(np.asarray(lams), range(most, len(x), most)), strict=True):
-        parts.append(model.at(some.flatten(0, 1), np.repeat(at, n), form, rows=[*range(n)] * len(some)))
+    for states, at in zip(x.split(most), np.split(np.asarray(lams), range(most, len(x), most)), strict=True):
+        parts.append(model.at(states.flatten(0, 1), np.repeat(at, n), form, rows=[*range(n)] * len(states)))
     return torch.cat(parts).view(x.shape)
 
 
-def sizes(off: Array) -> Array:
-    """The root mean square over pixels, for off (..., n, pixels)."""
-    return np.sqrt(np.mean(off**2, -1))
+def rms(errors: Array) -> Array:
+    """The root mean square over pixels of errors (..., n, pixels)."""
+    return np.sqrt(np.mean(errors**2, -1))
 
 
-def typical(size: Array) -> Array:
-    """The geometric mean over samples, for size (..., n); not quite zero."""
-    return np.exp(np.mean(np.log(np.maximum(size, 1e-300)), -1))
+def geometric_mean(errors: Array) -> Array:
+    """The geometric mean over samples of errors (..., n); an error of 0 counts as 1e-300."""
+    return np.exp(np.mean(np.log(np.maximum(errors, 1e-300)), -1))
 
 
 def _host(x: Tensor, samples: int) -> Array:
-    """States as float64 on the host, the dimensions from `samples` on as one."""
+    """States as float64 on the host, the dimensions from `samples` on flattened to one."""
     return x.flatten(samples).cpu().double().numpy()
 
 
-def _rows(plan: Plan, before: int, index: dict[float, int]) -> Iterator[Row]:
-    """The rows of the plan's step after `before` others; index: of its known λ."""
-    at: list[float] = []  # of each evaluation
-    fresh: dict[int, int] = {}  # evaluations within the step -> their number
+def _stages(plan: Plan, before: int, index: dict[float, int]) -> Iterator[StepStage]:
+    """The stages of the plan's step after `before` others; index: of each known λ."""
+    evaluated_at: list[float] = []  # λ of each evaluation
+    within: dict[int, int] = {}  # evaluation made within the step -> its number there
     committed = -1
     for stage in plan.stages:
         if committed == before and (stage.evaluate or stage.commit):
             c = {k: value(number) for k, number in stage.c.items()}
-            known = tuple((index[at[k]], c[k]) for k in c if k not in fresh)
-            yield Row(stage.lam, value(stage.x), known, tuple((fresh[k], c[k]) for k in c if k in fresh))
-            fresh[len(at)] = len(fresh)
-        at += [stage.lam] * stage.evaluate
+            known = tuple((index[evaluated_at[k]], c[k]) for k in c if k not in within)
+            yield StepStage(stage.lam, value(stage.x), known, tuple((within[k], c[k]) for k in c if k in within))
+            within[len(evaluated_at)] = len(within)
+        evaluated_at += [stage.lam] * stage.evaluate
         committed += stage.commit
         if committed > before:
             return

@@ -1,6 +1,7 @@
-"""The problem that contenders are given: the ODE of one model, from one x_T to one end, whoever follows it.
+"""The problem that all contenders are given: one model's ODE, from one x_T to one end.
 
-With `denoise` all end with a step to σ = 0. What is done to x̂0, and guidance, belong to the model and so to the problem.
+With `denoise` every contender ends with a step to σ = 0. Guidance and what is done to x̂0 belong to the model, and so to the
+problem.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from diffode.schedule import Array
-from experiments.comparison.cells import OWN, parse
+from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
 from experiments.sampling import generate, jobs
 from experiments.sampling.recipe import Recipe
@@ -33,7 +34,7 @@ Planning = tuple[str, Array, Options]
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a problem. n samples of seeds seed, seed + 1, ..., `batch` at a time; all else as `cli.py sample` has it."""
+    """What decides a problem: n samples with seeds seed, seed + 1, ..., `batch` at a time; all else as in `cli.py sample`."""
 
     model: str
     n: int = 32
@@ -53,72 +54,81 @@ class Settings:
         return Recipe(self.guidance, self.clip, self.threshold, self.dtype, self.device)
 
     @property
-    def state(self) -> torch.dtype:
+    def state_dtype(self) -> torch.dtype:
         """Of x."""
         return self.recipe.state_dtype
 
 
 @dataclass(frozen=True)
-class Run:
-    """Where a contender came, x (n, *shape) on the CPU, and what it took: evaluations and network calls, each the mean over
-    samples; seconds of all samples; and the peak of memory (see meter.Taken)."""
+class Outcome:
+    """Where a contender arrived and what it cost.
+
+    x: (n, *shape), on the CPU. nfe, calls: evaluations and network calls, the mean over samples. seconds: of all samples
+    together. peak_mib: see cost.Cost.
+    """
 
     x: Tensor
-    spent: float
+    nfe: float
     calls: float
     seconds: float
     peak_mib: float | None
 
 
 class Problem:
-    """See the module docstring. InputError for settings that the model cannot have, and for a model whose ODE has no solution
-    between the ends: one that takes whole labels only, or whose schedule ends at λ = ±∞."""
+    """See the module docstring.
+
+    InputError for settings that the model cannot have, and for a model whose ODE has no solution between finite ends: one that
+    takes whole labels only, or whose schedule ends at λ = ±∞.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        loaded = self.loaded = pretrained.load(settings.model, settings.state)
+        loaded = self.loaded = pretrained.load(settings.model, settings.state_dtype)
         self.schedule, self.seeds = loaded.model.schedule, list(range(settings.seed, settings.seed + settings.n))
         if loaded.model.clock == "label" or not np.isfinite([self.schedule.lam_min, self.schedule.lam_max]).all():
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
-            raise InputError(f"{settings.model} {why}: it has no ODE between finite ends, whose solution could be compared with")
+            raise InputError(f"{settings.model} {why}: its ODE has no solution between finite ends to compare with")
         self.labels = jobs.choose_labels(settings.label, loaded.classes, self.seeds)
         settings.recipe.require_labels(self.labels)
-        if settings.device.startswith("cuda"):  # what tf32 rounds would be taken for an error of the solver
+        if settings.device.startswith("cuda"):  # the rounding of tf32 would be taken for an error of the solver
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @cached_property
     def model(self) -> EpsModel:
-        """Where it is run, warmed up: the first call of a network prepares what the others find."""
+        """The model on its device, after one warm-up call, so that no contender pays for the first."""
         model, rows = self.settings.recipe.apply(self.loaded.model), self.batches[0]
-        self.of(model, rows)(self.start(rows, self.settings.state, self.settings.device), self.schedule.lam_min)
+        x = self.initial_state(rows, self.settings.state_dtype, self.settings.device)
+        self.labelled(model, rows)(x, self.schedule.lam_min)
         return model
 
     @property
     def batches(self) -> list[slice]:
+        """The samples of each batch."""
         n, batch = self.settings.n, self.settings.batch
         return [slice(first, min(first + batch, n)) for first in range(0, n, batch)]
 
-    def start(self, rows: slice, dtype: torch.dtype, device: str) -> Tensor:
-        """x_T of these samples."""
+    def initial_state(self, rows: slice, dtype: torch.dtype, device: str) -> Tensor:
+        """x_T of these samples, (len(rows), *shape)."""
         seeds = self.seeds[rows]
         like = torch.empty((len(seeds), *self.loaded.image), dtype=dtype, device=device)
         return SeededNoise(seeds)(0, like) * float(self.schedule.sigma(self.schedule.lam_min))
 
-    def of(self, model: EpsModel, rows: slice) -> EpsModel:
-        """The model with the labels of these samples."""
+    def labelled(self, model: EpsModel, rows: slice) -> EpsModel:
+        """The model with the labels of these samples, if it takes any."""
         return model if self.labels is None else model.labelled(self.labels[rows])
 
     def plan(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Planning:
-        """Name, grid and options of a contender; InputError if it cannot spend exactly nfe evaluations, or not end where all do.
+        """The solver's name, grid and options for one cell.
 
-        grid: a name, OWN, or the finite λ themselves. rtol: both tolerances of an adaptive solver.
+        grid: a name, OWN_STEPS, or the finite λ themselves. rtol: both tolerances of an adaptive solver.
+        InputError if the contender cannot make exactly nfe evaluations, or cannot end where all do.
         """
-        if not isinstance(grid, str):  # what the budget decides beside the steps is the same on all grids
+        if not isinstance(grid, str):  # apart from the steps, what a budget decides is the same on all grids
             name, _, options = self.plan(solver, "logsnr", nfe)
             return name, grids.make(grid, self.schedule, denoise=self.settings.denoise), options
-        name, options = parse(solver)
+        name, options = parse_contender(solver)
         options = options if rtol is None else {**options, "rtol": rtol, "atol": rtol}
-        spacing = "logsnr" if grid == OWN else grid  # of which an adaptive solver takes the ends
+        spacing = "logsnr" if grid == OWN_STEPS else grid  # of which an adaptive solver takes the ends
         lams, options = choose_grid(
             find(name), self.schedule, nfe=nfe, steps=None, grid=spacing, denoise=self.settings.denoise, **options
         )
@@ -126,19 +136,20 @@ class Problem:
             raise InputError(f"{solver} is an integrator of torchdiffeq, and cannot take the step to σ = 0")
         return name, lams, options
 
-    def run(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Run:
-        """What `plan` says, done; InputError for a state that is not finite."""
+    def run(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Outcome:
+        """Run one cell, described as for `plan`; InputError for a state that is not finite."""
         name, lams, options = self.plan(solver, grid, nfe, rtol)
-        xs, counts, taken = [], [], []
+        xs, counts, costs = [], [], []
         for rows in self.batches:
-            model, x = self.of(self.model, rows), self.start(rows, self.settings.state, self.settings.device)
-            with metered(self.settings.device) as took:
+            model = self.labelled(self.model, rows)
+            x = self.initial_state(rows, self.settings.state_dtype, self.settings.device)
+            with metered(self.settings.device) as cost:
                 result = sample(model, x=x, solver=name, grid=lams.tolist(), **options)
             if not result.finished:
                 raise InputError(f"{solver} was stopped by max_nfe before the end")
             xs.append(result.x.cpu())
             counts.append(generate.counts(model, result, bool(options.get("per_sample"))))
-            taken.append(took)
-        spent, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
-        peaks = [took.peak_mib for took in taken if took.peak_mib is not None]
-        return Run(torch.cat(xs), spent, calls, sum(took.seconds for took in taken), max(peaks, default=None))
+            costs.append(cost)
+        evaluations, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
+        peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]
+        return Outcome(torch.cat(xs), evaluations, calls, sum(cost.seconds for cost in costs), max(peaks, default=None))

@@ -1,7 +1,9 @@
-"""Comparisons as one HTML file: the answer, curves, pictures and all cells. python -m experiments.comparison.report DIR... --out report.html
+"""Comparisons as one HTML file: the answer, curves, pictures and all cells.
 
-The file loads nothing: style, script, numbers and pictures are in it, and its policy, which names its own style and script by
-their hashes, forbids the browser any other. The templates lie in experiments/comparison/templates.
+    python -m experiments.comparison.report DIR... --out report.html
+
+The file loads nothing: its style, script, numbers and pictures are inside. Its Content-Security-Policy names its own style and
+script by their hashes and forbids the browser everything else. The templates are in experiments/comparison/templates.
 """
 
 from __future__ import annotations
@@ -22,23 +24,24 @@ from diffode.files import atomic
 from experiments.common import results
 from experiments.common.commands import Script
 from experiments.common.results import Row
-from experiments.comparison import report_tables, thumbnails
-from experiments.comparison.cells import OWN, stem
-from experiments.comparison.ranking import MEASURES, answer, measured, size, typical
+from experiments.comparison import report_tables
+from experiments.comparison.cells import OWN_STEPS, cell_filename
+from experiments.comparison.ranking import MEASURES, answer, magnitude, measured, median_answer
+from experiments.comparison.thumbnails import Thumbnails, load_thumbnails
 
 SCRIPTS = ("report.js", "chart.js", "wall.js", "table.js")
-NEEDED = {"model", "sha256", "shape", "n", "seed", "labels", "guidance", "clip", "threshold", "denoise", "lam", "solution"}
+REQUIRED = {"model", "sha256", "shape", "n", "seed", "labels", "guidance", "clip", "threshold", "denoise", "lam", "solution"}
 
 
-def report(folders: Sequence[Path], out: Path) -> None:
-    """Write the comparisons of these folders as one HTML file, a tab each; InputError for a folder that holds none."""
-    text = page(folders)
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """Write the comparisons in these folders as one HTML file, one tab each; InputError for a folder that holds none."""
+    text = render(folders)
     with atomic(out) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def page(folders: Sequence[Path]) -> str:
-    """That file's text."""
+def render(folders: Sequence[Path]) -> str:
+    """The text of that file."""
     environment = Environment(
         loader=PackageLoader("experiments.comparison"),
         autoescape=True,
@@ -49,55 +52,62 @@ def page(folders: Sequence[Path]) -> str:
     assert environment.loader is not None
     style, *scripts = (environment.loader.get_source(environment, name)[0] for name in ("report.css", *SCRIPTS))
     script = "\n".join(scripts)
-    comparisons = [comparison(folder, f"comparison-{i}") for i, folder in enumerate(folders, 1)]
-    models = Counter(each["name"] for each in comparisons)
-    for each, folder in zip(comparisons, folders, strict=True):
-        each["name"] += f" ({folder.name})" if models[each["name"]] > 1 else ""
-    policy = {"default-src": "'none'", "img-src": "blob:", "style-src": _hash(style), "script-src": _hash(script)}
+    comparisons = [template_values(folder, f"comparison-{i}") for i, folder in enumerate(folders, 1)]
+    models = Counter(comparison["name"] for comparison in comparisons)
+    for comparison, folder in zip(comparisons, folders, strict=True):
+        comparison["name"] += f" ({folder.name})" if models[comparison["name"]] > 1 else ""
+    policy = {
+        "default-src": "'none'",
+        "img-src": "blob:",
+        "style-src": _source_hash(style),
+        "script-src": _source_hash(script),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     return environment.get_template("report.html").render(
         comparisons=comparisons,
-        policy="; ".join(
-            f"{name} {allowed}" for name, allowed in {**policy, "base-uri": "'none'", "form-action": "'none'"}.items()
-        ),
+        policy="; ".join(f"{directive} {allowed}" for directive, allowed in policy.items()),
         style=Markup(style),
         script=Markup(script),
     )
 
 
-def comparison(folder: Path, name: str) -> dict[str, Any]:
-    """What the template is given of one folder; name: its id in the page."""
+def template_values(folder: Path, identifier: str) -> dict[str, Any]:
+    """The values that the template needs for the comparison in one folder; identifier: its id in the page."""
     about, rows = results.read(folder / "rows")
-    if missing := sorted(NEEDED - about.keys()):
+    if missing := sorted(REQUIRED - about.keys()):
         raise InputError(f"{folder / 'rows.json'} is of no comparison: it does not say {', '.join(missing)}; name another folder")
     shape: list[int] = about["shape"]
     height, width = [1, 1, *shape][-2:]
-    pictures = thumbnails.load(folder / "pictures", ["reference", *map(stem, measured(rows, "spent"))], height, width)
+    names = ["reference", *map(cell_filename, measured(rows, "spent"))]
+    thumbnails = load_thumbnails(folder / "pictures", names, height, width)
+    best = report_tables.best_per_budget(rows)
     return {
-        "id": name,
+        "id": identifier,
         "name": about["model"],
         "answer": answer(rows),
-        "typical": typical(rows),
-        "how": report_tables.how(about),
-        "solution": report_tables.solution(about, rows),
-        "best": (best := report_tables.best(rows)),
-        "baseline": any(line["times"] for line in best),
-        "adaptive": any(row["nfe"] is None for row in rows),
-        "reduced": pictures.reduced if pictures else 1,
+        "median_answer": median_answer(rows),
+        "setting": report_tables.setting(about),
+        "reference": report_tables.reference_accuracy(about, rows),
+        "best": best,
+        "has_baseline": any(line["ratio"] for line in best),
+        "has_adaptive": any(row["nfe"] is None for row in rows),
+        "reduction": thumbnails.reduction if thumbnails else 1,
         "columns": report_tables.columns(rows),
-        "lines": report_tables.lines(rows),
-        "failed": report_tables.failed(rows),
-        "made": report_tables.made(about),
-        "data": data(about, rows, pictures, name),
+        "rows": report_tables.table_rows(rows),
+        "failures": report_tables.failures(rows),
+        "provenance": report_tables.provenance(about),
+        "data": script_data(about, rows, thumbnails, identifier),
     }
 
 
-def data(about: Mapping[str, Any], rows: Sequence[Row], pictures: thumbnails.Strips | None, name: str) -> dict[str, Any]:
-    """What the scripts are given: numbers as they are, and the pictures of rows by their stems."""
-    measures, front = [key for key in MEASURES if measured(rows, key)], report_tables.marked(rows)
+def script_data(about: Mapping[str, Any], rows: Sequence[Row], thumbnails: Thumbnails | None, identifier: str) -> dict[str, Any]:
+    """The values that the scripts need: unrounded numbers, and the thumbnails by the file names of their cells."""
+    measures, front = [key for key in MEASURES if measured(rows, key)], report_tables.on_front(rows)
     numbers = [column.key for column in report_tables.columns(rows) if column.number and column.key != "front"]
-    encoded = dict(pictures.encoded) if pictures else {}
+    encoded = dict(thumbnails.encoded) if thumbnails else {}
     return {
-        "id": name,
+        "id": identifier,
         "model": about["model"],
         "n": about["n"],
         "seed": about["seed"],
@@ -105,39 +115,39 @@ def data(about: Mapping[str, Any], rows: Sequence[Row], pictures: thumbnails.Str
         "rows": [
             {
                 **{key: row[key] for key in ("solver", "grid", "nfe", "rtol")},
-                **{key: row[key] if size(row, key) is not None else None for key in numbers},
+                **{key: row[key] if magnitude(row, key) is not None else None for key in numbers},
                 **{key: row[key] for key in ("error", "skipped") if key in row},
-                "front": on_it,
-                "stem": stem(row),
+                "front": is_on_front,
+                "picture": cell_filename(row),
             }
-            for row, on_it in zip(rows, front, strict=True)
+            for row, is_on_front in zip(rows, front, strict=True)
         ],
         "solvers": list(dict.fromkeys(row["solver"] for row in rows)),
-        "grids": list(dict.fromkeys(row["grid"] for row in rows if row["grid"] != OWN)),
+        "grids": list(dict.fromkeys(row["grid"] for row in rows if row["grid"] != OWN_STEPS)),
         "budgets": sorted({row["nfe"] for row in rows if row["nfe"] is not None}),
         "reference": encoded.pop("reference", None),
         "pictures": encoded,
-        "strip": {key: getattr(pictures, key) for key in ("width", "height", "count")} if pictures else None,
+        "strip": {key: getattr(thumbnails, key) for key in ("width", "height", "count")} if thumbnails else None,
     }
 
 
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names what it allows."""
+def _source_hash(text: str) -> str:
+    """The hash by which a Content-Security-Policy allows an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @click.command(cls=Script, resumable=False)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--out", default="docs/report.html", show_default=True, type=click.Path(path_type=Path))
-@click.option("--screenshot", type=click.Path(path_type=Path), help="A PNG of the page, too; takes selenium and Chromium.")
+@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path))
+@click.option("--screenshot", type=click.Path(path_type=Path), help="Also a PNG of the page; takes selenium and Chromium.")
 def main(folders: tuple[Path, ...], out: Path, screenshot: Path | None) -> None:
     """Write comparisons, which `cli.py compare --out DIR` made, as one HTML file that loads nothing."""
-    report(folders, out)
+    write_report(folders, out)
     click.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     if screenshot is not None:
-        from experiments.comparison.browser import picture
+        from experiments.comparison.browser import save_screenshot
 
-        picture(out, screenshot)
+        save_screenshot(out, screenshot)
         click.echo(f"{screenshot}")
 
 

@@ -1,4 +1,4 @@
-"""The words and tables of a report on one comparison: what was compared, the best at each budget, every cell, what made them."""
+"""The sentences and tables of a report on one comparison: what was compared, the best at each budget, all cells, provenance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.results import Row
-from experiments.comparison.ranking import BASELINE, MEASURES, at_budget, in_full, measured, pareto, size, times
+from experiments.comparison.ranking import BASELINE, MEASURES, at_budget, cell_name, format_ratio, magnitude, measured, pareto
 
 
 class Column(NamedTuple):
-    """Of the table of all cells. title: what it is; number: whether it holds numbers."""
+    """Of the table of all cells. title: its explanation; number: whether it holds numbers."""
 
     key: str
     label: str
@@ -21,120 +21,127 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("solver", "solver", number=False),
-    Column("grid", "grid", "where evaluations are spent; an adaptive solver chooses for itself, by its tolerance", number=False),
-    Column("spent", "NFE", "evaluations of a sample, the mean over samples"),
+    Column("grid", "grid", "the spacing of the steps; an adaptive solver chooses its own steps, by its tolerance", number=False),
+    Column("spent", "NFE", "evaluations per sample, the mean over samples"),
     *(Column(key, measure.head, measure.title) for key, measure in MEASURES.items()),
-    Column("calls", "calls", "network calls of a sample, the mean over samples"),
-    Column("seconds", "seconds", "of all samples together"),
-    Column("peak_mib", "MiB", "the most memory held"),
-    Column("front", "front", "● where no cell has less rmse for as few evaluations, or as much for fewer"),
+    Column("calls", "calls", "network calls per sample, the mean over samples"),
+    Column("seconds", "seconds", "for all samples together"),
+    Column("peak_mib", "MiB", "the most memory held at a time"),
+    Column(
+        "front",
+        "front",
+        "● on the Pareto front: no other cell has less rmse for at most as many evaluations, or the same rmse for fewer",
+    ),
 )
 
 
-class Line(NamedTuple):
-    """A row of that table, or the first of its cells and the reason why there are no others."""
+class TableRow(NamedTuple):
+    """A row of that table. position: of its cell among the rows; texts: one per column; with a reason, only the first texts, and
+    why there are no numbers."""
 
-    row: int
-    cells: list[str]
+    position: int
+    texts: list[str]
     reason: str = ""
 
 
-def digits(number: float) -> str:
+def format_number(number: float) -> str:
     """Three digits: 1,230; 12.3; 0.0123; 1.23e-05; with a minus sign as wide as a plus."""
     if number < 0:
-        return f"−{digits(-number)}"
+        return f"−{format_number(-number)}"
     if number and not 1e-3 <= number < 999.5:
         return f"{number:,.0f}" if number > 1 else f"{number:.2e}"
     return f"{number:#.3g}".rstrip(".") if number else "0"
 
 
-def how(about: Mapping[str, Any]) -> str:
-    """What was compared, and what is the same for all."""
+def setting(about: Mapping[str, Any]) -> str:
+    """What is the same for all contenders."""
     low, high = (f"{float(lam):.2f}".replace("-", "−") for lam in about["lam"])
     seeds, guidance, threshold = f"{about['seed']} to {about['seed'] + about['n'] - 1}", about["guidance"], about["threshold"]
     sentences = [
         f"Every solver follows the same equation from the same {about['n']} states x_T (seeds {seeds}), from λ = {low} to "
         f"λ = {high}{', and from there takes a step to σ = 0, whose evaluation is counted' if about['denoise'] else ''}.",
         f"Classes: {about['labels']}." if about["labels"] else "",
-        f"Guidance is {guidance:g}, and an evaluation two network calls; both are counted."
+        f"Guidance is {guidance:g}: an evaluation is two network calls, and both are counted."
         if guidance != 1
         else "Without guidance: an evaluation is one network call.",
     ]
-    done = [*(["clipped"] if about["clip"] else []), *([f"thresholded at {threshold:g}"] if threshold is not None else [])]
-    if done:
-        sentences.append(f"Predictions of x0 are {' and '.join(done)}, in the reference too: what is compared is a recipe.")
+    changes = [*(["clipped"] if about["clip"] else []), *([f"thresholded at {threshold:g}"] if threshold is not None else [])]
+    if changes:
+        sentences.append(f"Predictions of x0 are {' and '.join(changes)}, in the reference too: recipes are compared.")
     else:
-        sentences.append("Nothing is clipped or thresholded: a solver is compared, not a recipe.")
+        sentences.append("Nothing is clipped or thresholded: solvers are compared, not recipes.")
     return " ".join(filter(None, sentences))
 
 
-def solution(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """How well the reference is known."""
-    it = about["solution"]
-    known = f"The reference solution is that of {it['method']} at tolerance {it['tolerance']:g}, {it['nfe']:,} evaluations"
-    own, found = size(it, "rmse"), measured(rows, "rmse")
-    if own is None:
-        return f"{known}; its own error is not known."
-    ratio = min((row["rmse"] for row in found), default=0) / own if own else 0
-    better = f", {times(ratio)} times less than that of any cell below" if ratio > 1 else ""
-    return f"{known}; its own root mean square error is estimated as {digits(own)}{better}."
+def reference_accuracy(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """How the reference solution was found, and how well it is known."""
+    solution = about["solution"]
+    method = f"The reference solution is by {solution['method']} at tolerance {solution['tolerance']:g}"
+    sentence = f"{method}, {solution['nfe']:,} evaluations"
+    own_error = magnitude(solution, "rmse")
+    if own_error is None:
+        return f"{sentence}; its own error is not known."
+    least = min((row["rmse"] for row in measured(rows, "rmse")), default=0)
+    ratio = least / own_error if own_error else 0
+    better = f", {format_ratio(ratio)} times less than that of any cell below" if ratio > 1 else ""
+    return f"{sentence}; its own root mean square error is estimated as {format_number(own_error)}{better}."
 
 
-def best(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The best at each budget, beside ddim at the same."""
+def best_per_budget(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """The best cell at each budget, and as `ratio` how many times ddim's error is larger there."""
     lines = []
     for nfe in sorted({row["nfe"] for row in rows if row["nfe"] is not None}):
-        if not (there := at_budget(rows, nfe)):
+        if not (ranked := at_budget(rows, nfe)):
             continue
-        first, *others = there
-        ratios = [row["rmse"] / first["rmse"] for row in others if row["solver"] == BASELINE != first["solver"] and first["rmse"]]
-        solver, grid = _cell(first)
-        than = times(ratios[0]) if ratios else ""
-        lines.append({"nfe": f"{nfe}", "solver": solver, "grid": grid, "rmse": digits(first["rmse"]), "times": than})
+        best, *others = ranked
+        ratios = [row["rmse"] / best["rmse"] for row in others if row["solver"] == BASELINE != best["solver"] and best["rmse"]]
+        solver, grid = _solver_and_grid(best)
+        ratio = format_ratio(ratios[0]) if ratios else ""
+        lines.append({"nfe": f"{nfe}", "solver": solver, "grid": grid, "rmse": format_number(best["rmse"]), "ratio": ratio})
     return lines
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Those with anything in them; network calls only where they are not the evaluations."""
-    there = {column.key for column in COLUMNS if measured(rows, column.key)} | {"solver", "grid", "spent", "front"}
+    """The columns that are not empty; network calls only where they are not the evaluations."""
+    shown = {column.key for column in COLUMNS if measured(rows, column.key)} | {"solver", "grid", "spent", "front"}
     if all(row["calls"] == row["spent"] for row in measured(rows, "calls", "spent")):
-        there.discard("calls")
-    return [column for column in COLUMNS if column.key in there]
+        shown.discard("calls")
+    return [column for column in COLUMNS if column.key in shown]
 
 
-def marked(rows: Sequence[Row]) -> list[bool]:
-    """Whether each row is on the front."""
+def on_front(rows: Sequence[Row]) -> list[bool]:
+    """For each row whether it is on the Pareto front."""
     front = set(map(id, pareto(rows)))
     return [id(row) in front for row in rows]
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
-    """All cells by their evaluations, those without result last."""
-    shown, front = columns(rows), marked(rows)
+def table_rows(rows: Sequence[Row]) -> list[TableRow]:
+    """All cells by their evaluations, those without a result last."""
+    shown, front = columns(rows), on_front(rows)
 
-    def line(index: int) -> Line:
-        row = rows[index]
-        if size(row, "spent") is None:
-            return Line(index, [*_cell(row), _budget(row)], _reason(row))
-        return Line(index, [*_cell(row), *_numbers(row, shown, front[index])])
+    def table_row(position: int) -> TableRow:
+        row = rows[position]
+        if magnitude(row, "spent") is None:
+            return TableRow(position, [*_solver_and_grid(row), _budget(row)], _reason(row))
+        return TableRow(position, [*_solver_and_grid(row), *_numbers(row, shown, front[position])])
 
-    def place(index: int) -> tuple[float, float]:
-        spent, error = (size(rows[index], key) for key in ("spent", "rmse"))
+    def cost_and_error(position: int) -> tuple[float, float]:
+        spent, error = (magnitude(rows[position], key) for key in ("spent", "rmse"))
         return math.inf if spent is None else spent, math.inf if error is None else error
 
-    return [line(index) for index in sorted(range(len(rows)), key=place)]
+    return [table_row(position) for position in sorted(range(len(rows)), key=cost_and_error)]
 
 
-def failed(rows: Sequence[Row]) -> list[str]:
+def failures(rows: Sequence[Row]) -> list[str]:
     """The cells that failed, each with why."""
-    return [f"{in_full(row)}: {row['error']}" for row in rows if "error" in row]
+    return [f"{cell_name(row)}: {row['error']}" for row in rows if "error" in row]
 
 
-def made(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What made the rows: name and value."""
+def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What made the rows: names and values."""
     last = about["made"][-1] if about["made"] else {}
     data = about.get("data")
-    said = {
+    values = {
         "command": last.get("command"),
         "model": f"{about['model']}, SHA-256 {about['sha256'][:16]}",
         "precision": f"{about.get('dtype')} on {about.get('device')}",
@@ -146,11 +153,11 @@ def made(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         "date": last.get("date"),
         "runs": f"{len(about['made'])}, of which this is the last" if len(about["made"]) > 1 else None,
     }
-    return [(name, str(value)) for name, value in said.items() if value]
+    return [(name, str(value)) for name, value in values.items() if value]
 
 
-def _cell(row: Row) -> list[str]:
-    """Solver, and grid or tolerance."""
+def _solver_and_grid(row: Row) -> list[str]:
+    """Its solver, and its grid or tolerance."""
     return [row["solver"], row["grid"] if row["nfe"] is not None else f"rtol {row['rtol']:g}"]
 
 
@@ -163,15 +170,15 @@ def _reason(row: Row) -> str:
 
 
 def _numbers(row: Row, shown: Sequence[Column], on_front: bool) -> Iterator[str]:
-    """The cells of a row from its evaluations on."""
+    """The texts of a row from its evaluations on."""
     for column in shown[2:]:
         value = row.get(column.key)
         if column.key == "front":
             yield "●" if on_front else ""
         elif column.key in ("spent", "calls") and value is not None:
             yield f"{value:g}" if float(value).is_integer() else f"{value:.1f}"
-        elif size(row, column.key) is None:
+        elif magnitude(row, column.key) is None:
             yield "" if value is None else str(value)  # inf, nan
         else:
-            error = f" ± {row['frechet_se']:.2g}" if column.key == "frechet" and size(row, "frechet_se") is not None else ""
-            yield f"{digits(row[column.key])}{error}"
+            error = f" ± {row['frechet_se']:.2g}" if column.key == "frechet" and magnitude(row, "frechet_se") is not None else ""
+            yield f"{format_number(row[column.key])}{error}"

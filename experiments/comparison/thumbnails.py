@@ -1,7 +1,7 @@
-"""The pictures of a comparison as a page embeds them: each strip once, as the base64 of a PNG, and all of them within a limit.
+"""The pictures of a comparison as a page embeds them: each as the base64 of one PNG, and all of them within a limit.
 
-A strip is one PNG with the images of the first seeds side by side. Where strips are many or large, the images are averaged over
-blocks of pixels, and then fewer seeds are shown.
+A picture is a strip: the images of the first seeds side by side. Where strips are too large, the images are averaged over blocks
+of pixels, and then fewer seeds are shown.
 """
 
 from __future__ import annotations
@@ -16,35 +16,39 @@ from PIL import Image, UnidentifiedImageError
 
 from diffode.errors import InputError
 
-EACH = 15_000  # characters a strip, in the mean
-SMALLEST, FEWEST = 32, 4  # pixels a side, and seeds, below which nothing is taken away
+MEAN_SIZE = 15_000  # the most base64 characters per strip, in the mean
+SMALLEST, FEWEST = 32, 4  # images are never reduced below so many pixels per side, nor strips below so many seeds
 
 
 @dataclass(frozen=True)
-class Strips:
-    """Strips by name; each has `count` images, width × height as they are embedded, `reduced` times fewer pixels a side."""
+class Thumbnails:
+    """encoded: strips by name, as base64. Each has `count` images of width × height, which are `reduction` times smaller per side
+    than the originals."""
 
     encoded: Mapping[str, str]
     width: int
     height: int
     count: int
-    reduced: int
+    reduction: int
 
 
-def load(folder: Path, names: Iterable[str], height: int, width: int) -> Strips | None:
-    """The strips of these names that are in a folder; None if there are none. InputError for a file that is no such strip."""
-    found = {name: _open(folder / f"{name}.png", height, width) for name in names if (folder / f"{name}.png").exists()}
-    if not found:
+def load_thumbnails(folder: Path, names: Iterable[str], height: int, width: int) -> Thumbnails | None:
+    """The strips with these names in a folder, of images height × width; None if there are none.
+
+    InputError for a file that is no such strip.
+    """
+    strips = {name: _open(folder / f"{name}.png", height, width) for name in names if (folder / f"{name}.png").exists()}
+    if not strips:
         return None
-    most = min(strip.width // width for strip in found.values())
+    most = min(strip.width // width for strip in strips.values())
     divisors = [k for k in range(1, min(width, height) + 1) if width % k == height % k == 0]
     reductions = [k for k in divisors if k == 1 or min(width, height) // k >= SMALLEST]
     counts = range(most, min(most, FEWEST) - 1, -1)
-    for reduced, count in [*((k, most) for k in reductions), *((reductions[-1], count) for count in counts)]:
-        encoded = {name: _encoded(strip.crop((0, 0, count * width, height)), reduced) for name, strip in found.items()}
-        if sum(map(len, encoded.values())) <= EACH * len(encoded):
+    for reduction, count in [*((k, most) for k in reductions), *((reductions[-1], count) for count in counts)]:
+        encoded = {name: _encode(strip.crop((0, 0, count * width, height)), reduction) for name, strip in strips.items()}
+        if sum(map(len, encoded.values())) <= MEAN_SIZE * len(encoded):
             break
-    return Strips(encoded, width // reduced, height // reduced, count, reduced)
+    return Thumbnails(encoded, width // reduction, height // reduction, count, reduction)
 
 
 def _open(file: Path, height: int, width: int) -> Image.Image:
@@ -53,13 +57,13 @@ def _open(file: Path, height: int, width: int) -> Image.Image:
             image.load()
             strip = image.convert("L" if image.mode in ("1", "L") else "RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{file} is not a picture: remove it, or run the comparison again with --overwrite") from error
+        raise InputError(f"{file} is not a picture: remove it, or run the comparison again with overwrite=True") from error
     if strip.height != height or strip.width % width:
         raise InputError(f"{file} is {strip.width}×{strip.height}, which is no strip of {width}×{height} images: remove it")
     return strip
 
 
-def _encoded(strip: Image.Image, reduced: int) -> str:
+def _encode(strip: Image.Image, reduction: int) -> str:
     stream = io.BytesIO()
-    (strip.reduce(reduced) if reduced > 1 else strip).save(stream, format="PNG", optimize=True)
+    (strip.reduce(reduction) if reduction > 1 else strip).save(stream, format="PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode()

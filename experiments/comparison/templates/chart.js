@@ -1,4 +1,4 @@
-/* Error against cost, both logarithmic: a line a solver, in the colours and with the marks of the printed figures. */
+/* Error against cost, both logarithmic: one line per solver, in the colours and with the marks of the printed figures. */
 
 const MARKS = [  // a circle, a square, a diamond, two triangles, a plus, a cross
   "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
@@ -12,7 +12,7 @@ const MARKS = [  // a circle, a square, a diamond, two triangles, a plus, a cros
 const COLOURS = 10, NEAR = 40;
 const EDGES = { left: 52, right: 12, top: 28, bottom: 44 };
 
-/** The points that are not dominated, by cost; equal ones together. */
+/** The points that are not dominated, by increasing cost; equal points together. */
 function pareto(points) {
   const front = [];
   for (const point of [...points].sort((a, b) => a.x - b.x || a.y - b.y)) {
@@ -61,7 +61,7 @@ function chart(section, data) {
   const look = (element, solver) => element.style.setProperty("--colour", `var(--c${order.get(solver) % COLOURS})`);
   const mark = (solver) => MARKS[order.get(solver) % MARKS.length];
 
-  /** The lines that are to be seen: [{solver, grid, adaptive, points: [{x, y, row}]}], a point a budget. */
+  /** The lines to draw: [{solver, adaptive, points: [{x, y, row}]}], one point per budget. */
   function chosen() {
     const { cost, measure, grid } = Object.fromEntries(new FormData(form)), found = new Map();
     for (const row of data.rows) {
@@ -78,7 +78,7 @@ function chart(section, data) {
     }));
   }
 
-  /** Lines of the grid, names of ticks and of the axes; returns the two scales. */
+  /** Draw grid lines and the names of ticks and axes; return the two scales. */
   function axes(points, width, height, cost, measure) {
     const right = width - EDGES.right, bottom = height - EDGES.bottom;
     const ends = (values) => {
@@ -101,10 +101,10 @@ function chart(section, data) {
       draw("line", { class: "rule", x1: EDGES.left, x2: right, y1: y(stop), y2: y(stop) }, svg);
       draw("text", { x: EDGES.left - 8, y: y(stop), dy: "0.35em", "text-anchor": "end" }, svg, tickName(stop));
     }
-    const named = { spent: "evaluations of a sample (NFE)", seconds: `seconds for all ${data.n} samples` }[cost];
+    const named = { spent: "evaluations per sample (NFE)", seconds: `seconds for all ${data.n} samples` }[cost];
     draw("text", { x: right, y: height - 6, "text-anchor": "end" }, svg, `${named} →`);
     draw("text", { x: 0, y: 12 }, svg, `↑ ${measure.label}`);
-    svg.setAttribute("aria-label", `${measure.label} against ${named}, a line a solver; arrow keys go from point to point`);
+    svg.setAttribute("aria-label", `${measure.label} against ${named}, one line per solver; arrow keys go from point to point`);
     return [x, y];
   }
 
@@ -144,7 +144,7 @@ function chart(section, data) {
     lines[0].points[0].mark.setAttribute("tabindex", 0);
   }
 
-  /** Name, then the numbers, of a point. */
+  /** A point in words: its name, then its numbers. */
   function described({ row, y, ring }, measure) {
     const seconds = row.seconds ? [`${digits(row.seconds)} s`] : [];
     const numbers = [[spending(row), ...seconds].join(", "), `${measure.label} ${digits(y)}`];
@@ -196,7 +196,7 @@ function chart(section, data) {
     next.mark.focus();
   });
 
-  /** A button a solver: shown while it is pressed, lit while it is pointed at. */
+  /** One button per solver: shown while it is pressed, highlighted while it is pointed at. */
   const drawn = data.solvers.filter((solver) => data.rows.some((row) => row.solver === solver && row.spent !== null));
   const keys = drawn.map((solver) => {
     const key = make("button", { type: "button" });

@@ -21,18 +21,18 @@ function where(row) {
   return row.nfe === null ? `rtol ${row.rtol}` : row.grid;
 }
 
-/** What was spent: 10; 12.3 in the mean. */
+/** Its cost: 10 NFE; 12.3 NFE in the mean. */
 function spending(row) {
   return row.nfe === null ? `${row.spent.toFixed(1)} NFE in the mean` : `${row.nfe} NFE`;
 }
 
-/** The row of least error, if any; of all rows that `wanted` wants. */
+/** The row of least error, if any, among those that `wanted` accepts. */
 function best(rows, wanted, measure = "rmse") {
   const error = (row) => (typeof row[measure] === "number" ? Math.abs(row[measure]) : Infinity);
   return rows.filter(wanted).reduce((a, b) => (a && error(a) <= error(b) ? a : b), undefined);
 }
 
-/** A button that changes between light and dark, whatever the system prefers. */
+/** The button that switches between light and dark, whatever the system prefers. */
 function theme() {
   const button = document.getElementById("theme"), system = matchMedia("(prefers-color-scheme: dark)");
   const dark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
@@ -43,7 +43,7 @@ function theme() {
   say();
 }
 
-/** A tab a comparison; arrow keys go between them, and the address remembers which. */
+/** One tab per comparison; arrow keys move between them, and the address remembers which. */
 function tabs() {
   const all = [...document.querySelectorAll('[role="tab"]')];
   const choose = (tab) => {

@@ -5,13 +5,13 @@ function table(section, data) {
   const lines = [...body.rows], filter = section.querySelector('[name="filter"]'), said = section.querySelector("output");
   const row = (line) => data.rows[line.dataset.row];
 
-  /** Whether a cell is meant by a word: a budget or tolerance, a part of its names, or the front. */
+  /** Whether a word matches a cell: its budget or tolerance, a part of its names, "front", "failed" or "left out". */
   function has({ solver, grid, nfe, rtol, front, error, skipped }, word) {
     if (!Number.isNaN(Number(word))) return [nfe, rtol].includes(Number(word));
     return `${solver} ${grid} ${front ? "front" : ""} ${error === undefined ? "" : "failed"} ${skipped ? "left out" : ""}`.toLowerCase().includes(word);
   }
 
-  /** Numbers as numbers, names as names; a cell without result comes last, whatever the direction. */
+  /** Compare numbers as numbers and names as names; a cell without a result comes last in either direction. */
   function compare(key, sign) {
     return (a, b) => {
       const [one, other] = [row(a), row(b)], without = (r) => r.spent === null;

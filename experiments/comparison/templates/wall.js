@@ -1,5 +1,5 @@
-/* The picture wall: seeds down, solvers across, at the budget of the slider. A strip holds the images of all seeds side by side;
-   each is one object in memory, of which a cell shows its part. */
+/* The wall of pictures: one row per seed, one column per solver, at the budget of the slider. A strip holds the images of all seeds
+   side by side; each strip is one object in memory, of which a cell shows its part. */
 
 function wall(section, data) {
   if (!section) return;
@@ -8,17 +8,17 @@ function wall(section, data) {
     const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
     return `url("${URL.createObjectURL(new Blob([bytes], { type: "image/png" }))}")`;
   };
-  const strips = new Map(Object.entries(data.pictures).map(([stem, base64]) => [stem, address(base64)]));
+  const strips = new Map(Object.entries(data.pictures).map(([name, base64]) => [name, address(base64)]));
   const { width, height, count } = data.strip;
-  const pictured = data.solvers.filter((solver) => data.rows.some((row) => row.solver === solver && strips.has(row.stem)));
+  const pictured = data.solvers.filter((solver) => data.rows.some((row) => row.solver === solver && strips.has(row.picture)));
 
-  /** The row of a solver that is shown at a budget: of an adaptive one that which spends the most within it. */
+  /** The row of a solver to show at a budget; of an adaptive solver the one that takes the most evaluations within it. */
   function rowOf(solver, nfe, grid) {
     const mine = data.rows.filter((row) => row.solver === solver);
     const adaptive = mine.filter((row) => row.nfe === null && row.spent !== null && (row.spent <= nfe || !data.budgets.length));
     if (adaptive.length) return adaptive.reduce((a, b) => (a.spent >= b.spent ? a : b));
     const there = mine.filter((row) => row.nfe === nfe && (!grid || grid === "best" || row.grid === grid));
-    return best(there, (row) => strips.has(row.stem)) ?? there[0];
+    return best(there, (row) => strips.has(row.picture)) ?? there[0];
   }
 
   const cell = (seed) => {
@@ -45,8 +45,8 @@ function wall(section, data) {
   frame.style.setProperty("--reference", address(data.reference));
 
   function show({ head, cells }, solver, row, nfe) {
-    const strip = row && strips.get(row.stem);
-    const why = (!row && "nothing within") || (row?.error && "failed at") || (row?.skipped && "cannot spend") || "no picture at";
+    const strip = row && strips.get(row.picture);
+    const why = (!row && "nothing within") || (row?.error && "failed at") || (row?.skipped && "cannot take") || "no picture at";
     const says = [row ? where(row) : "", row?.nfe === null ? `${row.spent.toFixed(1)} NFE` : "", typeof row?.rmse === "number" ? digits(row.rmse) : "—"];
     head.replaceChildren(make("strong", { textContent: solver }), ...says.filter(Boolean).map((textContent) => make("span", { textContent })));
     head.title = row?.error ?? row?.skipped ?? "";
@@ -72,7 +72,7 @@ function wall(section, data) {
     shown.forEach(([solver, row], i) => show(columns[i], solver, row, nfe));
   }
 
-  /** As many whole screen pixels a pixel as there is room for, within reason. */
+  /** Show each image pixel as the largest whole number of screen pixels that there is room for, within limits. */
   function measure() {
     const room = (frame.clientWidth - 42) / (columns.length + 1) - 6, narrow = frame.clientWidth < 560;
     const scale = Math.floor(Math.min(140, Math.max(narrow ? 60 : 84, room)) / width) || 140 / width;
