@@ -70,7 +70,8 @@ def test_what_cannot_be_measured_is_refused(monkeypatch):
         measures.choose_measures("auto", "fashion-train", problem)
     with pytest.raises(InputError, match="compared in features"):
         measures.choose_measures("none", "fashion-train", problem)
-    small = dataclasses.replace(problem.loaded, image=(1, 14, 14))
+    card = dataclasses.replace(problem.loaded.card, image=(1, 14, 14))
+    small = dataclasses.replace(problem.loaded, card=card)
     monkeypatch.setattr(pretrained, "load", lambda *_: small)
     assert measures.choose_measures("auto", None, Problem(MIXTURE)).features is None
     with pytest.raises(InputError, match="does not take samples of"):
