@@ -43,10 +43,8 @@ from diffode.models import pretrained
 from diffode.noise import SeededNoise, seeds_of
 from diffode.ode import accurate
 from experiments.common.results import versions
-from solvers import SOLVERS
-from solvers.entries import BlackBox, Solver
+from solvers import SOLVERS, Budget
 from solvers.registry import find
-from solvers.sampling import choose_grid
 
 GRIDS = {"logsnr": ("logsnr", False), "time": ("time", False), "zero": ("time", True)}  # name, whether to σ = 0
 TITLES = {"logsnr": "steps equal in λ", "time": "steps equal in t", "zero": "steps equal in t, then to σ = 0"}
@@ -77,7 +75,7 @@ class Row(NamedTuple):
 def label(name: str, options: dict[str, Any]) -> str:
     """A solver and what it is told beside its defaults."""
     entry = find(name)
-    known = inspect.signature(entry.build).parameters if isinstance(entry, Solver) else {}
+    known = inspect.signature(entry.build).parameters if entry.build is not None else {}
     told = {o: v for o, v in options.items() if o not in known or known[o].default != v}
     told.pop("lower_final", None) if not options.get("lower_final") else None
     return name + (f"({', '.join(f'{option}={value}' for option, value in told.items())})" if told else "")
@@ -86,9 +84,9 @@ def label(name: str, options: dict[str, Any]) -> str:
 def of_the_registry() -> Iterator[str]:
     """Every solver of the ODE whose evaluations are known beforehand, and those under UniC."""
     for name, entry in SOLVERS.items():
-        if isinstance(entry, Solver | BlackBox) and entry.evaluations and not entry.stochastic:
+        if entry.nfe_per_step and not entry.stochastic:
             yield name
-            if isinstance(entry, Solver) and entry.unic:
+            if entry.unic_order:
                 yield f"{name}+unic"
 
 
@@ -96,7 +94,12 @@ class Bench:
     """The model, the states where all begin, and the truth about where they go."""
 
     def __init__(self, seeds: int, seed: int, grids: tuple[str, ...], budgets: tuple[int, ...]) -> None:
-        self.model: EpsModel = pretrained.load("mixture", torch.float64).model
+        self.spent = 0
+
+        def count(evaluation: int, lam: float, m: Tensor) -> None:
+            self.spent += 1
+
+        self.model: EpsModel = pretrained.load("mixture", torch.float64).model.watched(count)
         self.schedule, self.grids, self.budgets = self.model.schedule, grids, budgets
         noise = SeededNoise(seeds_of(seed, seeds))
         like = torch.empty((seeds, 1, 28, 28), dtype=torch.float64)
@@ -108,21 +111,21 @@ class Bench:
 
     def error(self, solve: Callable[[], Tensor], nfe: int, name: str, to_zero: bool) -> float:
         """The median error of what `solve` returns, which must have spent nfe evaluations."""
-        before = self.model.nfe
+        before = self.spent
         off = (solve() - self.truth[to_zero]).square().flatten(1).mean(1).sqrt()
-        assert self.model.nfe - before == nfe, f"{name} spent {self.model.nfe - before} evaluations, not {nfe}"
+        assert self.spent - before == nfe, f"{name} spent {self.spent - before} evaluations, not {nfe}"
         return float(off.median())
 
     def ours(self, name: str, options: dict[str, Any], on: str, nfe: int) -> Row | None:
         """None where it cannot spend nfe evaluations, or not go to σ = 0."""
         entry, (spacing, to_zero) = find(name), GRIDS[on]
-        if to_zero and isinstance(entry, BlackBox):
+        if to_zero and not entry.accepts_denoise:
             return None
         try:
-            lams, told = choose_grid(entry, self.schedule, nfe=nfe, steps=None, grid=spacing, denoise=to_zero, **options)
+            prepared = entry.prepare(Budget(nfe=nfe, grid=spacing, denoise=to_zero), self.schedule, **options)
         except InputError:
             return None
-        error = self.error(lambda: entry.solve(self.model, self.x, lams, **told).x, nfe, name, to_zero)
+        error = self.error(lambda: prepared.solve(self.model, self.x).x, nfe, name, to_zero)
         return Row("diffode", label(name, options), "", True, on, nfe, error)
 
     def theirs(self, peer: Peer, on: str, nfe: int) -> Row | None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,13 +37,16 @@ from torch import Tensor
 
 from diffode import grid as grids
 from diffode import prediction
+from diffode.conditions import on_device
 from diffode.errors import InputError
-from diffode.model import EpsModel, Evaluate, columns
+from diffode.evaluation import Counter, Evaluate, columns
+from diffode.model import EpsModel
 from diffode.noise import seeds_of
 from diffode.schedule import Array
 
 LEVELS = 127.5  # of a pixel, in a unit of x
 Density = Callable[[Tensor, float], Tensor]  # (x, λ) -> log p_λ(x), (batch,)
+Traced = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (x, i) -> T and the trace of its Jacobian at the i-th λ
 
 
 class Integrated(Protocol):
@@ -103,7 +106,7 @@ def log_likelihood(
     ends = np.array([schedule.lam_min, schedule.lam_max] if isinstance(grid, str) else [grid[0], grid[-1]], np.float64)
     lam_t, lam_s = (grids.snap(ends, schedule) if model.clock == "label" else ends).tolist()
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.path.at(lam_s), schedule.path.at(lam_t)
-    flow = WithDensity(model, x0.shape[1:], random_signs(probes, x0, seed) if probes else None)
+    flow = WithDensity.of(model, x0.shape[1:], random_signs(probes, x0, seed) if probes else None)
     result = encode(flow, flow.join(alpha_s * x0.double(), 0.0, lam_s), grid=grid, **how)
     if not result.finished:
         raise InputError("the integrator stopped before the noisy end, where the density is known: raise max_nfe")
@@ -117,15 +120,27 @@ def log_likelihood(
     return Likelihood(log_p.mean(1), stderr, x, result.nfe)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class WithDensity(EpsModel):
-    """A model as the ε-model of the states (x, α ℓ), flattened: (batch, d + coordinates), a coordinate a probe, or one.
+    """A model as the ε-model of the states (x, α ℓ), flattened: (batch, d + coordinates), one coordinate per probe, or one.
 
-    probes: (probes, batch, *shape), or None for the exact trace. All else is the model's own; a watch sees T.
+    of_x: the shape of x. probes: (probes, batch, *of_x), or None for the exact trace. All else is the model's own; watches see T.
     """
 
-    def __init__(self, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None) -> None:
-        self.__dict__.update(model.__dict__, shape=None, nfe=0, calls=0)
-        self.of_x, self.probes, self.d = tuple(shape), probes, math.prod(shape)
+    _: KW_ONLY
+    of_x: tuple[int, ...] = ()
+    probes: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None) -> WithDensity:
+        """That of a model of samples of this shape."""
+        own = {field.name: getattr(model, field.name) for field in fields(EpsModel)}
+        return cls(**{**own, "shape": None}, of_x=tuple(shape), probes=probes)
+
+    @property
+    def d(self) -> int:
+        """The numbers of x."""
+        return math.prod(self.of_x)
 
     def join(self, x: Tensor, ell: float | Tensor, lam: float) -> Tensor:
         """The state of x (batch, *shape) and ℓ, a number or (batch, coordinates), at λ."""
@@ -134,43 +149,41 @@ class WithDensity(EpsModel):
 
     def split(self, u: Tensor, lam: float) -> tuple[Tensor, Tensor]:
         """(x, ℓ) of a state at λ."""
-        return self._x(u), u[:, self.d :] / float(self.schedule.alpha(lam))
+        return self.x_of(u), u[:, self.d :] / float(self.schedule.alpha(lam))
 
     def taking(self, rows: Sequence[int]) -> WithDensity:
         probes = None if self.probes is None else self.probes[:, list(rows)]
-        return WithDensity(super().taking(rows), self.of_x, probes)
+        return super().taking(rows).replace(probes=probes)
 
     def bind(
-        self, lams: Sequence[float] | Array, like: Tensor, predicts: str = "noise", rows: Sequence[int] | None = None
+        self,
+        lams: Sequence[float] | Array,
+        like: Tensor,
+        predicts: str = "noise",
+        rows: Sequence[int] | None = None,
+        counter: Counter | None = None,
     ) -> Evaluate:
-        tangent = super().bind(lams, self._x(like), "tangent", rows)
-        traced = (self if rows is None else self.taking(rows))._traced(tangent, lams, self._x(like))
+        if rows is not None:
+            return self.taking(rows).bind(lams, like, predicts, counter=counter)
+        tangent = super().bind(lams, self.x_of(like), "tangent", counter=counter)
         coefficients = []
-        for lam in np.asarray(lams, np.float64).reshape(len(lams), -1).tolist():  # one λ for all, or one a sample
+        for lam in np.asarray(lams, np.float64).reshape(len(lams), -1).tolist():  # one λ for all, or one per sample
             ends = [self.schedule.path.at(each) for each in lam]
             table = [(*end, *prediction.convert("tangent", predicts, *end)) for end in ends]
             coefficients.append(columns(np.array(table).T, like))
+        return _DensityEvaluator(self, self._traced(tangent, lams, self.x_of(like)), coefficients, tangent.counter)
 
-        def evaluate(x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
-            alpha, sigma, a, b = coefficients[i]
-            t, trace = traced(self._x(x), i)
-            m = torch.cat([t.flatten(1), -alpha * trace - sigma / alpha * x[:, self.d :]], 1)
-            return torch.add(a * x, b * m, out=out)
-
-        return evaluate
-
-    def _x(self, u: Tensor) -> Tensor:
+    def x_of(self, u: Tensor) -> Tensor:
+        """x of a state."""
         return u[:, : self.d].reshape(-1, *self.of_x)
 
-    def _traced(
-        self, tangent: Evaluate, lams: Sequence[float] | Array, like: Tensor
-    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    def _traced(self, tangent: Evaluate, lams: Sequence[float] | Array, like: Tensor) -> Traced:
         """(x, i) -> T, and tr ∂T/∂x or its estimates, (batch, coordinates)."""
         plain = not self.hooks and self.guidance is None and self.predicts in ("velocity", "tangent")
         closed = getattr(self.network, "divergence", None)
         if self.probes is None and plain and closed is not None:
             clocks = self._clocks(lams, like)
-            condition = {name: value.to(like.device) for name, value in self.condition.items()}
+            condition = on_device(self.condition, like)
             return lambda x, i: (tangent(x, i), closed(x, clocks[i], **condition)[:, None])
         units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
@@ -185,6 +198,23 @@ class WithDensity(EpsModel):
             return t.detach(), forms.sum(1, keepdim=True) if self.probes is None else forms
 
         return by_products
+
+
+@dataclass
+class _DensityEvaluator:
+    """The prediction for a state (x, α ℓ), from T and its trace; coefficients: α, σ and (a, b) of T for each evaluation."""
+
+    model: WithDensity
+    traced: Traced
+    coefficients: Sequence[tuple[Tensor, ...]]
+    counter: Counter
+    passes_through: bool = False
+
+    def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
+        alpha, sigma, a, b = self.coefficients[i]
+        t, trace = self.traced(self.model.x_of(x), i)
+        m = torch.cat([t.flatten(1), -alpha * trace - sigma / alpha * x[:, self.model.d :]], 1)
+        return torch.add(a * x, b * m, out=out)
 
 
 def normal(x: Tensor, sigma: float) -> Tensor:

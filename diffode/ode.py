@@ -20,6 +20,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from diffode.errors import InputError
+from diffode.evaluation import Counter
 from diffode.model import EpsModel
 from diffode.schedule import Schedule
 
@@ -73,25 +74,27 @@ VARIABLES = {
 }
 
 
-def drift(model: EpsModel, variable: Variable = VARIABLES["lam"]) -> Drift:
-    """du/dv as f(λ, u), dx/dλ unless told otherwise; for u (batch, *shape), one evaluation of the model a call."""
+def drift(model: EpsModel, variable: Variable = VARIABLES["lam"], counter: Counter | None = None) -> Drift:
+    """du/dv as f(λ, u), by default dx/dλ; for u (batch, *shape). Each call is one evaluation of the model, and is counted."""
     schedule = model.schedule
 
     def f(lam: float, u: Tensor) -> Tensor:
         a, b = variable.pair(schedule, lam)
-        return model(u * variable.scale(schedule, lam), lam).mul_(b).add_(u, alpha=a)
+        return model(u * variable.scale(schedule, lam), lam, counter=counter).mul_(b).add_(u, alpha=a)
 
     return f
 
 
 @torch.no_grad()
-def accurate(model: EpsModel, x: Tensor, lam_s: float, lam_t: float, tolerance: float = 1e-12) -> Tensor:
+def accurate(
+    model: EpsModel, x: Tensor, lam_s: float, lam_t: float, tolerance: float = 1e-12, counter: Counter | None = None
+) -> Tensor:
     """The state at λ_t of the trajectory through x (batch, *shape) at λ_s, by SciPy's DOP853 in float64: a ground truth.
 
     It takes hundreds of evaluations, by a model in float64. rtol and atol are `tolerance`, of an error that is the rms over the
     batch. InputError if the tolerance cannot be met.
     """
-    f = drift(model)
+    f = drift(model, counter=counter)
 
     def flat(lam: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
         return f(float(lam), torch.from_numpy(state).view(x.shape).to(x.device)).flatten().cpu().numpy()

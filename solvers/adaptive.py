@@ -7,13 +7,9 @@ estimates the error of the lower and costs no evaluation. With s(λ) = sqrt(α²
     error = rms over the pixels of δ/(atol s_t + rtol max(|x| s_t/s_s, |u|)),    δ = |u − û| + eps |u|
 
 and is accepted, with the u of order p, if that is at most 1. So a tolerance means on every path what it means on vp, where
-s = 1; eps is the rounding of the state, below which no step is better than another. The next step is h times
-
-    0.9 error^(−0.7/p) previous^(0.4/p) after an accepted step,    0.9 error^(−1/p) after a rejected one,
-
-within [0.2, 5], and no longer right after a rejection: the PI controller of Gustafsson (1991), with the exponents of Hairer and
-Wanner (1996, IV.2). A rejected step keeps its first evaluation. All samples on their way are advanced by one network call a
-stage, each at a λ of its own; their coefficients are those of the planned solver, in float64 on the host.
+s = 1; eps is the rounding of the state, below which no step is better than another. How long the next step is, is decided in
+step_control.py. A rejected step keeps its first evaluation. All samples on their way are advanced by one network call per stage,
+each at a λ of its own; their coefficients are those of the planned solver, in float64 on the host.
 """
 
 from __future__ import annotations
@@ -27,11 +23,15 @@ import torch
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.model import EpsModel, columns
-from diffode.schedule import Array
-from solvers.execute import Result, Taken, refuse_nonfinite
+from diffode.evaluation import Counter, columns
+from diffode.model import EpsModel
+from diffode.schedule import Array, Schedule
+from solvers.execute import refuse_nonfinite
+from solvers.hooks import NO_HOOKS, Hooks
 from solvers.plan import Plan
+from solvers.result import AdaptiveSteps, Result
 from solvers.singlestep import SIGN, Method, Rows, first, second, single_steps, third
+from solvers.step_control import PIController, Walk
 from solvers.transfer import transfer
 
 
@@ -47,8 +47,8 @@ class Pair:
     source: str
 
     @property
-    def evaluations(self) -> int:
-        """Of a step; one less after a rejection."""
+    def nfe_per_step(self) -> int:
+        """Evaluations of a step; one less after a rejection."""
         return len(self.high(1.0))
 
 
@@ -60,52 +60,19 @@ PAIRS = (
 )
 
 
-@dataclass
-class _Walk:
-    """The way of one sample to `end`: the λ of its accepted states, the step h > 0 that it tries next, what it has spent."""
-
-    grid: list[float]
-    end: float
-    h: float
-    error: float = 1.0  # of the last accepted step
-    nfe: int = 0
-    rejected: int = 0
-    kept: bool = False  # the last step was rejected, and its first evaluation is there
-
-    def target(self) -> float:
-        """Where the next step goes: to the very end if that is at most 5 % further."""
-        left = self.end - self.grid[-1]
-        return self.end if abs(left) <= 1.05 * self.h else self.grid[-1] + math.copysign(self.h, left)
-
-    def judge(self, lam: float, error: float, order: int) -> bool:
-        """Accept the step to λ or reject it, and choose the length of the next."""
-        self.h = abs(lam - self.grid[-1])
-        accepted = error <= 1
-        if accepted:
-            factor = 0.9 * max(error, 1e-10) ** (-0.7 / order) * self.error ** (0.4 / order)
-            self.h *= min(max(factor, 0.2), 1.0 if self.kept else 5.0)
-            self.error = max(error, 1e-4)  # a step that was far too short says little of the next
-            self.grid.append(lam)
-        else:
-            self.h *= max(0.2, 0.9 * error ** (-1 / order))  # in this order 0.2 for NaN, from a state that overflowed
-            self.rejected += 1
-        self.kept = not accepted
-        return accepted
-
-
 class _Batch:
-    """The samples: states x and first evaluations m0, (batch, *shape), and a walk each. Methods take some of them, `rows`."""
+    """The samples: states x and first evaluations m0, (batch, *shape), and a walk for each. Methods take some of them, `rows`."""
 
-    def __init__(self, pair: Pair, model: EpsModel, x: Tensor, walks: list[_Walk]) -> None:
-        self.pair, self.model, self.walks = pair, model, walks
+    def __init__(self, pair: Pair, model: EpsModel, x: Tensor, walks: list[Walk]) -> None:
+        self.pair, self.model, self.walks, self.counter = pair, model, walks, Counter()
         self.x, self.m0 = x.clone(), torch.empty_like(x)
 
     def lams(self, rows: list[int]) -> Array:
-        return np.array([self.walks[i].grid[-1] for i in rows])
+        return np.array([self.walks[i].lam for i in rows])
 
     def evaluate(self, rows: list[int], x: Tensor, lams: Array) -> Tensor:
         """The predictions at x (rows, *shape) and lams (rows,); InputError where one is not finite."""
-        m = self.model.at(x, lams, self.pair.prediction, rows if len(rows) < len(self.walks) else None)
+        m = self.model.at(x, lams, self.pair.prediction, rows if len(rows) < len(self.walks) else None, self.counter)
         for i in rows:
             self.walks[i].nfe += 1
         if not torch.isfinite(m).all():
@@ -124,7 +91,7 @@ class _Batch:
 
     def attempt(self, rows: list[int], rtol: float, atol: float) -> None:
         """Try the next step of each."""
-        if new := [i for i in rows if not self.walks[i].kept]:
+        if new := [i for i in rows if not self.walks[i].was_rejected]:
             self.m0[new] = self.evaluate(new, self.x[new], self.lams(new))
         lam_s, lam_t = self.lams(rows), np.array([self.walks[i].target() for i in rows])
         u, difference = self._step(rows, lam_s, lam_t)
@@ -132,10 +99,10 @@ class _Batch:
         least, ratio = columns(np.stack([atol * s_t, s_t / s_s]), u)
         tolerance = least + rtol * torch.maximum(self.x[rows].abs() * ratio, u.abs())
         delta = (difference.abs() + torch.finfo(u.dtype).eps * u.abs()) / tolerance
-        # One norm a sample: in one for all, the order of summation may depend on the batch.
+        # One norm per sample: in one for all, the order of summation may depend on the batch.
         errors = torch.stack([row.norm() for row in delta]) / math.sqrt(u[0].numel())
         for i, u_i, lam, error in zip(rows, u, lam_t.tolist(), errors.tolist(), strict=True):
-            if self.walks[i].judge(lam, error, self.pair.order):
+            if self.walks[i].judge(lam, error):
                 self.x[i] = u_i
 
     def _step(self, rows: list[int], lam_s: Array, lam_t: Array) -> tuple[Tensor, Tensor]:
@@ -159,6 +126,7 @@ def integrate(
     model: EpsModel,
     x: Tensor,
     grid: Array,
+    hooks: Hooks = NO_HOOKS,
     *,
     rtol: float = 0.005,
     atol: float = 0.005,
@@ -171,11 +139,11 @@ def integrate(
     in data form), one comes from there to e^(2λ) = atol/10, being wrong by about e^(2λ). λ may also fall.
 
     rtol, atol: at the default the exact images of a mixture are met to about one grey level of 255, rms, for some 45 evaluations.
-    max_nfe: what a sample may spend. One that would need more stops, and its last accepted state is handed back, with its λ in
-    Result.taken.lam. first_step: the length that is tried first, in λ.
+    max_nfe: what a sample may spend. One that would need more stops, and its last accepted state is returned, with its λ in
+    Result.adaptive.lam. first_step: the length that is tried first, in λ. hooks: none is supported; the ODE draws no noise.
 
-    Result.nfe is the most of any sample. Result.taken has the steps and evaluations of each, and the plan with which run() takes
-    the same way (None for one that never moved); leaps to or from infinity are steps there.
+    Result.nfe is the most of any sample. Result.adaptive has the steps and evaluations of each, and the plan with which run()
+    takes the same way (None for one that never moved); leaps to or from infinity are steps there.
 
     InputError for ends and options that are not possible, for a network output that is not finite, and where no step is short
     enough, with λ, sample and evaluation; tolerances below the rounding of the dtype lead there.
@@ -186,44 +154,46 @@ def integrate(
         )
     begin, end = _ends(pair, np.asarray(grid, np.float64), atol)
     shortest = max(1e-10 * abs(end - begin), 8 * np.spacing(max(abs(begin), abs(end))))  # float64 resolves no less
-    calls, walks = model.calls, [_Walk([float(grid[0])], end, max(first_step, shortest)) for _ in x]
-    batch = _Batch(pair, model, x, walks)
+    controller = PIController(pair.order)
+    batch = _Batch(pair, model, x, [Walk([float(grid[0])], end, max(first_step, shortest), controller) for _ in x])
     if begin != grid[0]:
         batch.leap([*range(len(x))], begin)
 
-    def moves(walk: _Walk) -> bool:
-        return walk.grid[-1] != end and walk.nfe + pair.evaluations - walk.kept <= max_nfe
+    def moves(walk: Walk) -> bool:
+        return walk.lam != end and walk.nfe + pair.nfe_per_step - walk.was_rejected <= max_nfe
 
-    while rows := [i for i, walk in enumerate(walks) if moves(walk)]:
+    while rows := [i for i, walk in enumerate(batch.walks) if moves(walk)]:
         batch.attempt(rows, rtol, atol)
         for i in rows:
-            if walks[i].h < shortest and walks[i].grid[-1] != end:
-                raise InputError(
-                    f"{pair.name} cannot meet rtol = {rtol:g} and atol = {atol:g} at λ = {walks[i].grid[-1]:.6g}, sample {i}, "
-                    f"evaluation {walks[i].nfe}, with steps down to {walks[i].h:.1e}: loosen them, or use --dtype float64"
-                )
+            _refuse_stuck(pair, i, batch.walks[i], shortest, (rtol, atol))
     if grid[-1] == np.inf:
-        batch.leap([i for i, walk in enumerate(walks) if walk.grid[-1] == end and walk.nfe < max_nfe], np.inf)
-    plans = tuple(_plan(pair, model, walk.grid) for walk in walks)
-    taken = Taken(
-        accepted=tuple(len(walk.grid) - 1 for walk in walks),
-        rejected=tuple(walk.rejected for walk in walks),
-        nfe=tuple(walk.nfe for walk in walks),
-        lam=tuple(walk.grid[-1] for walk in walks),
-        plans=plans,
+        batch.leap([i for i, walk in enumerate(batch.walks) if walk.lam == end and walk.nfe < max_nfe], np.inf)
+    steps = AdaptiveSteps(
+        accepted=tuple(len(walk.grid) - 1 for walk in batch.walks),
+        rejected=tuple(walk.rejections for walk in batch.walks),
+        nfe=tuple(walk.nfe for walk in batch.walks),
+        grids=tuple(tuple(walk.grid) for walk in batch.walks),
+        make_plan=partial(_plan, pair, model.schedule),
     )
-    plan = plans[0] if plans and all(other == plans[0] for other in plans) else None
-    return Result(
-        batch.x, max(taken.nfe, default=0), model.calls - calls, plan, taken=taken, finished=set(taken.lam) <= {float(grid[-1])}
-    )
+    finished = set(steps.lam) <= {float(grid[-1])}
+    return Result(batch.x, max(steps.nfe, default=0), batch.counter.calls, adaptive=steps, finished=finished)
 
 
-def _plan(pair: Pair, model: EpsModel, grid: list[float]) -> Plan | None:
+def _refuse_stuck(pair: Pair, sample: int, walk: Walk, shortest: float, tolerances: tuple[float, float]) -> None:
+    """InputError for a sample whose next step would be shorter than float64 resolves."""
+    if walk.h < shortest and walk.lam != walk.end:
+        raise InputError(
+            f"{pair.name} cannot meet rtol = {tolerances[0]:g} and atol = {tolerances[1]:g} at λ = {walk.lam:.6g}, sample {sample}, "
+            f"evaluation {walk.nfe}, with steps down to {walk.h:.1e}: loosen them, or use float64"
+        )
+
+
+def _plan(pair: Pair, schedule: Schedule, grid: tuple[float, ...]) -> Plan | None:
     """The accepted steps as a plan, if there are any."""
     if len(grid) < 2:
         return None
     sign = SIGN[pair.prediction]
-    return single_steps(pair.name, np.array(grid), model.schedule, pair.prediction, lambda h: pair.high(sign * h))
+    return single_steps(pair.name, np.array(grid), schedule, pair.prediction, lambda h: pair.high(sign * h))
 
 
 def _ends(pair: Pair, grid: Array, atol: float) -> tuple[float, float]:

@@ -20,24 +20,32 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from diffode.errors import InputError
+from diffode.evaluation import Counter
 from diffode.model import EpsModel
 from diffode.ode import VARIABLES, Variable, drift
 from diffode.schedule import Array, Schedule
-from solvers.execute import Result, refuse_nonfinite
+from solvers.execute import refuse_nonfinite
+from solvers.hooks import NO_HOOKS, Hooks
+from solvers.result import Result
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of torchdiffeq. evaluations: a step, 0 where steps differ (the Adams methods) or are adaptive.
+    """A method of torchdiffeq. nfe_per_step: evaluations, 0 where steps differ (the Adams methods) or are adaptive.
 
     max_order: torchdiffeq's option that makes an Adams method one of the given order; at its default, 12, they diverge here.
     """
 
     name: str
     order: int
-    evaluations: int = 0
+    nfe_per_step: int = 0
     adaptive: bool = False
     max_order: int = 0
+
+    @property
+    def has_tolerance(self) -> bool:
+        """Whether it heeds rtol and atol."""
+        return self.adaptive or self.name == "implicit_adams"
 
 
 METHODS = (
@@ -59,19 +67,14 @@ class _Equation:
     """du/dv as torchdiffeq calls it: between the ends of the grid, counted, and finite. lam: where it was called last."""
 
     def __init__(self, name: str, model: EpsModel, form: Variable, grid: Array, max_nfe: int) -> None:
-        self.name, self.model, self.max_nfe = name, model, max_nfe
-        self.f, self.lam_of = drift(model, form), form.inverse(model.schedule, grid[0], grid[-1])
+        self.name, self.max_nfe = name, max_nfe
+        self.counter = Counter()
+        self.f, self.lam_of = drift(model, form, self.counter), form.inverse(model.schedule, grid[0], grid[-1])
         self.lam, self.lam_t = float(grid[0]), float(grid[-1])
-        self.before = model.nfe, model.calls
-
-    @property
-    def spent(self) -> tuple[int, int]:
-        """Evaluations and network calls so far."""
-        return self.model.nfe - self.before[0], self.model.calls - self.before[1]
 
     def __call__(self, v: Tensor, u: Tensor) -> Tensor:
         self.lam = self.lam_of(float(v))
-        nfe, _ = self.spent
+        nfe = self.counter.nfe
         if nfe >= self.max_nfe:
             raise InputError(
                 f"{self.name} spent {nfe} evaluations by λ = {self.lam:.6g} of {self.lam_t:.6g}: loosen rtol and atol, or raise "
@@ -90,8 +93,8 @@ class _Equation:
                 yield
         except (AssertionError, UserWarning) as error:
             raise InputError(
-                f"{self.name} stopped at λ = {self.lam:.6g} after {self.spent[0]} evaluations ({str(error).partition(':')[0]}): "
-                "loosen rtol and atol, take more steps, or use --dtype float64"
+                f"{self.name} stopped at λ = {self.lam:.6g} after {self.counter.nfe} evaluations ({str(error).partition(':')[0]}): "
+                "loosen rtol and atol, take more steps, or use float64"
             ) from error
 
 
@@ -101,13 +104,13 @@ def integrate(
     model: EpsModel,
     x: Tensor,
     grid: Array,
+    hooks: Hooks = NO_HOOKS,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_nfe: int = 100_000,
     variable: str = "lam",
     per_sample: bool = False,
-    trajectory: bool = False,
 ) -> Result:
     """Integrate x (batch, *shape) over the grid, or back over one reversed, in `variable`, a name in ode.VARIABLES; an adaptive
     method heeds the grid's ends only.
@@ -116,7 +119,7 @@ def integrate(
     variable: x in lam and t, y = x/α in sigma_bar, as large as σ̄ where it is noisy. The rms is over the whole batch, so an image
     depends on its batch within the tolerance; with per_sample each sample is integrated alone, one after the other, and does
     not. Then nfe is the most that any sample took, and max_nfe the most that one may.
-    trajectory: the states at the λ of the grid; those of an adaptive method are torchdiffeq's interpolation between its steps,
+    hooks.trajectory: the states at the λ of the grid; those of an adaptive method are torchdiffeq's interpolation between its steps,
     whose error is of order h⁵ for dopri5 and dopri8 and of order h² for the others, whatever the tolerance.
     On a DDPM table dλ/dt jumps at every label: in t, tolerances below 1e-4 cost many evaluations there and are not met.
 
@@ -126,21 +129,24 @@ def integrate(
     _check(method, x, grid, rtol, atol, variable)
     schedule, form = model.schedule, VARIABLES[variable]
     v = torch.as_tensor(_points(method, form, schedule, grid), device=x.device)
-    lams, stops = (grid, v) if trajectory else (grid[[0, -1]], v[[0, -1]])
+    lams, stops = (grid, v) if hooks.trajectory else (grid[[0, -1]], v[[0, -1]])
 
-    def solve(name: str, model: EpsModel, x: Tensor) -> tuple[Tensor, int, int]:
+    def solve(name: str, model: EpsModel, x: Tensor) -> tuple[Tensor, Counter]:
         equation, u = _Equation(name, model, form, grid, max_nfe), x / form.scale(schedule, grid[0])
         with equation.explained():
             states = odeint(equation, u, stops, rtol=rtol, atol=atol, method=method.name, options=_options(method, v))
-        return states, *equation.spent
+        return states, equation.counter
 
-    alone = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))] if per_sample else []
-    before = model.nfe, model.calls
-    states, nfe, calls = zip(*(solve(*part) for part in alone or [(method.name, model, x)]), strict=True)
-    model.nfe, model.calls = before[0] + max(nfe), before[1] + sum(calls)  # those alone were counted on models of their own
+    samples = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))] if per_sample else []
+    states, counters = zip(*(solve(*part) for part in samples or [(method.name, model, x)]), strict=True)
     path = [u * form.scale(schedule, lam) for lam, u in zip(lams, torch.cat(states, 1), strict=True)]
-    kept = tuple((float(lam), x.to("cpu", copy=True)) for lam, x in zip(lams, path, strict=True)) if trajectory else ()
-    return Result(path[-1], max(nfe), sum(calls), trajectory=kept)
+    trajectory = zip(lams, path, strict=True) if hooks.trajectory else ()
+    return Result(
+        path[-1],
+        max(counter.nfe for counter in counters),
+        sum(counter.calls for counter in counters),
+        trajectory=tuple((float(lam), x.to("cpu", copy=True)) for lam, x in trajectory),
+    )
 
 
 def _points(method: Method, form: Variable, schedule: Schedule, grid: Array) -> Array:
@@ -148,8 +154,8 @@ def _points(method: Method, form: Variable, schedule: Schedule, grid: Array) -> 
     v = np.ascontiguousarray(form.of(schedule, grid))
     if method.max_order and not np.allclose(np.diff(v), np.diff(v)[0], rtol=1e-6):
         raise InputError(
-            f"the coefficients of {method.name} are those of equal steps in {form.symbol}: use --grid logsnr for those in λ, "
-            "--grid time for those in t, or a list of λ"
+            f'the coefficients of {method.name} are those of equal steps in {form.symbol}: use grid="logsnr" for those in λ, '
+            'grid="time" for those in t, or a list of λ'
         )
     return v
 
@@ -169,9 +175,9 @@ def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float, var
     if not np.isfinite(grid).all():
         raise InputError(
             f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave "
-            "--denoise out (--no-denoise), or take a planned solver"
+            "denoise out, or take a planned solver"
         )
     if not (0 < rtol < np.inf and 0 < atol < np.inf):
         raise InputError(f"rtol and atol must be positive and finite, not {rtol:g} and {atol:g}")
     if x.device.type == "mps":
-        raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or --device cpu")
+        raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or the CPU")

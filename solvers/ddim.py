@@ -22,7 +22,7 @@ import numpy as np
 from diffode.ddim_family import Family, noise_hat, noise_of_eta
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.plan import Plan, Stage
+from solvers.plan import Plan
 from solvers.transfer import PlanBuilder, refuse_backwards
 
 
@@ -95,30 +95,3 @@ def _first_order(solver: str, grid: Array, schedule: Schedule, noise: Array, add
     for i, n in enumerate(added, 1):
         builder.stages[i] = dataclasses.replace(builder.stages[i], noise=n, draw=i if n else None)
     return builder.plan(solver, exact_marginals=np.array_equal(noise, added))
-
-
-def euler(grid: Array, schedule: Schedule) -> Plan:
-    """Euler's method in σ̄ = σ/α: y_t = y_s + (σ̄_t − σ̄_s) ε, y = x/α (Song et al., 2021a, Eq. 14): ddim's table again."""
-    return _euler("euler", grid, schedule, 0.0)
-
-
-def euler_ancestral(grid: Array, schedule: Schedule, *, eta: float = 1.0) -> Plan:
-    """Euler's method to σ̄_down, then noise σ̄_up up to σ̄_t (k-diffusion), σ̄_up² = η² σ̄_t² (1 − σ̄_t²/σ̄_s²): ddim of the same η."""
-    if not 0 <= eta <= 1:
-        raise InputError(f"η of euler-ancestral must be between 0 and 1, not {eta:g}")
-    return _euler("euler-ancestral", grid, schedule, eta)
-
-
-def _euler(solver: str, grid: Array, schedule: Schedule, eta: float) -> Plan:
-    if grid[0] == -np.inf:
-        raise InputError(f"{solver} steps in σ/α, which is infinite where the grid begins: ddim is the same and can begin there")
-    refuse_backwards(solver, grid, eta > 0)
-    sigma_bar, alpha = np.exp(-grid), schedule.alpha(grid)
-    builder = PlanBuilder(schedule.path, "noise", grid[0])
-    for i in range(len(grid) - 1):
-        up = eta * sigma_bar[i + 1] * np.sqrt(1 - (sigma_bar[i + 1] / sigma_bar[i]) ** 2) if eta else 0.0
-        down = np.sqrt(sigma_bar[i + 1] ** 2 - up**2)
-        c, noise = alpha[i + 1] * (down - sigma_bar[i]), alpha[i + 1] * up
-        evaluation = builder.evaluate()
-        builder.put(Stage(grid[i + 1], alpha[i + 1] / alpha[i], {evaluation: c}, noise, i + 1 if noise else None, evaluate=False))
-    return builder.plan(solver)

@@ -86,11 +86,6 @@ def deis_lambda(grid: Array, schedule: Schedule, *, order: int = 3, **policy: Un
     return _adams("deis-lambda", grid, schedule, order, exponential("noise"), policy)
 
 
-def lms(grid: Array, schedule: Schedule, *, order: int = 4, **policy: Unpack[Policy]) -> Plan:
-    """Linear multistep of k-diffusion: Adams–Bashforth in σ̄ with variable steps, of order 1 to 4. One evaluation a step."""
-    return _adams("lms", grid, schedule, order, in_sigma_bar, policy, to_zero=True)
-
-
 def deis_rho_rk(grid: Array, schedule: Schedule, *, order: int = 3) -> Plan:
     """ρRK-DEIS: a classical Runge–Kutta method in σ̄ = σ/α, Heun's (order 2), Kutta's (3) or RK4 (4).
 

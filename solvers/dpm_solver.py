@@ -12,11 +12,6 @@ from solvers.plan import Plan
 from solvers.singlestep import check_variant, first, second, single_steps, third
 
 
-def dpm1(grid: Array, schedule: Schedule) -> Plan:
-    """DPM-Solver-1 (Lu et al., 2022a, Eq. 3.7), which is DDIM. One evaluation a step."""
-    return single_steps("dpm1", grid, schedule, "noise", first)
-
-
 def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5, variant: str = "midpoint") -> Plan:
     """DPM-Solver-2: a second-order exponential step on ε, with one stage inside the step, at λ_1 = λ_s + r1 h.
 

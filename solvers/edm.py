@@ -10,7 +10,7 @@ from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.butcher import TABLES
 from solvers.plan import Plan, Stage
-from solvers.singlestep import Rows, single_steps, write_step
+from solvers.singlestep import single_steps, write_step
 from solvers.transfer import PlanBuilder, refuse_backwards
 
 HEUN = TABLES["heun2"].steps("noise")
@@ -31,15 +31,6 @@ def heun(grid: Array, schedule: Schedule) -> Plan:
         EDM (Karras et al., 2022), Algorithm 1.
     """
     return single_steps("heun", grid, schedule, "noise", HEUN)
-
-
-def kdpm2(grid: Array, schedule: Schedule) -> Plan:
-    """DPM2 of k-diffusion: a stage at the geometric mean of σ̄, whose ε carries the step. It is dpm2. Two evaluations a step."""
-
-    def geometric(h: float) -> Rows:
-        return [(0.5, {0: 1.0}), (1.0, {1: 1.0})]
-
-    return single_steps("kdpm2", grid, schedule, "noise", geometric)
 
 
 def heun_churn(

@@ -2,61 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from diffode.errors import InputError
+from diffode.evaluation import Evaluate, share_memory
 from diffode.model import EpsModel
-from diffode.noise import Noise
-from diffode.prediction import convert
+from solvers.hooks import NO_HOOKS, Hooks, Observers
 from solvers.plan import Plan, Stage, value
-
-OnCommit = Callable[[Tensor, float], Tensor]  # (state, λ) -> state: projection, inpainting
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a callback is given at every committed state: the how-manieth, its λ, the state x (batch, *shape), and x0, the
-    model's x̂0 at the last evaluation (None at the start). x is the loop's own buffer: clone it to keep it."""
-
-    index: int
-    lam: float
-    x: Tensor
-    x0: Tensor | None
-
-
-OnStep = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What an adaptive solver did, a value a sample: accepted and rejected steps, evaluations, the λ reached, and the plan."""
-
-    accepted: tuple[int, ...]
-    rejected: tuple[int, ...]
-    nfe: tuple[int, ...]
-    lam: tuple[float, ...]
-    plans: tuple[Plan | None, ...]
-
-
-@dataclass(frozen=True)
-class Result:
-    """x: the final state, (batch, *shape). nfe: evaluations of ε(x, λ), the most of any sample. calls: network calls they took.
-
-    plan: the table that was run; None where there is none, or one a sample. trajectory: the committed states with their λ, on
-    the host, if asked for. taken: what an adaptive solver did. finished: False if max_nfe stopped it before the end.
-    """
-
-    x: Tensor
-    nfe: int
-    calls: int
-    plan: Plan | None = None
-    trajectory: tuple[tuple[float, Tensor], ...] = ()
-    taken: Taken | None = None
-    finished: bool = True
+from solvers.result import Result
 
 
 def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
@@ -64,64 +18,49 @@ def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
     if not torch.isfinite(m).all():
         raise InputError(
             f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: "
-            "check the checkpoint, or use a wider --dtype"
+            "check the checkpoint, or use a wider dtype"
         )
 
 
-def run(
-    plan: Plan,
-    model: EpsModel,
-    x: Tensor,
-    *,
-    noise: Noise | None = None,
-    on_commit: OnCommit | None = None,
-    on_step: OnStep | None = None,
-    trajectory: bool = False,
-    differentiable: bool = False,
-) -> Result:
+def run(plan: Plan, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS, *, differentiable: bool = False) -> Result:
     """Execute a plan from the state x (batch, *shape) at the plan's first λ.
 
-    noise: (draw, like) -> N(0, I), for stochastic plans. on_commit: may replace a committed state before it is evaluated.
-    on_step: sees every committed state. After the first steps the loop reuses its buffers; x itself is left alone.
-    differentiable: gradients flow to x, to the network and to those numbers of the plan that are tensors, and nothing is reused.
+    After the first steps the loop reuses its buffers; x itself is left alone. differentiable: gradients flow to x, to the network
+    and to those numbers of the plan that are tensors, and nothing is reused.
+
+    InputError for a stochastic plan without noise, and for a model on another path than the plan's.
     """
-    if plan.stochastic and noise is None:
-        raise InputError(f"{plan.solver} draws noise: give run(..., noise=SeededNoise(seeds))")
+    if plan.stochastic and hooks.noise is None:
+        raise InputError(f"{plan.solver} draws noise: give run(..., Hooks(noise=SeededNoise(seeds)))")
     if plan.path != model.schedule.path:
         raise InputError(f"a plan for the path {plan.path.name} cannot drive a model on the path {model.schedule.path.name}")
+    evaluate = model.bind([stage.lam for stage in plan.stages if stage.evaluate], x, plan.prediction)
+    observers = Observers(plan, hooks)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        nfe, calls = model.nfe, model.calls
-        where = [stage.lam for stage in plan.stages if stage.evaluate]
-        evaluate = model.bind(where, x, plan.prediction)
-        last_use, made, committed, states = plan.last_use, 0, 0, []
-        anchor, u, x0 = x, torch.empty_like(x), None
-        m: dict[int, Tensor] = {}
-        free: list[Tensor] = []
-        for row, stage in enumerate(plan.stages):
-            u = _row(stage, anchor, m, noise, None if differentiable else u)
-            free += [m.pop(j) for j in list(m) if last_use.get(j, -1) <= row]
-            if stage.commit:
-                if on_commit is not None:
-                    new = _replaced(on_commit(u, stage.lam), u)
-                    u = new if differentiable else u.copy_(new)
-                if on_step is not None:
-                    on_step(Step(committed, stage.lam, u, x0))
-                if trajectory:
-                    states.append((stage.lam, u.detach().to("cpu", copy=True)))
-                anchor, spare, committed = u, anchor, committed + 1
-            if stage.evaluate:
-                m[made] = evaluate(u, made, free.pop() if free and not differentiable else None)
-                if on_step is not None:
-                    x0 = _data(plan, where[made], u, m[made])
-                made += 1
-            if stage.commit and not differentiable:
-                u = torch.empty_like(x) if spare is x else spare
-        return Result(anchor, model.nfe - nfe, model.calls - calls, plan, tuple(states))
+        final = loop(plan, evaluate, x, observers, reuse=not differentiable)
+    return Result(final, evaluate.counter.nfe, evaluate.counter.calls, plan, tuple(observers.states))
 
 
-def _row(stage: Stage, anchor: Tensor, m: dict[int, Tensor], noise: Noise | None, out: Tensor | None) -> Tensor:
-    """x · anchor + Σ c_j m_j + n · z, written to `out`; without it, nothing is overwritten, for autograd's sake."""
-    z = noise(stage.draw, anchor) if stage.draw is not None and noise is not None else None
+def loop(plan: Plan, evaluate: Evaluate, x: Tensor, observers: Observers | None = None, *, reuse: bool = True) -> Tensor:
+    """The algorithm, after all of the host's work: the final state. With reuse=False nothing is overwritten, and
+    torch.compile(fullgraph=True) takes the loop of a deterministic plan."""
+    observers, memory, anchor = observers or Observers(plan), Memory(plan, evaluate, x, reuse), x
+    for row, stage in enumerate(plan.stages):
+        z = observers.draw(stage, anchor)
+        u = combine(stage, anchor, memory.predictions, z, memory.state())
+        memory.forget(row)
+        if stage.commit:
+            u = observers.committed(stage, u, reuse)
+        if stage.evaluate:
+            m = memory.store(evaluate(u, memory.evaluations, memory.buffer()), u)
+            observers.evaluated(stage, u, m)
+        memory.release(anchor if stage.commit else u)
+        anchor = u if stage.commit else anchor
+    return anchor
+
+
+def combine(stage: Stage, anchor: Tensor, m: dict[int, Tensor], z: Tensor | None, out: Tensor | None) -> Tensor:
+    """x · anchor + Σ c_j m_j + n · z, written to `out`; without it nothing is overwritten, for autograd's sake."""
     if out is None:
         u = stage.x * anchor
         for j, c in stage.c.items():
@@ -134,16 +73,62 @@ def _row(stage: Stage, anchor: Tensor, m: dict[int, Tensor], noise: Noise | None
     return out if z is None else out.add_(z, alpha=value(stage.noise))
 
 
-def _replaced(new: Tensor, u: Tensor) -> Tensor:
-    """What on_commit gave; InputError if it is not a state."""
-    if not isinstance(new, Tensor) or new.shape != u.shape:
-        raise InputError(
-            f"on_commit must return a state of shape {tuple(u.shape)}, not {getattr(new, 'shape', type(new).__name__)}"
-        )
-    return new
+class Memory:
+    """The predictions that later rows use, and the buffers that the loop writes to: states, and predictions of no more use.
 
+    Without `reuse`, every result is a new tensor. The caller's x and the network's own outputs are never written to.
+    """
 
-def _data(plan: Plan, lam: float, x: Tensor, m: Tensor) -> Tensor:
-    """x̂0 of an evaluation m at x."""
-    a, b = convert(plan.prediction, "data", *plan.path.at(lam))
-    return b * m + a * x if a else b * m
+    def __init__(self, plan: Plan, evaluate: Evaluate, x: Tensor, reuse: bool) -> None:
+        self.x, self.reuse, self.last_use, self.passes_through = x, reuse, plan.last_use, evaluate.passes_through
+        self.predictions: dict[int, Tensor] = {}
+        self.evaluations = 0
+        self._states: list[Tensor] = []  # free
+        self._buffers: list[Tensor] = []  # free, of predictions
+        self._networks: set[int] = set()  # predictions that are the network's own outputs
+        self._first: Tensor | None = None
+        self._network_reuses_memory: bool | None = None
+
+    def state(self) -> Tensor | None:
+        """Where the next state is to be written, if not to new memory."""
+        if not self.reuse:
+            return None
+        return self._states.pop() if self._states else torch.empty_like(self.x)
+
+    def release(self, state: Tensor) -> None:
+        """This state is of no more use."""
+        if self.reuse and state is not self.x:
+            self._states.append(state)
+
+    def buffer(self) -> Tensor | None:
+        """Where the next prediction may be written."""
+        return None if self.passes_through or not self._buffers else self._buffers.pop()
+
+    def store(self, m: Tensor, u: Tensor) -> Tensor:
+        """Keep the prediction at u; the network's own output as it is, unless that memory will be overwritten."""
+        if self.passes_through and self._will_be_overwritten(m, u):
+            m = self._buffers.pop().copy_(m) if self._buffers else m.clone()
+        elif self.passes_through:
+            self._networks.add(self.evaluations)
+        self.predictions[self.evaluations] = m
+        self.evaluations += 1
+        return m
+
+    def forget(self, row: int) -> None:
+        """Release the predictions that no row after this one uses."""
+        for j in [j for j in self.predictions if self.last_use.get(j, -1) <= row]:
+            m = self.predictions.pop(j)
+            if self.reuse and j not in self._networks:
+                self._buffers.append(m)
+
+    def _will_be_overwritten(self, m: Tensor, u: Tensor) -> bool:
+        """By the loop, where it lies in u; or by the network, if its second output lies where its first did, as with CUDA graphs:
+        therefore the first is copied."""
+        if torch.compiler.is_compiling():  # a compiled loop overwrites nothing
+            return False
+        if self._first is None:
+            self._first = m
+            return True
+        if self._network_reuses_memory is None:
+            self._network_reuses_memory, self._first = share_memory(m, self._first), m.new_empty(0)
+        return self._network_reuses_memory or (self.reuse and share_memory(m, u))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffode.prediction import PREDICTIONS
+from diffode.prediction import CONSTANT
 from solvers.plan import Plan, value
 
 
 def variance(plan: Plan, s: float) -> float:
     """The variance of the plan's output for data N(0, s²), from a first state that is exactly N(0, α² s² + σ²)."""
-    path, p = plan.path, PREDICTIONS[plan.prediction](0.0, 0.0)
+    path, p = plan.path, CONSTANT[plan.prediction]
     draws = 1 + max((stage.draw or 0 for stage in plan.stages), default=0)
     anchor = np.zeros(draws)  # states as coefficients of x_T and of the draws, each N(0, 1)
     m: list[np.ndarray] = []

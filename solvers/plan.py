@@ -25,10 +25,9 @@ from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.files import atomic
-from diffode.prediction import PREDICTIONS
+from diffode.prediction import CONSTANT
 from diffode.schedule import PATHS, Path
 
-CONSTANT = ("noise", "data", "flow")  # predictions whose pair does not depend on λ, so that they may be averaged over λ
 Number = float | Tensor  # a tensor () of float64 or float32, to be differentiated by
 
 
@@ -69,7 +68,7 @@ class Stage:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A solver, planned. `exact_marginals` is False for the few published rules whose rows do not keep a point mass a point
     mass with the variance of the forward process: DDPM with σ² = β, EDM's S_noise, Runge–Kutta in λ."""
@@ -102,7 +101,7 @@ class Plan:
     def _check_transfer(self, row: int, anchor: Stage, stage: Stage) -> None:
         """α_s X + p0 ΣC = α_t, and k² + n² = σ_t² with k = σ_s X + p1 ΣC ≥ 0, to 1e-10 of the largest term."""
         (alpha_s, sigma_s), (alpha_t, sigma_t) = self.path.at(anchor.lam), self.path.at(stage.lam)
-        p0, p1 = PREDICTIONS[self.prediction](0.0, 0.0)
+        p0, p1 = CONSTANT[self.prediction]
         x, noise, total = value(stage.x), value(stage.noise), sum(value(c) for c in stage.c.values())
         offs = [_off(alpha_s * x, p0 * total, alpha_t)]
         if self.exact_marginals and not noise:
@@ -176,17 +175,27 @@ class Plan:
                 raise TypeError(f"exact_marginals {flag!r}, solver {made['solver']!r}")
             return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
         except FileNotFoundError:
-            raise InputError(f"there is no plan {path}: write one with Plan.save, or with cli.py plan NAME --save FILE") from None
+            raise InputError(
+                f"there is no plan {path}: write one with Plan.save, or with `python cli.py plan NAME --save FILE`"
+            ) from None
         except InputError as error:
             raise InputError(f"{path} is not a right plan: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a plan ({type(error).__name__}: {error}): expected what Plan.save writes") from error
 
+    def __repr__(self) -> str:
+        """The table's first line."""
+        spent = f"{len(self.grid) - 1} steps, {self.nfe} NFE, memory {self.memory}"
+        return f"{self.solver}: {spent}, prediction {self.prediction}, path {self.path.name}"
+
+    def _repr_html_(self) -> str:
+        from solvers.notebook import plan_html
+
+        return plan_html(self)
+
     def __str__(self) -> str:
         """The table: a stage a line, E where it evaluates, K where it commits."""
-        spent = f"{len(self.grid) - 1} steps, {self.nfe} NFE, memory {self.memory}"
-        head = f"{self.solver}: {spent}, prediction {self.prediction}, path {self.path.name}"
-        lines = [head, f"{'':4}{'λ':>10} {'σ/α':>10}  E K {'x':>14} {'noise':>11}  c"]
+        lines = [repr(self), f"{'':4}{'λ':>10} {'σ/α':>10}  E K {'x':>14} {'noise':>11}  c"]
         for row, stage in enumerate(self.stages):
             flags = ("E" if stage.evaluate else "-") + (" K" if stage.commit else " -")
             c = "  ".join(f"m{j}: {value(c):+.8g}" for j, c in sorted(stage.c.items()))

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.prediction import PREDICTIONS
+from diffode.prediction import CONSTANT
 from diffode.schedule import Array, Path
 from solvers.plan import Plan, Stage
 
@@ -32,7 +32,7 @@ def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: flo
     and for a data prediction at σ = 0.
     """
     (alpha_s, sigma_s), (alpha_t, sigma_t) = path.at(lam_s), path.at(lam_t)
-    p0, p1 = PREDICTIONS[prediction](0.0, 0.0)
+    p0, p1 = CONSTANT[prediction]
     det = alpha_s * p1 - sigma_s * p0
     if det == 0 or not np.isfinite(det):
         raise InputError(

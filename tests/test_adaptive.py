@@ -9,6 +9,7 @@ import torch
 from diffode import EpsModel, InputError, ode, schedules
 from solvers import SOLVERS, Plan, run
 from solvers.adaptive import PAIRS, integrate
+from solvers.registry import find
 from solvers.singlestep import SIGN
 
 PATHS = ("vp", "ve", "flow")
@@ -52,13 +53,13 @@ def test_pairs_are_rows_of_the_planned_solvers(pair, mixture64):
     for h in (1e-6, 0.3, 2.0, -0.7):
         high, low = pair.high(sign * h), pair.low(sign * h)
         assert high[: len(low) - 1] == low[:-1]
-        assert len(high) == pair.evaluations == pair.order
+        assert len(high) == pair.nfe_per_step == pair.order
     lams = np.array([-3.0, -1.5, 0.5])
     plan = integrate(pair, mixture64, start(mixture64, 1, (1, 28, 28), -3.0), lams, **loose(0.1)).plan
     same = SOLVERS[PLANNED[pair.name]].plan(np.array(plan.grid), mixture64.schedule)
     np.testing.assert_allclose(plan.matrix(), same.matrix(), rtol=0, atol=1e-14)
     name, options = LOWER[pair.name]
-    lower = SOLVERS[name].plan(np.array([-1.5, 0.5]), mixture64.schedule, **options)
+    lower = find(name).plan(np.array([-1.5, 0.5]), mixture64.schedule, **options)
     total = sum(lower.stages[-1].c.values())
     assert {j: c / total for j, c in lower.stages[-1].c.items()} == pytest.approx(pair.low(sign * 2.0)[-1][1])
 
@@ -97,7 +98,7 @@ def test_tolerances_mean_the_same_on_every_path(pair, toy):
         model = toy(path)
         x = start(toy("ve"), 3, lam=-3.0) * float(model.schedule.alpha(-3.0))
         result = integrate(pair, model, x, np.array([-3.0, 3.0]), **loose(1e-4))
-        taken.append(result.taken)
+        taken.append(result.adaptive)
         ends.append(result.x / float(model.schedule.alpha(3.0)))
     for other, end in zip(taken[1:], ends[1:], strict=True):
         assert (other.accepted, other.rejected) == (taken[0].accepted, taken[0].rejected)
@@ -111,7 +112,7 @@ def test_backwards_and_forth(pair, toy):
     model = toy()
     x = start(model, 3, lam=3.0)
     noise = integrate(pair, model, x, np.array([3.0, -3.0]), **loose(1e-5))
-    assert all(np.all(np.diff(plan.grid) < 0) for plan in noise.taken.plans)
+    assert all(np.all(np.diff(plan.grid) < 0) for plan in noise.adaptive.plans)
     back = integrate(pair, model, noise.x, np.array([-3.0, 3.0]), **loose(1e-5))
     assert abs(back.x - x).max() < 1e-4
     assert abs(noise.x - x).max() > 0.1
@@ -129,7 +130,7 @@ def controlled(pair, model, x, h, rtol, atol):
         lam_t = end if end - lam <= 1.05 * h else lam + h
         step = np.array([lam, lam_t])
         u = run(SOLVERS[PLANNED[pair.name]].plan(step, model.schedule), model, x).x
-        lower = run(SOLVERS[name].plan(step, model.schedule, **options), model, x).x
+        lower = run(find(name).plan(step, model.schedule, **options), model, x).x
         tolerance = atol * size(lam_t) + rtol * torch.maximum(x.abs() * size(lam_t) / size(lam), u.abs())
         error = float((((u - lower).abs() + 2**-52 * u.abs()) / tolerance).square().mean().sqrt())
         if error <= 1:
@@ -152,7 +153,7 @@ def test_the_controller_is_as_stated(pair, path, first_step, toy):
     x = start(model, 1)
     result = integrate(pair, model, x, ENDS, rtol=3e-4, atol=1e-4, first_step=first_step)
     lams, rejected = controlled(pair, model, x, first_step, 3e-4, 1e-4)
-    assert result.taken.rejected == (rejected,)
+    assert result.adaptive.rejected == (rejected,)
     np.testing.assert_allclose(result.plan.grid, lams, rtol=0, atol=1e-6)  # roundings of 1e-16 in small differences
 
 
@@ -170,10 +171,10 @@ def test_an_image_does_not_depend_on_its_batch(pair, guided, mixture32):
     for i in (0, 4, 5, 15):
         alone = integrate(pair, model.taking([i]), x[i : i + 1], ENDS, **loose(0.02))
         assert torch.equal(alone.x[0], whole.x[i])
-        assert alone.plan == whole.taken.plans[i]
-        assert alone.nfe == whole.taken.nfe[i]
-    assert len(set(whole.taken.plans[i].grid[-2] for i in range(16))) > 8  # they did go their own ways
-    assert whole.nfe == max(whole.taken.nfe) > min(whole.taken.nfe)
+        assert alone.plan == whole.adaptive.plans[i]
+        assert alone.nfe == whole.adaptive.nfe[i]
+    assert len(set(whole.adaptive.plans[i].grid[-2] for i in range(16))) > 8  # they did go their own ways
+    assert whole.nfe == max(whole.adaptive.nfe) > min(whole.adaptive.nfe)
 
 
 def test_labels_follow_their_samples(mixture64):
@@ -208,13 +209,13 @@ def test_the_plan_that_was_taken_can_be_run_again(pair, path, toy):
     result = integrate(pair, model, x, ENDS, **loose(1e-3, first_step=5.0))
     assert torch.equal(x, before)
     assert result.plan is None
-    for i, plan in enumerate(result.taken.plans):
+    for i, plan in enumerate(result.adaptive.plans):
         again = run(plan, model.taking([i]), x[i : i + 1])
         assert abs(again.x - result.x[i : i + 1]).max() < 1e-12
         assert plan.solver == pair.name
         assert (plan.grid[0], plan.grid[-1]) == tuple(ENDS)
-        assert len(plan.grid) - 1 == result.taken.accepted[i]
-        assert again.nfe == result.taken.nfe[i] - (pair.evaluations - 1) * result.taken.rejected[i]
+        assert len(plan.grid) - 1 == result.adaptive.accepted[i]
+        assert again.nfe == result.adaptive.nfe[i] - (pair.nfe_per_step - 1) * result.adaptive.rejected[i]
 
 
 def test_equal_samples_have_one_plan(toy):
@@ -222,7 +223,7 @@ def test_equal_samples_have_one_plan(toy):
     x = start(model, 1).expand(3, -1, -1, -1)
     result = integrate(BY_NAME["dpm12"], model, x, ENDS)
     assert isinstance(result.plan, Plan)
-    assert result.taken.plans == (result.plan,) * 3
+    assert result.adaptive.plans == (result.plan,) * 3
 
 
 @every_pair
@@ -232,12 +233,12 @@ def test_what_is_spent(pair, toy):
     widths = []
     model = model.watched(lambda evaluation, lam, m: widths.append((evaluation, len(m))))
     result = integrate(pair, model, start(model, 6), ENDS, **loose(1e-4, first_step=8.0))
-    taken = result.taken
+    taken = result.adaptive
     assert min(taken.rejected) > 0
     for accepted, rejected, nfe in zip(taken.accepted, taken.rejected, taken.nfe, strict=True):
-        assert nfe == pair.evaluations * (accepted + rejected) - rejected
+        assert nfe == pair.nfe_per_step * (accepted + rejected) - rejected
     assert sum(taken.nfe) == sum(width for _, width in widths) == sum(len(x) for x, _ in seen)
-    assert result.calls == model.calls == len(seen)
+    assert result.calls == len(seen)
     assert [evaluation for evaluation, _ in widths] == [*range(1, len(seen) + 1)]
     states = [(*x.flatten().tolist(), float(lam)) for xs, lams in seen for x, lam in zip(xs, lams, strict=True)]
     assert len(set(states)) == len(states)  # nothing is evaluated twice
@@ -248,7 +249,7 @@ def test_guidance_takes_two_calls_an_evaluation(toy):
     model, seen = recorded(toy())
     result = integrate(BY_NAME["dpm12"], model.labelled([0, 1, 1]).guided(2.0), start(model, 3), ENDS)
     assert result.calls == len(seen)
-    assert sum(len(x) for x, _ in seen) == 2 * sum(result.taken.nfe)
+    assert sum(len(x) for x, _ in seen) == 2 * sum(result.adaptive.nfe)
 
 
 @every_path
@@ -286,39 +287,41 @@ def test_a_first_step_that_float64_does_not_resolve_is_lengthened(toy):
 def test_the_budget_hands_back_the_last_state(pair, toy):
     model = toy()
     x = start(model, 4)
-    free = integrate(pair, model, x, ENDS, **loose(1e-3)).taken
+    free = integrate(pair, model, x, ENDS, **loose(1e-3)).adaptive
     short = integrate(pair, model, x, ENDS, **loose(1e-3, max_nfe=15))
-    for i, plan in enumerate(short.taken.plans):
-        assert 15 - pair.evaluations < short.taken.nfe[i] <= 15 < free.nfe[i]
+    for i, plan in enumerate(short.adaptive.plans):
+        assert 15 - pair.nfe_per_step < short.adaptive.nfe[i] <= 15 < free.nfe[i]
         assert plan.grid == free.plans[i].grid[: len(plan.grid)]
-        assert short.taken.lam[i] == plan.grid[-1] < ENDS[1]
+        assert short.adaptive.lam[i] == plan.grid[-1] < ENDS[1]
         assert abs(run(plan, model, x[i : i + 1]).x - short.x[i : i + 1]).max() < 1e-12
 
 
 @every_pair
 def test_a_rejected_step_is_tried_again_for_one_evaluation_less(pair, toy):
-    taken = integrate(pair, toy(), start(toy(), 2), ENDS, **loose(1e-6, first_step=8.0, max_nfe=2 * pair.evaluations - 1)).taken
-    assert taken.nfe == (2 * pair.evaluations - 1,) * 2
+    taken = integrate(
+        pair, toy(), start(toy(), 2), ENDS, **loose(1e-6, first_step=8.0, max_nfe=2 * pair.nfe_per_step - 1)
+    ).adaptive
+    assert taken.nfe == (2 * pair.nfe_per_step - 1,) * 2
     assert (taken.accepted, taken.rejected) == ((0, 0), (2, 2))
 
 
 @every_pair
 def test_a_budget_that_no_step_fits_moves_nothing(pair, toy):
     x = start(toy(), 2)
-    result = integrate(pair, toy(), x, ENDS, max_nfe=pair.evaluations - 1)
+    result = integrate(pair, toy(), x, ENDS, max_nfe=pair.nfe_per_step - 1)
     assert torch.equal(result.x, x)
-    assert result.taken.plans == (None, None)
-    assert (result.plan, result.nfe, result.calls, result.taken.lam) == (None, 0, 0, (ENDS[0], ENDS[0]))
+    assert result.adaptive.plans == (None, None)
+    assert (result.plan, result.nfe, result.calls, result.adaptive.lam) == (None, 0, 0, (ENDS[0], ENDS[0]))
 
 
 def test_the_budget_holds_for_each_sample(toy):
     """One that needs more stops; the others arrive."""
     model = toy()
     x = start(model, 6)
-    nfe = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(1e-4)).taken.nfe
+    nfe = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(1e-4)).adaptive.nfe
     budget = sorted(nfe)[3]
     assert min(nfe) < budget < max(nfe)
-    some = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(1e-4, max_nfe=budget)).taken
+    some = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(1e-4, max_nfe=budget)).adaptive
     assert [lam == ENDS[1] for lam in some.lam] == [spent <= budget for spent in nfe]
 
 
@@ -334,12 +337,12 @@ def test_the_step_to_infinity(pair, path, toy):
     finite = integrate(pair, model, x, ENDS)
     result = integrate(pair, model, x, np.array([*ENDS, np.inf]))
     torch.testing.assert_close(result.x, model(finite.x, ENDS[1], "data"), rtol=0, atol=1e-12)
-    assert result.taken.nfe == tuple(nfe + 1 for nfe in finite.taken.nfe)
-    assert result.taken.lam == (np.inf,) * 3
-    for i, plan in enumerate(result.taken.plans):
+    assert result.adaptive.nfe == tuple(nfe + 1 for nfe in finite.adaptive.nfe)
+    assert result.adaptive.lam == (np.inf,) * 3
+    for i, plan in enumerate(result.adaptive.plans):
         assert abs(run(plan, model, x[i : i + 1]).x - result.x[i : i + 1]).max() < 1e-12
-    nearly = integrate(pair, model, x[:1], np.array([*ENDS, np.inf]), max_nfe=finite.taken.nfe[0])
-    assert nearly.taken.lam == (ENDS[1],)  # the budget was spent
+    nearly = integrate(pair, model, x[:1], np.array([*ENDS, np.inf]), max_nfe=finite.adaptive.nfe[0])
+    assert nearly.adaptive.lam == (ENDS[1],)  # the budget was spent
 
 
 def from_pure_noise():
@@ -362,17 +365,18 @@ def test_zero_terminal_snr(name):
     for tolerance in (1e-2, 1e-3, 1e-4):
         result = integrate(BY_NAME[name], model, x, np.array([-np.inf, model.schedule.lam_max]), **loose(tolerance))
         assert abs(result.x - exact(x)).max() < 10 * tolerance
-        assert np.exp(2 * result.taken.plans[0].grid[1]) == pytest.approx(tolerance / 10)
-    assert result.taken.plans[0].grid[0] == -np.inf
-    assert abs(run(result.taken.plans[0], model, x[:1]).x - result.x[:1]).max() < 1e-12
+        assert np.exp(2 * result.adaptive.plans[0].grid[1]) == pytest.approx(tolerance / 10)
+    assert result.adaptive.plans[0].grid[0] == -np.inf
+    assert abs(run(result.adaptive.plans[0], model, x[:1]).x - result.x[:1]).max() < 1e-12
 
 
 @pytest.mark.parametrize("name", ["dpm12", "dpm23"])
 def test_zero_terminal_snr_is_not_for_the_noise_form(name):
-    model, _ = from_pure_noise()
+    calls = []
+    model = from_pure_noise()[0].watched(lambda *call: calls.append(call))
     with pytest.raises(InputError, match="take one in data form"):
         integrate(BY_NAME[name], model, torch.zeros(1, 1, 4, 4), np.array([-np.inf, 3.0]))
-    assert model.calls == 0
+    assert not calls
 
 
 # Errors

@@ -75,7 +75,7 @@ def test_what_is_claimed_is_what_the_registry_says():
         low, high = order.claimed(solver)
         entry = SOLVERS[solver.partition("(")[0]]
         assert high == entry.order
-        assert low == (entry.order if "start=single" in solver else entry.started or entry.order)
+        assert low == (entry.order if "start=single" in solver else entry.ramp_order or entry.order)
     assert order.claimed("unipc3") == (3, 4)
 
 

@@ -323,12 +323,12 @@ def test_options_that_json_cannot_hold(here):
 
 def test_every_option_of_every_solver_can_be_said():
     """As text, and it is read as the type that the solver takes."""
-    from solvers.entries import parse
+    from solvers.options import parse
 
     said = {float: "0.5", int: "3", bool: "true", str: "ramp"}
     for entry in SOLVERS.values():
         for name, kind in entry.options.items():
-            assert type(parse(entry, {name: said[kind]})[name]) is kind, (entry.name, name)
+            assert type(parse(entry.name, entry.options, {name: said[kind]})[name]) is kind, (entry.name, name)
 
 
 def test_dpm_fast_spends_any_number():

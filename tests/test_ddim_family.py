@@ -9,8 +9,9 @@ import torch
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.ddim_family import Family, largest, noise_hat, noise_of_eta
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, Plan, sample
+from solvers import Plan, sample
 from solvers.ddim import ddim_family
+from solvers.registry import find
 
 SCHEDULE = schedules.ddpm_linear()
 TAU = grid.make("tau-quadratic", SCHEDULE, 10, denoise=True)
@@ -142,15 +143,15 @@ def test_a_last_sigma_is_added_to_x0_and_flagged():
 def test_ddim_and_ddpm_are_members(eta, denoise):
     lams = TAU if denoise else TAU[:-1]
     member = ddim_family(lams, SCHEDULE, noise_of_eta(lams, SCHEDULE, eta)).matrix()
-    np.testing.assert_allclose(member, SOLVERS["ddim"].plan(lams, SCHEDULE, eta=eta).matrix(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(member, find("ddim").plan(lams, SCHEDULE, eta=eta).matrix(), rtol=0, atol=1e-12)
     if eta == 1:
-        np.testing.assert_allclose(member, SOLVERS["ddpm"].plan(lams, SCHEDULE).matrix(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(member, find("ddpm").plan(lams, SCHEDULE).matrix(), rtol=0, atol=1e-12)
 
 
 def test_sigma_hat_is_the_mean_of_eta_1_with_other_noise():
     """And no member: at its own noise the mean would be another, and on this τ it is more than is possible."""
-    table, hat = SOLVERS["ddpm"].plan(TAU, SCHEDULE, variance="large").matrix(), noise_hat(TAU, SCHEDULE)
-    member = SOLVERS["ddim"].plan(TAU, SCHEDULE, eta=1.0).matrix()
+    table, hat = find("ddpm").plan(TAU, SCHEDULE, variance="large").matrix(), noise_hat(TAU, SCHEDULE)
+    member = find("ddim").plan(TAU, SCHEDULE, eta=1.0).matrix()
     np.testing.assert_allclose(np.delete(table, 1, 1), np.delete(member, 1, 1), rtol=0, atol=1e-12)
     np.testing.assert_allclose(table[1:, 1], [*hat[:-1], 0.0], rtol=1e-14)
     with pytest.raises(InputError, match="impossible"):

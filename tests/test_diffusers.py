@@ -10,7 +10,9 @@ from scipy.integrate import quad
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.noise import SeededNoise
 from diffode.ode import accurate
-from solvers import SOLVERS, run
+from solvers import run
+from solvers.hooks import Hooks
+from solvers.registry import find
 
 pytest.importorskip("diffusers")
 from benchmarks.peers import PEERS, Peer, double, drive, make, on_grid, run_peer
@@ -40,7 +42,7 @@ def prior(lam, shape=(4, 1, 2, 3)):
 
 
 def ours(name, model, x, lams, **options):
-    return run(SOLVERS[name].plan(lams, DDPM, **options), model, x, noise=NOISE).x
+    return run(find(name).plan(lams, DDPM, **options), model, x, Hooks(noise=NOISE)).x
 
 
 def name_of(peer):
@@ -168,7 +170,7 @@ def test_third_order_sde_has_a_wrong_sign_there():
     assert float(added) / float(DDPM.alpha(h)) / h**2 == pytest.approx(psi - 0.5, rel=1e-9)
     assert 2 * (psi + 0.5) == pytest.approx(exact, rel=1e-9)
     assert psi - 0.5 < -0.9 < 0 < 0.17 < exact
-    row = SOLVERS["sde-dpmpp3m"].plan(lams, DDPM).stages[-1]
+    row = find("sde-dpmpp3m").plan(lams, DDPM).stages[-1]
     assert sum(c * nodes[j] ** 2 for j, c in row.c.items()) / float(DDPM.alpha(h)) / h**2 == pytest.approx(exact, rel=1e-9)
 
 

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffode import EpsModel, InputError, schedules
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, Solver, run, sample
+from solvers import SOLVERS, run, sample
+from solvers.hooks import Hooks
+from solvers.registry import find
 from tests import reference
 
 SHAPE = (1, 28, 28)
@@ -67,12 +69,12 @@ def test_each_step_of_ddpm_draws_its_own_noise(mixture64):
     for i in range(6):
         abar_s, abar_t = (float(schedule.alpha(lam)) ** 2 for lam in lams[i : i + 2])
         x = reference.ddpm_algorithm_2(abar_s, abar_t, "small", x, mixture64(x, lams[i]), noise(i + 1, x))
-    result = run(SOLVERS["ddpm"].plan(lams, schedule), mixture64, start, noise=SeededNoise(seeds))
+    result = run(find("ddpm").plan(lams, schedule), mixture64, start, Hooks(noise=SeededNoise(seeds)))
     torch.testing.assert_close(result.x, x, rtol=0, atol=1e-10)
 
 
 def test_running_changes_nothing(mixture32):
-    plan = SOLVERS["dpmpp2m"].plan(np.linspace(-5, 4, 8), mixture32.schedule)
+    plan = find("dpmpp2m").plan(np.linspace(-5, 4, 8), mixture32.schedule)
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     before, text = x.clone(), str(plan)
     state = torch.get_rng_state()
@@ -98,15 +100,15 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)])
+@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if entry.has_plan])
 def test_the_loop_allocates_nothing_after_its_first_steps(solver):
     """Twice the steps, not one more tensor: with a network that allocates nothing itself."""
     model = EpsModel(lambda x, t: x, schedules.ddpm_linear())
     counts = []
     for steps in (10, 20):
-        plan = SOLVERS[solver].plan(np.linspace(-5, 4.6, steps + 1), model.schedule)
+        plan = find(solver).plan(np.linspace(-5, 4.6, steps + 1), model.schedule)
         with Allocations() as allocations:
-            run(plan, model, torch.ones(4, *SHAPE), noise=lambda draw, like: like)
+            run(plan, model, torch.ones(4, *SHAPE), Hooks(noise=lambda draw, like: like))
         counts.append(allocations.count)
     assert counts[0] == counts[1] > 0
 
@@ -228,9 +230,9 @@ def test_an_output_that_is_not_finite_is_named():
 def test_a_stochastic_plan_wants_noise_and_a_plan_its_path(mixture32):
     x = torch.zeros(1, *SHAPE)
     with pytest.raises(InputError, match="draws noise"):
-        run(SOLVERS["ddpm"].plan(np.linspace(-5, 4, 4), mixture32.schedule), mixture32, x)
+        run(find("ddpm").plan(np.linspace(-5, 4, 4), mixture32.schedule), mixture32, x)
     with pytest.raises(InputError, match="path"):
-        run(SOLVERS["ddim"].plan(np.linspace(-4, 4, 4), schedules.edm()), mixture32, x)
+        run(find("ddim").plan(np.linspace(-4, 4, 4), schedules.edm()), mixture32, x)
 
 
 def test_a_custom_grid_decides_the_steps(mixture32):
@@ -256,7 +258,7 @@ def test_gradients_flow_to_the_state_the_network_and_the_plan(solver):
     """differentiable=True: autograd's derivatives by x, by a weight of the network and by numbers of the plan are the numerical
     ones. The plan's are shifted so that they keep their sum, and with it the transfer law: that is how weights are fitted."""
     schedule = schedules.vp_linear()
-    plan = SOLVERS[solver].plan(np.linspace(-2, 2, 5), schedule)
+    plan = find(solver).plan(np.linspace(-2, 2, 5), schedule)
     row = next(i for i, stage in enumerate(plan.stages) if len(stage.c) > 1)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, dtype=torch.float64, generator=generator).requires_grad_()
@@ -268,10 +270,10 @@ def test_gradients_flow_to_the_state_the_network_and_the_plan(solver):
         stages[row] = dataclasses.replace(stages[row], c={j: c_j + shift, k: c_k - shift, **dict(others)})
         model = EpsModel(lambda x, t: torch.tanh(weight * x), schedule)
         tuned = dataclasses.replace(plan, stages=tuple(stages))
-        return run(tuned, model, x, noise=SeededNoise([1, 2]), differentiable=True).x
+        return run(tuned, model, x, Hooks(noise=SeededNoise([1, 2])), differentiable=True).x
 
     assert torch.autograd.gradcheck(result, (x, weight, shift))
-    assert not run(plan, EpsModel(lambda x, t: weight * x, schedule), x, noise=SeededNoise([1, 2])).x.requires_grad
+    assert not run(plan, EpsModel(lambda x, t: weight * x, schedule), x, Hooks(noise=SeededNoise([1, 2]))).x.requires_grad
 
 
 def test_gradients_flow_through_hooks_guidance_and_conversions(toy):
@@ -282,13 +284,13 @@ def test_gradients_flow_through_hooks_guidance_and_conversions(toy):
         return torch.tanh(x) * (0.5 if y is None else 0.7)
 
     x = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    plan = SOLVERS["dpmpp2m"].plan(np.linspace(-1, 2, 4), schedule)
+    plan = find("dpmpp2m").plan(np.linspace(-1, 2, 4), schedule)
     model = EpsModel(network, schedule, "velocity").labelled([0, 1]).guided(2.0).clipped(3.0)
     assert torch.autograd.gradcheck(lambda x: run(plan, model, x, differentiable=True).x, (x,))
 
 
 def test_the_differentiable_run_is_the_run(mixture64):
-    plan = SOLVERS["unipc3"].plan(np.linspace(-4, 4, 9), mixture64.schedule)
+    plan = find("unipc3").plan(np.linspace(-4, 4, 9), mixture64.schedule)
     x = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(run(plan, mixture64, x, differentiable=True).x, run(plan, mixture64, x).x, rtol=0, atol=1e-12)
 
@@ -304,7 +306,7 @@ def test_it_runs_in_inference_mode(mixture32):
 def test_it_runs_under_torch_compile():
     """The loop is traced whole: one graph, the same result, and nothing compiled again by the second or the tenth run."""
     schedule = schedules.vp_linear()
-    plan = SOLVERS["unipc2"].plan(np.linspace(-4, 4, 5), schedule)
+    plan = find("unipc2").plan(np.linspace(-4, 4, 5), schedule)
     model = EpsModel(lambda x, t: torch.tanh(x) * torch.cos(t)[:, None], schedule)
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     counter = CompileCounter()

@@ -487,7 +487,7 @@ def test_a_solver_of_ones_own_under_unic_is_another_job_when_it_is_edited(mixtur
     """Its name does not say its table, whether UniC is on top or not."""
     (tmp_path / "unicown.py").write_text(
         "from solvers import Solver\nfrom solvers.dpm_multistep import dpmpp2m\n"
-        "mine = Solver('mine', dpmpp2m, 2, 1, 'me', unic=3)\n"
+        "mine = Solver('mine', dpmpp2m, 2, 1, 'me', unic_order=3)\n"
     )
     monkeypatch.chdir(tmp_path)
     rest = {"nfe": 5, "seeds": [0], "labels": None, "batch": 1}

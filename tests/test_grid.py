@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffode import InputError, grid, schedules
+from solvers import Budget
 from solvers.registry import find
-from solvers.sampling import choose_grid
 
 NAMES = list(grid.GRIDS)
 STEPS = (1, 2, 7, 50)
@@ -267,16 +267,14 @@ def test_tau_is_of_labels_and_ends_at_alpha_1(name):
 @pytest.mark.parametrize("nfe", [{"nfe": 50}, {"steps": 50}, {}])
 def test_sample_takes_tau_by_name(nfe):
     """Whatever numbers the search for the budget passes by on its way, of which no τ can be made."""
-    lams, _ = choose_grid(
-        find("ddim"), schedules.ddpm_linear(), **({"nfe": None, "steps": None} | nfe), grid="tau-linear", denoise=True
-    )
-    assert len(lams) == 51
+    prepared = find("ddim").prepare(Budget(**nfe, grid="tau-linear", denoise=True), schedules.ddpm_linear())
+    assert len(prepared.grid) == 51
 
 
 @pytest.mark.parametrize("solver", ["dpm23", "dopri5"])
 def test_solvers_that_choose_their_steps_take_no_tau(solver):
     with pytest.raises(InputError, match="chooses its own steps"):
-        choose_grid(find(solver), schedules.ddpm_linear(), nfe=None, steps=None, grid="tau-linear", denoise=True)
+        find(solver).prepare(Budget(grid="tau-linear", denoise=solver == "dpm23"), schedules.ddpm_linear())
 
 
 def test_a_grid_is_read_from_its_file_to_the_last_bit(tmp_path):

@@ -12,10 +12,12 @@ import torch
 
 from diffode import InputError, grid, schedules
 from diffode.ode import accurate
-from solvers import SOLVERS, Plan, Solver, run, sample
+from solvers import SOLVERS, Plan, run, sample
 from solvers.gaussian import exact, variance
+from solvers.hooks import Hooks
 from solvers.multistep import exponential, multistep
 from solvers.phi import interpolatory, moments, phi
+from solvers.registry import find
 from tests import reference
 
 SCHEDULE = schedules.vp_linear()
@@ -42,15 +44,15 @@ def planned(build, trajectory=None, **options):
 
     def solve(lams, model, x):
         true = {lam: trajectory[2](lam) for lam in lams[:3]} if trajectory else {}
-        return run(build(lams, SCHEDULE, **options), model, x, on_commit=lambda u, lam: true.get(lam, u)).x
+        return run(build(lams, SCHEDULE, **options), model, x, Hooks(on_commit=lambda u, lam: true.get(lam, u))).x
 
     return solve
 
 
 def test_third_order_multistep_without_the_factor_2(trajectory):
     """The second divided difference is half the second derivative: without the factor order 2, from exact states as well."""
-    assert order(trajectory, planned(SOLVERS["dpmpp3m"].plan, trajectory)) == pytest.approx(3, abs=0.15)
-    assert order(trajectory, planned(SOLVERS["dpmpp3m-published"].plan, trajectory)) == pytest.approx(2, abs=0.15)
+    assert order(trajectory, planned(find("dpmpp3m").plan, trajectory)) == pytest.approx(3, abs=0.15)
+    assert order(trajectory, planned(find("dpmpp3m-published").plan, trajectory)) == pytest.approx(2, abs=0.15)
 
 
 def test_the_factor_2_is_what_the_published_formula_lacks(trajectory):
@@ -69,11 +71,11 @@ def test_a_ramp_of_orders_caps_the_global_order_at_2(trajectory):
     def added(n):
         model, x, _ = trajectory
         lams = np.linspace(-2, 2, n + 1)
-        ramp, single = (run(SOLVERS["dpmpp3m"].plan(lams, SCHEDULE, start=s), model, x).x for s in ("ramp", "single"))
+        ramp, single = (run(find("dpmpp3m").plan(lams, SCHEDULE, start=s), model, x).x for s in ("ramp", "single"))
         return float((ramp - single).square().mean().sqrt())
 
     assert np.log2(added(200) / added(400)) == pytest.approx(2, abs=0.15)
-    assert order(trajectory, planned(SOLVERS["dpmpp3m"].plan, start="single")) == pytest.approx(3, abs=0.15)
+    assert order(trajectory, planned(find("dpmpp3m").plan, start="single")) == pytest.approx(3, abs=0.15)
 
 
 def test_third_order_sde_with_the_wrong_sign_of_one_half():
@@ -131,13 +133,13 @@ def test_unipc_with_a_stale_loop_index(trajectory):
     assert order(trajectory, partial(solve, False)) == pytest.approx(3, abs=0.15)
     assert order(trajectory, partial(solve, True)) == pytest.approx(1, abs=0.15)
     for variant in ("bh1", "bh2"):
-        assert order(trajectory, planned(SOLVERS["unipc2"].plan, variant=variant)) == pytest.approx(3, abs=0.15)
+        assert order(trajectory, planned(find("unipc2").plan, variant=variant)) == pytest.approx(3, abs=0.15)
 
 
 @pytest.mark.parametrize("solver", ["dpmpp2m", "unipc2", "sde-dpmpp2m"])
 def test_sigma_t_in_place_of_sigma_s_is_refused(solver):
     """One sampler has it in one line, and is of order 1: here the plan does not come to be."""
-    good = SOLVERS[solver].plan(np.linspace(-2, 2, 6), SCHEDULE)
+    good = find(solver).plan(np.linspace(-2, 2, 6), SCHEDULE)
     stage = good.stages[3]
     ratio = float(SCHEDULE.sigma(stage.lam) / SCHEDULE.sigma(good.stages[2].lam))
     stages = (*good.stages[:3], dataclasses.replace(stage, x=stage.x / ratio), *good.stages[4:])
@@ -152,16 +154,16 @@ def test_variable_steps_have_the_classical_weights_where_they_are_equal(steps, w
     """A misplaced bracket in one iPNDM with variable steps is wrong even there."""
     lams = -np.log(np.linspace(6.0, 1.0, 6))
     for solver in ("lms", "deis-rho"):
-        last = SOLVERS[solver].plan(lams, SCHEDULE, order=steps).stages[-1].c
+        last = find(solver).plan(lams, SCHEDULE, order=steps).stages[-1].c
         np.testing.assert_allclose([last[4 - j] / sum(last.values()) for j in range(steps)], weights, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [name for name, e in SOLVERS.items() if isinstance(e, Solver) and name != "heun-churn"])
+@pytest.mark.parametrize("solver", [name for name, e in SOLVERS.items() if e.has_plan and name != "heun-churn"])
 def test_a_step_goes_from_one_grid_value_to_the_next(solver):
     """DDIM elsewhere steps to t − T//N: for N = 30 that is not the next point, and state and label come apart."""
     schedule = schedules.ddpm_linear()
     lams = schedule.lam(np.round(np.linspace(999, 0, 31)))
-    plan = SOLVERS[solver].plan(lams, schedule)
+    plan = find(solver).plan(lams, schedule)
     assert plan.grid == lams.tolist()
     assert set(lams[:-1]) <= {stage.lam for stage in plan.stages if stage.evaluate}
 

@@ -135,7 +135,7 @@ def test_data_of_unit_variance_keeps_its_density(solver):
         "along": torch.zeros(1, 1),
     }
     network = Mixture({**tensors, "floor": torch.ones(1), "label": torch.zeros(1, dtype=torch.long)}, (6,), dtype=torch.float64)
-    flow = WithDensity(EpsModel(network, schedules.vp_linear(), "velocity", clock="lam"), (6,))
+    flow = WithDensity.of(EpsModel(network, schedules.vp_linear(), "velocity", clock="lam"), (6,))
     lam_min, lam_max = flow.schedule.lam_min, flow.schedule.lam_max
     result = encode(flow, flow.join(network.sample(4), 1.7, lam_max), solver=solver, steps=1)
     torch.testing.assert_close(flow.split(result.x, lam_min)[1], torch.full((4, 1), 1.7).double(), rtol=0, atol=1e-6)
@@ -157,7 +157,7 @@ def test_samples_have_the_density_that_encoding_finds(toy):
     """From noise to data, ℓ carried along from its prior, and back."""
     model, shape = toy(), (1, 2, 3)
     lam_min, lam_max = model.schedule.lam_min, model.schedule.lam_max
-    flow = WithDensity(model, shape)
+    flow = WithDensity.of(model, shape)
     noise = torch.randn(4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     start = flow.join(noise, normal(noise, float(model.schedule.sigma(lam_min)))[:, None], lam_min)
     x, ell = flow.split(sample(flow, x=start, solver="unipc3", nfe=200).x, lam_max)
@@ -198,7 +198,7 @@ def test_what_acts_on_the_model_is_in_the_trace(toy, change):
     """Guidance and clipping have no closed form here; the coordinate's ε is −(α/s)² tr ∂T/∂x all the same."""
     model, lam = change(toy().labelled(LABELS)), 0.5
     x = toy().network.sample(4, seed=5)
-    flow = WithDensity(model, x.shape[1:])
+    flow = WithDensity.of(model, x.shape[1:])
     jacobians = torch.autograd.functional.jacobian(lambda x: model(x, lam, "tangent").sum(0), x)
     traces = jacobians.reshape(6, 4, 6).diagonal(dim1=0, dim2=2).sum(1)
     eps = flow(flow.join(x, 0.0, lam), lam)[:, 6]
@@ -213,7 +213,7 @@ def test_any_orthogonal_probes_together_are_the_trace(toy):
     vectors = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
     probes = math.sqrt(6) * vectors.view(6, 1, 1, 2, 3).expand(6, 3, 1, 2, 3)
     gains = []
-    for flow in (WithDensity(model, (1, 2, 3), probes), WithDensity(model, (1, 2, 3))):
+    for flow in (WithDensity.of(model, (1, 2, 3), probes), WithDensity.of(model, (1, 2, 3))):
         result = encode(flow, flow.join(x0, 0.0, lam), solver="dpm2", nfe=10)
         gains.append(flow.split(result.x, model.schedule.lam_min)[1])
     assert gains[0].shape == (3, 6)

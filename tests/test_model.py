@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffode import EpsModel, InputError, grid, schedules
+from diffode.evaluation import Counter
 
 PREDICTIONS = ("noise", "data", "tangent", "flow", "score")
 PATHS = ("vp", "ve", "flow")
@@ -122,8 +123,9 @@ def test_guidance_is_linear_in_any_prediction(toy, path, predicts, weight):
 def test_guidance_calls(weight, calls):
     seen = []
     model = EpsModel(recorder(seen), schedules.flow(), classes=3).labelled([2, 0]).guided(weight)
-    model(torch.zeros(2, 1, 2, 2), 0.0)
-    assert (model.nfe, model.calls, len(seen)) == (1, calls, calls)
+    counter = Counter()
+    model(torch.zeros(2, 1, 2, 2), 0.0, counter=counter)
+    assert (counter, len(seen)) == (Counter(1, calls), calls)
     assert [sorted(condition) for _, _, condition in seen] == [["y"], []][:calls]
 
 
@@ -320,8 +322,9 @@ def test_a_lam_for_each_sample(toy, path, predicts, wanted, hooked):
     model = speaking(toy(path), predicts)
     model = model.labelled(y).guided(2.0).clipped(0.5) if hooked else model
     x = state(model, 0.0)
-    together = model.at(x, LAMS, wanted)
-    assert (model.nfe, model.calls) == (1, 2 if hooked else 1)
+    counter = Counter()
+    together = model.at(x, LAMS, wanted, counter=counter)
+    assert counter == Counter(1, 2 if hooked else 1)
     for i, lam in enumerate(LAMS):
         alone = model.taking([i])(x[i : i + 1], lam, wanted)
         assert abs(together[i] - alone[0]).max() < 1e-12 * max(1, abs(alone).max())
@@ -347,7 +350,7 @@ def test_a_label_for_each_sample():
 
 @pytest.mark.parametrize("lams", [[0.0], [0.0, 1.0], [0.0] * 6], ids=len)
 def test_as_many_lams_as_samples(toy, lams):
-    with pytest.raises(InputError, match=f"one a sample: {len(lams)} do not go with a batch of 5"):
+    with pytest.raises(InputError, match=f"one per sample: {len(lams)} do not go with a batch of 5"):
         toy().at(state(toy(), 0.0), lams)
 
 
@@ -363,14 +366,15 @@ def test_rows_are_counted_and_watched_as_the_whole(toy):
     y = torch.tensor([0, 1, 1, 0, 1])
     model = toy().labelled(y).guided(2.0, y=1 - y).watched(lambda *args: seen.append(args[:2]))
     x = state(model, 0.0)
-    model(x, 0.0)
+    counter = Counter()
+    model(x, 0.0, counter=counter)
     rows = [4, 0, 1]
-    result = model.at(x[rows], LAMS[rows], "data", rows)
+    result = model.at(x[rows], LAMS[rows], "data", rows, counter)
     assert torch.equal(result, model.taking(rows).at(x[rows], LAMS[rows], "data"))
     assert torch.equal(result, toy().labelled(y[rows]).guided(2.0, y=1 - y[rows]).at(x[rows], LAMS[rows], "data"))
     assert not torch.equal(result, toy().at(x[rows], LAMS[rows], "data"))
     assert seen == [(1, 0.0), (2, -3.0), (1, -3.0)]
-    assert (model.nfe, model.calls) == (2, 4)
+    assert counter == Counter(2, 4)
 
 
 def test_taking_follows_every_tensor_of_the_batch():
@@ -506,18 +510,16 @@ def derivations(model):
 @pytest.mark.parametrize(
     "name", ["taking", "conditioned", "labelled", "guided", "autocasted", "clipped", "thresholded", "watched"]
 )
-def test_counters_are_not_shared(toy, name):
+def test_counters_are_of_what_was_bound(toy, name):
     model = toy()
     x = state(model, 0.0, batch=2)
-    model(x, 0.0)
-    other = derivations(model)[name]
-    assert (other.nfe, other.calls) == (0, 0)
-    other(x, 0.0)
-    other(x, 0.0)
-    assert (model.nfe, model.calls) == (1, 1)
-    assert (other.nfe, other.calls) == (2, 4 if name == "guided" else 2)
-    model(x, 0.0)
-    assert (model.nfe, other.nfe) == (2, 2)
+    first, other = model.bind([0.0], x), derivations(model)[name]
+    second = other.bind([0.0, 1.0], x[:1] if name == "taking" else x)
+    first(x)
+    for i in range(2):
+        second(x[:1] if name == "taking" else x, i)
+    assert first.counter == Counter(1, 1)
+    assert second.counter == Counter(2, 4 if name == "guided" else 2)
 
 
 @pytest.mark.parametrize("name", ["conditioned", "labelled", "guided", "clipped", "thresholded"])

@@ -16,8 +16,9 @@ from experiments.comparison.cells import OPTIMAL
 from experiments.comparison.local_errors import follow_trajectories, geometric_mean, rms
 from experiments.comparison.optimal_grid import DYNAMIC_PROGRAMMING, cheapest_path, find_optimal_grid, refine, summarize
 from experiments.comparison.problem import Problem, Settings
-from solvers import SOLVERS, Solver
+from solvers import SOLVERS
 from solvers.execute import run
+from solvers.hooks import Hooks
 from solvers.registry import find
 
 SCHEDULE = schedules.vp_linear()
@@ -93,13 +94,13 @@ def test_the_local_error_of_the_first_step_is_that_of_a_run(name, gaussian):
         planner(name)(gaussian.lams[[0, 40, 80]]),
         gaussian.model,
         gaussian.x[0],
-        on_step=lambda step: states.append(step.x.clone()),
+        Hooks(on_step=lambda step: states.append(step.x.clone())),
     )
     exact = geometric_mean(rms((states[1] - gaussian.x[40]).flatten(1).numpy()))
     assert gaussian.local_errors(planner(name), [(0, 40, 0)])[0] == pytest.approx(exact, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, entry in SOLVERS.items() if isinstance(entry, Solver) and not entry.stochastic])
+@pytest.mark.parametrize("name", [name for name, entry in SOLVERS.items() if entry.has_plan and not entry.stochastic])
 def test_every_planned_solver_has_local_errors(name, gaussian):
     """Less than what is lost by not moving at all."""
     found = gaussian.local_errors(planner(name), [(0, 16, 0), (16, 32, 1), (32, 48, 2), (100, 116, 3)])
@@ -122,7 +123,9 @@ def test_a_multistep_method_looks_back_on_exact_states(name, gaussian):
     """The last of four equal steps, where the three before it are made exact as they are committed."""
     at = [40, 60, 80, 100, 120]
     exact = {float(gaussian.lams[k]): gaussian.x[k] for k in at[:-1]}
-    made = run(planner(name)(gaussian.lams[at]), gaussian.model, gaussian.x[40], on_commit=lambda x, lam: exact.get(lam, x)).x
+    made = run(
+        planner(name)(gaussian.lams[at]), gaussian.model, gaussian.x[40], Hooks(on_commit=lambda x, lam: exact.get(lam, x))
+    ).x
     off = geometric_mean(rms((made - gaussian.x[120]).flatten(1).numpy()))
     assert gaussian.local_errors(planner(name), [(100, 120, 3)])[0] == pytest.approx(off, rel=1e-9)
 

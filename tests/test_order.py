@@ -8,16 +8,17 @@ import torch
 
 from diffode import schedules
 from diffode.ode import accurate
-from solvers import SOLVERS, Solver, run
+from solvers import SOLVERS, run
 from solvers.gaussian import exact, variance
+from solvers.hooks import Hooks
 from solvers.registry import find
 from tests import reference
 
-PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
-ODE = [name for name in PLANNED if not SOLVERS[name].stochastic]
-STOCHASTIC = [name for name in PLANNED if SOLVERS[name].stochastic]
-CORRECTED = [f"{name}+unic" for name in ODE if SOLVERS[name].unic]
-MULTISTEP = [name for name in ODE if "start" in SOLVERS[name].options]
+PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
+ODE = [name for name in PLANNED if not find(name).stochastic]
+STOCHASTIC = [name for name in PLANNED if find(name).stochastic]
+CORRECTED = [f"{name}+unic" for name in ODE if find(name).unic_order]
+MULTISTEP = [name for name in ODE if "start" in find(name).options]
 LAM_S, LAM_T = -2.0, 2.0
 SCHEDULES = {"vp": schedules.vp_linear(), "flow": schedules.flow()}
 EVERYWHERE = pytest.mark.parametrize(("path", "spacing"), [(p, s) for p in SCHEDULES for s in ("logsnr", "karras")])
@@ -43,7 +44,7 @@ class Trajectories:
         """The solver's final states; its first `exact_states` states replaced by the true ones."""
         true = {lam: self.at(lam) for lam in lams[:exact_states]}
         plan = entry.plan(lams, self.model.schedule, **options)
-        return run(plan, self.model, self.x, on_commit=lambda u, lam: true.get(lam, u)).x
+        return run(plan, self.model, self.x, Hooks(on_commit=lambda u, lam: true.get(lam, u))).x
 
     def error(self, entry, lams, **options):
         return rms(self.solve(entry, lams, **options) - self.at(LAM_T))
@@ -105,7 +106,7 @@ def test_order_from_exact_values_is_the_declared_one(solver, spacing, path, traj
     assert measured(trajectories[path], entry, spacing, **options) == declared(entry)
 
 
-@pytest.mark.parametrize("solver", [name for name in MULTISTEP + CORRECTED if find(name).started])
+@pytest.mark.parametrize("solver", [name for name in MULTISTEP + CORRECTED if find(name).ramp_order])
 def test_a_ramp_has_the_order_it_is_said_to_leave(solver, trajectories):
     """What a ramp of orders 1, 2, ... adds to the error, against a start with single steps, is of order `started`."""
     entry, trajectory = find(solver), trajectories["vp"]
@@ -113,12 +114,12 @@ def test_a_ramp_has_the_order_it_is_said_to_leave(solver, trajectories):
     for steps in (200, 400):
         ramp, single = (trajectory.solve(entry, between("logsnr", steps), start=start) for start in ("ramp", "single"))
         added.append(rms(ramp - single))
-    assert slope(added) == pytest.approx(min(entry.started, entry.order), abs=0.15)
+    assert slope(added) == pytest.approx(min(entry.ramp_order, entry.order), abs=0.15)
 
 
 @pytest.mark.parametrize("s", [0.5, 2.0])
 @pytest.mark.parametrize("path", SCHEDULES)
-@pytest.mark.parametrize("solver", STOCHASTIC + [f"{name}+unic" for name in STOCHASTIC if SOLVERS[name].unic])
+@pytest.mark.parametrize("solver", STOCHASTIC + [f"{name}+unic" for name in STOCHASTIC if find(name).unic_order])
 def test_weak_order_on_gaussian_data_is_the_declared_one(solver, path, s):
     """The variance of the output, exact arithmetic on the table, approaches α² s² + σ² with the declared order."""
     entry, schedule = find(solver), SCHEDULES[path]
@@ -166,13 +167,13 @@ def test_deis_rho_rk_of_every_order(order, trajectories):
 @pytest.mark.parametrize("variable", ["sigma_bar", "lam"])
 @pytest.mark.parametrize("solver", [name for name in ODE if name.startswith("rk:")])
 def test_runge_kutta_in_either_variable(solver, variable, trajectories):
-    entry = SOLVERS[solver]
+    entry = find(solver)
     assert measured(trajectories["vp"], entry, "karras", variable=variable) == declared(entry)
 
 
 @pytest.mark.parametrize("solver", [name for name in ODE if name.startswith("rk:")])
 def test_runge_kutta_in_data_form(solver, trajectories):
-    entry = SOLVERS[solver]
+    entry = find(solver)
     assert measured(trajectories["vp"], entry, "karras", prediction="data") == declared(entry)
 
 
@@ -180,7 +181,7 @@ def test_runge_kutta_in_data_form(solver, trajectories):
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("solver", ["unipc1", "unipc2", "unipc3", "unipc4"])
 def test_unipc_in_all_its_forms(solver, variant, prediction, trajectories):
-    entry = SOLVERS[solver]
+    entry = find(solver)
     options = {"variant": variant, "prediction": prediction, "start": "single"}
     assert measured(trajectories["flow"], entry, "logsnr", **options) == declared(entry)
 
@@ -193,14 +194,14 @@ def test_unipc_in_all_its_forms(solver, variant, prediction, trajectories):
     + [("dpmpp3s", {"r1": 0.25, "r2": 0.5})],
 )
 def test_options_keep_the_order(solver, options, trajectories):
-    entry = SOLVERS[solver]
+    entry = find(solver)
     assert measured(trajectories["vp"], entry, "logsnr", **options) == declared(entry)
 
 
 @pytest.mark.parametrize("solver", [name for name in MULTISTEP if name != "unipc1"])
 def test_lowering_the_final_order_costs_no_order_but_one_step(solver, trajectories):
     """Last steps of orders 2 and 1 have local errors of orders 3 and 2: what they add to the error is of order 2."""
-    entry, trajectory, added = SOLVERS[solver], trajectories["vp"], []
+    entry, trajectory, added = find(solver), trajectories["vp"], []
     for steps in (200, 400):
         lowered, full = (trajectory.solve(entry, between("logsnr", steps), lower_final=lower) for lower in (True, False))
         added.append(rms(lowered - full))
@@ -210,7 +211,7 @@ def test_lowering_the_final_order_costs_no_order_but_one_step(solver, trajectori
 @pytest.mark.parametrize("solver", [name for name in ODE if not name.startswith("rk:")])
 def test_running_backwards_has_the_same_order(solver, trajectories):
     """Data to noise over the reversed grid: the same theorem, from the other end."""
-    entry, trajectory = SOLVERS[solver], trajectories["vp"]
+    entry, trajectory = find(solver), trajectories["vp"]
     options = {"start": "single"} if "start" in entry.options else {}
     errors = []
     for n in (200, 400) if entry.order > 3 else (100, 200):
@@ -234,5 +235,5 @@ def test_algorithm_5_is_of_order_2_away_from_its_r2(trajectories):
 def test_order_on_the_shipped_mixture(solver, order, mixture64):
     """The same on the 784 pixels and 30 components that come with it."""
     trajectory = Trajectories(mixture64)
-    errors = [trajectory.error(SOLVERS[solver], between("logsnr", steps)) for steps in (50, 100)]
+    errors = [trajectory.error(find(solver), between("logsnr", steps)) for steps in (50, 100)]
     assert slope(errors) == pytest.approx(order, abs=0.15)

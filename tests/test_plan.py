@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from diffode import InputError, grid, schedules
-from solvers import SOLVERS, Plan, Solver, Stage, sample
+from solvers import SOLVERS, Plan, Stage, sample
+from solvers.registry import find
 
-PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
+PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
 
 
 def plan_of(*stages, prediction="noise"):
@@ -24,7 +25,7 @@ def plan_of(*stages, prediction="noise"):
 )
 def test_a_plan_checks_its_own_mathematics(solver, options):
     """Every number of every row matters: its sign, its size, and that it is there."""
-    good = SOLVERS[solver].plan(np.linspace(-2, 2, 4), schedules.ddpm_linear(), **options)
+    good = find(solver).plan(np.linspace(-2, 2, 4), schedules.ddpm_linear(), **options)
     for row, stage in enumerate(good.stages[1:], 1):
         wrong = [{"x": factor * stage.x} for factor in (-1, 1.01)] + [{"noise": 1.01 * stage.noise}] * bool(stage.noise)
         wrong += [{"c": {**stage.c, j: factor * c}} for j, c in stage.c.items() for factor in (-1, 0, 1.01)]
@@ -49,7 +50,7 @@ def test_a_plan_is_causal_and_has_two_ends():
 def test_memory_is_the_band():
     schedule = schedules.ddpm_linear()
     lams = grid.make("logsnr", schedule, 6)
-    assert {name: SOLVERS[name].plan(lams, schedule).memory for name in ("ddim", "dpm2", "dpm3", "dpmpp2m")} == {
+    assert {name: find(name).plan(lams, schedule).memory for name in ("ddim", "dpm2", "dpm3", "dpmpp2m")} == {
         "ddim": 1,
         "dpm2": 1,
         "dpm3": 2,
@@ -60,7 +61,7 @@ def test_memory_is_the_band():
 @pytest.mark.parametrize("solver", PLANNED)
 def test_a_plan_is_read_as_it_was_written(solver, tmp_path):
     schedule = schedules.vp_linear()
-    plan = SOLVERS[solver].plan(grid.make("karras", schedule, 6, denoise=True), schedule)
+    plan = find(solver).plan(grid.make("karras", schedule, 6, denoise=True), schedule)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     np.testing.assert_array_equal(Plan.load(tmp_path / "plan.json").matrix(), plan.matrix())
@@ -92,7 +93,7 @@ def test_a_plan_from_a_file_draws_the_same_images(tmp_path, toy):
 )
 def test_a_file_that_is_no_plan_is_refused(change, what, tmp_path):
     path, schedule = tmp_path / "plan.json", schedules.vp_linear()
-    SOLVERS["dpm2"].plan(grid.make("logsnr", schedule, 3), schedule).save(path)
+    find("dpm2").plan(grid.make("logsnr", schedule, 3), schedule).save(path)
     made = json.loads(path.read_text())
     change(made)
     path.write_text(json.dumps(made))
@@ -113,7 +114,7 @@ def test_a_file_that_is_no_json_is_refused(text, tmp_path):
     "change", [{"lam": np.nan}, {"evaluate": 2}, {"commit": 1}, {"draw": 0}, {"draw": 1.5, "noise": 0.1}, {"x": np.nan}]
 )
 def test_a_stage_is_what_it_is_said_to_be(change):
-    good = SOLVERS["ddim"].plan(np.linspace(-2, 2, 4), schedules.edm())
+    good = find("ddim").plan(np.linspace(-2, 2, 4), schedules.edm())
 
     def changed():
         stages = (*good.stages[:2], dataclasses.replace(good.stages[2], **change), *good.stages[3:])
@@ -125,17 +126,17 @@ def test_a_stage_is_what_it_is_said_to_be(change):
 
 def test_a_plan_cannot_leave_an_infinite_sigma():
     with pytest.raises(InputError), np.errstate(all="ignore"):
-        SOLVERS["ddim"].plan([-np.inf, 0.0, 1.0], schedules.edm())
+        find("ddim").plan([-np.inf, 0.0, 1.0], schedules.edm())
 
 
 def test_a_plan_is_pickled():
-    plan = SOLVERS["unipc2"].plan(np.linspace(-2, 2, 4), schedules.flow())
+    plan = find("unipc2").plan(np.linspace(-2, 2, 4), schedules.flow())
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_that_are_tensors_run_like_others(dtype, toy):
-    model, plan = toy("vp"), SOLVERS["sde-dpmpp2m"].plan(np.linspace(-2, 2, 6), schedules.vp_linear())
+    model, plan = toy("vp"), find("sde-dpmpp2m").plan(np.linspace(-2, 2, 6), schedules.vp_linear())
 
     def tensor(number):
         return torch.tensor(number, dtype=dtype)
@@ -153,7 +154,7 @@ def test_numbers_that_are_tensors_run_like_others(dtype, toy):
 def test_a_last_row_that_cannot_be_is_refused_in_words(change):
     """At σ = 0 and with numbers whose squares overflow, as everywhere."""
     for last in (np.inf, 2.0):
-        good = SOLVERS["dpmpp2m"].plan([-2.0, 0.0, 1.0, last], schedules.vp_linear())
+        good = find("dpmpp2m").plan([-2.0, 0.0, 1.0, last], schedules.vp_linear())
         rows = (*good.stages[:-1], dataclasses.replace(good.stages[-1], **change))
         with pytest.raises(InputError, match="transfer law"):
             dataclasses.replace(good, stages=rows)

@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner
 
 from diffode import schedules
-from solvers import SOLVERS, sample
-from solvers.registry import table
+from solvers import sample
+from solvers.registry import find, table
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_the_solver_table_is_generated():
 
 def test_the_plan_shown_is_the_plan():
     schedule = schedules.ddpm_linear()
-    plan = SOLVERS["dpm2"].plan([schedule.lam_min, (schedule.lam_min + schedule.lam_max) / 2, schedule.lam_max], schedule)
+    plan = find("dpm2").plan([schedule.lam_min, (schedule.lam_min + schedule.lam_max) / 2, schedule.lam_max], schedule)
     assert str(plan) in (ROOT / "README.md").read_text()
 
 

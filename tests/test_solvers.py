@@ -8,14 +8,13 @@ import torch
 
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, Solver, encode, run, sample
-from solvers.entries import parse
+from solvers import SOLVERS, Budget, Hooks, encode, run, sample
+from solvers.options import parse
 from solvers.registry import find
-from solvers.sampling import choose_grid
 
-PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
-ODE = [name for name in PLANNED if not SOLVERS[name].stochastic]
-CORRECTED = [f"{name}+unic" for name in ODE if SOLVERS[name].unic]
+PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
+ODE = [name for name in PLANNED if not find(name).stochastic]
+CORRECTED = [f"{name}+unic" for name in ODE if find(name).unic_order]
 
 
 TO_ZERO = re.compile("(deis-rho|lms|i?pndm)(\\+unic)?$")  # whose step to σ̄ = 0 is a step like any other
@@ -32,7 +31,7 @@ def test_ends(solver, denoise, steps, mixture64):
     assert torch.isfinite(result.x).all()
     assert result.nfe == result.plan.nfe == len(asked)
     if solver not in ("dpm-fast", "pndm"):
-        assert result.nfe == SOLVERS[solver].evaluations * (steps - denoise) + denoise
+        assert result.nfe == find(solver).nfe_per_step * (steps - denoise) + denoise
     assert min(asked) == result.plan.grid[0]
     assert max(asked) <= mixture64.schedule.lam_max
 
@@ -55,7 +54,7 @@ def test_the_step_to_infinity_ends_with_x0_hat(solver, mixture64):
 def test_a_step_to_sigma_bar_0_keeps_its_weights(solver):
     """Methods that step in σ̄ need no lower order at σ̄ = 0: their row there is the limit of those that stop ever closer to it."""
     schedule, lams = schedules.vp_linear(), np.linspace(-3, 3, 7)
-    last, near = (SOLVERS[solver].plan([*lams, lam], schedule).stages[-1] for lam in (np.inf, 17.0))
+    last, near = (find(solver).plan([*lams, lam], schedule).stages[-1] for lam in (np.inf, 17.0))
     assert len(last.c) > 1
     np.testing.assert_allclose(list(last.c.values()), list(near.c.values()), rtol=0, atol=1e-6)
 
@@ -71,10 +70,10 @@ def test_zero_terminal_snr(solver, steps, toy):
     x = torch.randn(4, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if solver not in DATA_FORM:
         with pytest.raises(InputError, match=solver):
-            SOLVERS[solver].plan(lams, schedule)
+            find(solver).plan(lams, schedule)
         return
-    plan = SOLVERS[solver].plan(lams, schedule)
-    assert torch.isfinite(run(plan, native, x, noise=SeededNoise(range(4))).x).all()
+    plan = find(solver).plan(lams, schedule)
+    assert torch.isfinite(run(plan, native, x, Hooks(noise=SeededNoise(range(4)))).x).all()
 
 
 DATA_FORM = [name for name in PLANNED if "pp" in name or name.startswith("unipc")] + ["ddim", "ddpm", "sa-solver"]
@@ -95,9 +94,9 @@ def test_encode_and_back(solver, toy):
     lams = {n: np.linspace(-2, 3, n + 1) for n in (80, 160)}
     for n in (80, 160):
         noise = encode(model, x0, solver=solver, grid=lams[n]).x
-        back = run(SOLVERS[solver].plan(lams[n], model.schedule), model, noise).x
+        back = run(find(solver).plan(lams[n], model.schedule), model, noise).x
         errors.append(float((back - x0).square().mean().sqrt()))
-    order = getattr(SOLVERS[solver], "started", 0) or SOLVERS[solver].order
+    order = find(solver).ramp_order or find(solver).order
     assert errors[1] < errors[0] / 2 ** (order - 0.5)
 
 
@@ -106,7 +105,7 @@ def test_encode_refuses_what_cannot_run_backwards(toy):
     for options, what in (
         ({"solver": "ddpm"}, "draws noise"),
         ({"solver": "ddim", "eta": 0.5}, "draws noise"),
-        ({"solver": SOLVERS["ddim"].plan([-1.0, 1.0], model.schedule)}, "a solver's name"),
+        ({"solver": find("ddim").plan([-1.0, 1.0], model.schedule)}, "a solver's name"),
         ({"grid": [-1.0, 0.0, np.inf]}, "finite ends"),
     ):
         with pytest.raises(InputError, match=what):
@@ -138,9 +137,12 @@ def test_a_solver_of_ones_own_is_found_by_module_and_name(tmp_path, monkeypatch,
 
 
 def test_options_are_read_as_the_type_they_are():
-    assert parse(find("unipc3"), {"variant": "bh1", "lower_final": "true"}) == {"variant": "bh1", "lower_final": True}
-    assert parse(find("deis-t"), {"order": "2"}) == {"order": 2}
-    assert parse(find("heun-churn"), {"s_churn": "10"}) == {"s_churn": 10.0}
+    def read(name, texts):
+        return parse(name, find(name).options, texts)
+
+    assert read("unipc3", {"variant": "bh1", "lower_final": "true"}) == {"variant": "bh1", "lower_final": True}
+    assert read("deis-t", {"order": "2"}) == {"order": 2}
+    assert read("heun-churn", {"s_churn": "10"}) == {"s_churn": 10.0}
     for name, option, what in (
         ("deis-t", {"order": "two"}, "a whole number, not 'two'"),
         ("unipc3", {"lower_final": "yes"}, "true or false"),
@@ -148,7 +150,7 @@ def test_options_are_read_as_the_type_they_are():
         ("ddim", {"order": "2"}, "no option 'order'"),
     ):
         with pytest.raises(InputError, match=what):
-            parse(find(name), option)
+            read(name, option)
 
 
 @pytest.mark.parametrize("nfe", range(1, 14))
@@ -164,8 +166,7 @@ def test_dpm_fast_ends_as_published():
     """Lu et al. (2022a), appendix: 10 = 3 + 3 + 3 + 1, 11 = 3 + 3 + 3 + 2, 12 = 3 + 3 + 3 + 2 + 1."""
     schedule = schedules.vp_linear()
     for nfe, orders in ((10, [3, 3, 3, 1]), (11, [3, 3, 3, 2]), (12, [3, 3, 3, 2, 1])):
-        lams, options = choose_grid(find("dpm-fast"), schedule, nfe=nfe, steps=None, grid="logsnr", denoise=False)
-        stages = find("dpm-fast").plan(lams, schedule, **options).stages[1:]
+        stages = find("dpm-fast").prepare(Budget(nfe=nfe), schedule).plan.stages[1:]
         ends = [i for i, stage in enumerate(stages, 1) if stage.commit]
         assert np.diff([0, *ends]).tolist() == orders
 
@@ -202,7 +203,7 @@ WRONG = [
 def test_wrong_options_are_refused(solver, options):
     schedule = schedules.ddpm_linear()
     with pytest.raises(InputError):
-        SOLVERS[solver].plan(grid.make("logsnr", schedule, 3), schedule, **options)
+        find(solver).plan(grid.make("logsnr", schedule, 3), schedule, **options)
 
 
 @pytest.mark.parametrize(
@@ -220,16 +221,19 @@ def test_encode_with_solvers_that_have_no_plan(solver, toy):
     options = {"steps": 60} if solver == "rk4" else {"rtol": 1e-5, "atol": 1e-5}
     noise = encode(model, x0, solver=solver, grid=[-2.0, 3.0] if "rtol" in options else "logsnr", **options).x
     ends = [-2.0, 3.0] if "rtol" in options else [model.schedule.lam_min, model.schedule.lam_max]
-    back = SOLVERS["dopri5"].solve(model, noise, np.array(ends), rtol=1e-6, atol=1e-6).x
+    back = find("dopri5").on(ends, model.schedule, rtol=1e-6, atol=1e-6).solve(model, noise).x
     assert (back - x0).square().mean().sqrt() < 1e-3
 
 
 @pytest.mark.parametrize("solver", ["dpm12", "dpmpp23"])
 def test_adaptive_solvers_go_on_to_sigma_0(solver, toy):
     result = sample(toy("vp"), solver=solver, denoise=True, shape=(3, 1, 2, 3))
-    assert set(result.taken.lam) == {np.inf}
+    assert set(result.adaptive.lam) == {np.inf}
     again = sample(
-        toy("vp"), solver=solver, grid=[result.taken.plans[0].grid[0], result.taken.plans[0].grid[-2], np.inf], shape=(3, 1, 2, 3)
+        toy("vp"),
+        solver=solver,
+        grid=[result.adaptive.plans[0].grid[0], result.adaptive.plans[0].grid[-2], np.inf],
+        shape=(3, 1, 2, 3),
     )
     assert torch.equal(again.x, result.x)
     with pytest.raises(InputError, match="finite"):
@@ -240,7 +244,7 @@ def test_adaptive_solvers_go_on_to_sigma_0(solver, toy):
 def test_noise_cannot_be_encoded(solver, toy):
     options = {"eta": 0.5} if solver == "ddim" else {}
     for grid_ in ("logsnr", [-3.0, 0.5]):
-        with pytest.raises(InputError, match=f"{solver} draws noise"):
+        with pytest.raises(InputError, match=f"{solver}.* draws noise"):
             encode(toy("vp"), torch.zeros(1, 1, 2, 3, dtype=torch.float64), solver=solver, grid=grid_, **options)
 
 
@@ -265,7 +269,7 @@ def test_a_solver_of_ones_own_with_options_and_unic(tmp_path, monkeypatch):
         "from solvers import Solver\nfrom solvers.dpm_multistep import dpmpp2m\n"
         "def build(grid, schedule, *, a: float | None = None, unic: bool = False):\n"
         "    return dpmpp2m(grid, schedule, unic=unic)\n"
-        "mine = Solver('mine', build, 2, 1, 'me', unic=3)\n"
+        "mine = Solver('mine', build, 2, 1, 'me', unic_order=3)\n"
     )
     monkeypatch.chdir(tmp_path)
     assert parse(find("own:mine"), {"a": "0.5"}) == {"a": 0.5}
@@ -277,7 +281,7 @@ def test_a_solver_of_ones_own_with_options_and_unic(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lams", [[0.0, 0.0, 1.0], [0.0, 1.0, 0.5], [0.0], []])
 def test_a_grid_goes_one_way(lams):
     with pytest.raises(InputError, match="all increasing or all decreasing"):
-        SOLVERS["dpmpp2m"].plan(lams, schedules.vp_linear())
+        find("dpmpp2m").plan(lams, schedules.vp_linear())
 
 
 def test_an_unfinished_run_says_so(toy):

@@ -9,12 +9,13 @@ import torch
 from diffode import grid, schedules
 from diffode.noise import SeededNoise
 from diffode.schedule import SCHEDULES
-from solvers import SOLVERS, Solver, run
+from solvers import SOLVERS, run
 from solvers.gaussian import exact, variance
+from solvers.hooks import Hooks
 from solvers.registry import find
 from tests import reference
 
-PLANNED = [name for name, entry in SOLVERS.items() if isinstance(entry, Solver)]
+PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
 
 # Every pair is one table, row by row: (a name and its options, another's).
 SAME = [
@@ -71,8 +72,8 @@ def test_first_order_steps_are_the_same_in_both_forms(data, noise, options, toy)
     x = torch.randn(4, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     results = []
     for name in (data, noise):
-        plan = SOLVERS[name].plan(lams, model.schedule, **options)
-        results.append(run(plan, model, x, noise=SeededNoise(range(4))).x)
+        plan = find(name).plan(lams, model.schedule, **options)
+        results.append(run(plan, model, x, Hooks(noise=SeededNoise(range(4)))).x)
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
 
 
@@ -83,7 +84,7 @@ def test_ddim_is_equation_12(eta):
         lams = schedule.lam(np.array([t_s, t_t], float))
         abar_s, abar_t = schedule.alpha(lams) ** 2
         x, eps, z = rng.normal(size=3)
-        last = SOLVERS["ddim"].plan(lams, schedule, eta=eta).stages[-1]
+        last = find("ddim").plan(lams, schedule, eta=eta).stages[-1]
         expected = reference.ddim_eq_12(abar_s, abar_t, eta, x, eps, z)
         assert last.x * x + last.c[0] * eps + last.noise * z == pytest.approx(expected, rel=1e-11)
 
@@ -95,7 +96,7 @@ def test_ddpm_is_algorithm_2(variance):
         lams = schedule.lam(np.array([t_s, t_t], float))
         abar_s, abar_t = schedule.alpha(lams) ** 2
         x, eps, z = rng.normal(size=3)
-        last = SOLVERS["ddpm"].plan(lams, schedule, variance=variance).stages[-1]
+        last = find("ddpm").plan(lams, schedule, variance=variance).stages[-1]
         expected = reference.ddpm_algorithm_2(abar_s, abar_t, variance, x, eps, z)
         assert last.x * x + last.c[0] * eps + last.noise * z == pytest.approx(expected, rel=1e-9)  # 1 − ᾱ_s/ᾱ_t cancels
 
@@ -110,7 +111,7 @@ def test_dpm_solvers_are_their_algorithms(mixture64):
         state = x
         for lam_s, lam_t in pairwise(lams):
             state = step(lam_s, lam_t, state)
-        torch.testing.assert_close(run(SOLVERS[name].plan(lams, model.schedule), model, x).x, state, rtol=0, atol=1e-12)
+        torch.testing.assert_close(run(find(name).plan(lams, model.schedule), model, x).x, state, rtol=0, atol=1e-12)
 
 
 def data_of(model):
@@ -135,7 +136,7 @@ def test_multistep_solvers_are_their_papers_formulas(solver, options, formula, t
     """Each written out in the paper's own symbols, or the authors' code's, in tests/reference.py."""
     model, lams = toy("vp"), np.array([-3.0, -2.2, -0.9, 0.1, 0.8, 1.7, 2.5])
     x = torch.randn(4, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    result = run(SOLVERS[solver].plan(lams, model.schedule, **options), model, x).x
+    result = run(find(solver).plan(lams, model.schedule, **options), model, x).x
     torch.testing.assert_close(result, formula(lams, x, model), rtol=0, atol=1e-11)
 
 
@@ -145,9 +146,9 @@ def test_multistep_solvers_are_their_papers_formulas(solver, options, formula, t
 def test_a_point_mass_and_pure_noise_are_exact_and_gaussians_nearly(solver, schedule, s):
     """The variance of the output for data N(0, s²): exact for a point mass whatever the solver, and nearly so for any s."""
     schedule = SCHEDULES[schedule]()
-    plan = SOLVERS[solver].plan(np.linspace(-1.5, 1.5, 61), schedule)
+    plan = find(solver).plan(np.linspace(-1.5, 1.5, 61), schedule)
     assert variance(plan, s) == pytest.approx(exact(plan, 1.5, s), rel=0.06)
-    if SOLVERS[solver].name != "heun-churn":
+    if find(solver).name != "heun-churn":
         assert variance(plan, 1e-9) == pytest.approx(exact(plan, 1.5, 1e-9), rel=1e-9)
 
 
@@ -156,7 +157,7 @@ def test_a_point_mass_and_pure_noise_are_exact_and_gaussians_nearly(solver, sche
 def test_lemma_1_marginals_do_not_depend_on_eta(schedule, eta):
     """Song et al. (2021), Lemma 1, as exact arithmetic: for x0 fixed, ε known, the mean of x_t is α x0 and its variance σ²."""
     schedule = SCHEDULES[schedule]()
-    plan = SOLVERS["ddim"].plan(grid.make("logsnr", schedule, 7), schedule, eta=eta)
+    plan = find("ddim").plan(grid.make("logsnr", schedule, 7), schedule, eta=eta)
     x0, first = 0.7, plan.stages[0].lam
     # The state as an affine map of (x0, z_0, z_1, ...), z_k being draw k; ε of a state is (x − α x0)/σ of the same map.
     coefficients = np.zeros((len(plan.stages), 1 + len(plan.stages)))
@@ -176,7 +177,7 @@ def test_lemma_1_marginals_do_not_depend_on_eta(schedule, eta):
 def test_ddpm_with_beta_has_larger_marginals_and_says_so():
     schedule = schedules.ddpm_linear()
     lams = grid.make("time", schedule, 5)
-    large, small = (SOLVERS["ddpm"].plan(lams, schedule, variance=variance) for variance in ("large", "small"))
+    large, small = (find("ddpm").plan(lams, schedule, variance=variance) for variance in ("large", "small"))
     assert not large.exact_marginals
     assert small.exact_marginals
     assert all(a.noise > b.noise for a, b in zip(large.stages[1:], small.stages[1:], strict=True))

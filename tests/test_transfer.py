@@ -7,8 +7,8 @@ import pytest
 
 from diffode import schedules
 from diffode.schedule import SCHEDULES
-from solvers import SOLVERS
 from solvers.phi import interpolatory, moments, phi
+from solvers.registry import find
 from solvers.transfer import transfer
 
 
@@ -64,12 +64,12 @@ def test_moments_of_the_last_row(solver):
 
     Halving h must divide the error by 2^(p+1); the published slopes with a wrong sign or a lost factor fail by an order.
     """
-    schedule, order = schedules.vp_linear(), SOLVERS[solver].order
+    schedule, order = schedules.vp_linear(), find(solver).order
     sign = {"noise": 1.0, "data": -1.0}
     for k in range(1, order):
         errors = []
         for h in (0.02, 0.01):
-            plan = SOLVERS[solver].plan(np.arange(6) * h, schedule)
+            plan = find(solver).plan(np.arange(6) * h, schedule)
             *_, anchor, last = (stage for stage in plan.stages if stage.commit)
             where = [stage.lam for stage in plan.stages if stage.evaluate]
             scale = sum(last.c.values()) / (h * phi(1, sign[plan.prediction] * h))

@@ -12,16 +12,17 @@ import torch
 
 from diffode import InputError, schedules
 from diffode import grid as grids
-from solvers import SOLVERS, Solver
-from solvers.dpm_solver import dpm1, dpm2, dpm3
-from solvers.entries import Adaptive
-from solvers.registry import find
+from solvers import SOLVERS, Prepared, Solver
+from solvers.ddim import ddim
+from solvers.dpm_solver import dpm2, dpm3
+from solvers.hooks import NO_HOOKS
+from solvers.registry import all_names, find
 from solvers.singlestep import single_steps
 from solvers.transfer import PlanBuilder
-from solvers.verify import CLAIMS, everything, verify
+from solvers.verify import CLAIMS, verify
 
 
-@pytest.mark.parametrize("solver", everything())
+@pytest.mark.parametrize("solver", all_names())
 def test_every_solver_keeps_its_claims(solver):
     lines = []
     assert verify([solver], lines.append), "\n".join(lines)
@@ -30,14 +31,26 @@ def test_every_solver_keeps_its_claims(solver):
 # What breaks a claim
 
 
+def solve_with(name, model, x, grid, hooks):
+    return find(name).on(grid, model.schedule).solve(model, x, hooks)
+
+
 @dataclass(frozen=True)
-class Spoiled(Solver):
-    """A solver that is run by how(solve, model, x, grid, **options), solve being that of dpm2."""
+class SpoiledRun(Prepared):
+    """dpm2 on a grid, run by how(solve, model, x, grid, hooks), solve being that of dpm2."""
 
     how: Callable = None
 
-    def solve(self, model, x, grid, **options):
-        return self.how(SOLVERS["dpm2"].solve, model, x, grid, **options)
+    def solve(self, model, x, hooks=NO_HOOKS):
+        return self.how(partial(solve_with, "dpm2"), model, x, self.grid, hooks)
+
+
+@dataclass(frozen=True, repr=False)
+class Spoiled(Solver):
+    how: Callable = None
+
+    def on(self, grid, schedule, **options):
+        return SpoiledRun(self, np.asarray(grid), options, None, how=self.how)
 
 
 def spoiled(how):
@@ -61,7 +74,7 @@ def remembering():
 
 def one_way(grid, schedule):
     """Of order 2 forwards and 1 backwards."""
-    return (dpm2 if grid[0] < grid[-1] else dpm1)(grid, schedule)
+    return (dpm2 if grid[0] < grid[-1] else ddim)(grid, schedule)
 
 
 def extrapolating(grid, schedule):
@@ -80,29 +93,26 @@ def finite_only(grid, schedule):
 
 
 def with_commit(change):
-    return spoiled(lambda solve, model, x, grid, **options: solve(model, x, grid, on_commit=change, **options))
+    return spoiled(lambda solve, model, x, grid, hooks: solve(model, x, grid, replace(hooks, on_commit=change)))
 
 
-def by_form(solve, model, x, grid, **options):
-    return (SOLVERS["dpm3"].solve if model.predicts == "noise" else solve)(model, x, grid, **options)
+def by_form(solve, model, x, grid, hooks):
+    return (partial(solve_with, "dpm3") if model.predicts == "noise" else solve)(model, x, grid, hooks)
 
 
-def extra_call(solve, model, x, grid, **options):
+def extra_call(solve, model, x, grid, hooks):
     """One more call of the network, past the model that counts."""
     model.network(x, torch.full((len(x),), float(grid[0]), dtype=x.dtype))
-    return solve(model, x, grid, **options)
+    return solve(model, x, grid, hooks)
 
 
-def nan(solve, model, x, grid, **options):
-    return replace(solve(model, x, grid[np.isfinite(grid)], **options), x=x * np.nan)
+def nan(solve, model, x, grid, hooks):
+    return replace(solve(model, x, grid[np.isfinite(grid)], hooks), x=x * np.nan)
 
 
-@dataclass(frozen=True)
-class Careless(Adaptive):
-    """An adaptive solver that does not heed its tolerance."""
-
-    def solve(self, model, x, grid, *, rtol, atol, **options):
-        return super().solve(model, x, grid, rtol=0.1, atol=0.1, **options)
+def careless(model, x, grid, hooks, *, rtol, atol):
+    """dpm23, without heed to its tolerance."""
+    return find("dpm23").integrate(model, x, grid, hooks, rtol=0.1, atol=0.1)
 
 
 BROKEN = [
@@ -110,17 +120,17 @@ BROKEN = [
     ("order", replace(SOLVERS["dpm2"], order=3)),
     ("order", replace(SOLVERS["dpm3"], order=2)),
     ("order", replace(SOLVERS["ddpm"], order=2)),
-    ("order", Careless("careless", SOLVERS["dpm23"].pair, "none")),
+    ("order", replace(SOLVERS["dpm23"], name="careless", integrate=careless)),
     ("order", replace(SOLVERS["dpmpp3m-published"], order=3)),
-    ("as started", replace(SOLVERS["dpmpp3m"], started=0)),
-    ("as started", replace(SOLVERS["unipc2"], started=2)),
+    ("as started", replace(SOLVERS["dpmpp3m"], ramp_order=0)),
+    ("as started", replace(SOLVERS["unipc2"], ramp_order=2)),
     ("forms", built(remembering())),
     ("forms", spoiled(by_form)),
     ("round trip", built(one_way)),
     ("batch", built(remembering())),
     ("batch", with_commit(lambda u, lam: u + 1e-6 * u.mean(0))),
-    ("NFE", replace(SOLVERS["dpm2"], evaluations=1)),
-    ("NFE", replace(SOLVERS["dpm-fast"], evaluations=2)),
+    ("NFE", replace(SOLVERS["dpm2"], nfe_per_step=1)),
+    ("NFE", replace(SOLVERS["dpm-fast"], nfe_per_step=2)),
     ("NFE", spoiled(extra_call)),
     ("σ = 0", built(extrapolating, 2, 1)),
     ("σ = 0", built(finite_only)),
@@ -140,7 +150,7 @@ def test_a_broken_claim_is_seen(claim, entry):
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_what_breaks_it_is_what_was_spoiled(claim):
     """The same solvers, spoiled in nothing, keep every claim."""
-    for entry in (spoiled(lambda solve, *args, **options: solve(*args, **options)), built(dpm2)):
+    for entry in (spoiled(lambda solve, *args: solve(*args)), built(dpm2)):
         assert CLAIMS[claim](entry).ok
 
 
@@ -182,10 +192,10 @@ def test_an_unknown_name_is_refused_before_anything_is_measured():
     assert not lines
 
 
-def test_everything_is_all_there_is():
-    assert set(SOLVERS) < set(everything())
-    assert "dpmpp3m+unic" in everything()
-    assert all(find(name) for name in everything())
+def test_all_names_are_all_there_is():
+    assert set(SOLVERS) < {*all_names()}
+    assert "dpmpp3m+unic" in [*all_names()]
+    assert all(find(name) for name in all_names())
 
 
 # What users bring
@@ -233,7 +243,7 @@ FINITE, TO_DATA = partial(grids.make, "logsnr", steps=8), partial(grids.make, "l
     ],
 )
 def test_a_plan_from_a_file(solver, schedule, grid, tmp_path):
-    SOLVERS[solver].plan(grid(schedule=schedule), schedule).save(tmp_path / "plan.json")
+    find(solver).plan(grid(schedule=schedule), schedule).save(tmp_path / "plan.json")
     lines = []
     assert verify([str(tmp_path / "plan.json")], lines.append), "\n".join(lines)
     assert "one grid" in lines[1]

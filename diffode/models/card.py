@@ -64,7 +64,7 @@ class Card:
         names = tuple(map(str, range(model.classes))) if classes is None else tuple(classes)
         schedule = model.schedule
         options = dict(schedule.options)
-        return cls(kind, model.shape, names, schedule.name, options, model.predicts, model.clock, config, provenance)
+        return cls(kind, tuple(model.shape), names, schedule.name, options, model.predicts, model.clock, config, provenance)
 
     def network_config(self) -> dict[str, Any]:
         """`config`, the arguments of the network's code; InputError for a card without."""

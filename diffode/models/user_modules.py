@@ -38,7 +38,7 @@ def read(name: str, dtype: torch.dtype) -> tuple[EpsModel, Card, str]:
             network = copy.deepcopy(network).to("cpu", dtype).requires_grad_(False).eval()
     except Exception as error:
         raise InputError(f"the network of {name} cannot be copied: {in_words(error)}") from error
-    return model._with(network=network), Card.of(model, "module", name=name), identity
+    return model.replace(network=network), Card.of(model, "module", name=name), identity
 
 
 def digest(module: ModuleType, model: EpsModel) -> str:

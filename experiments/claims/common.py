@@ -25,8 +25,8 @@ from experiments.common.results import Row
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
-from solvers.entries import Entry
 from solvers.registry import find
+from solvers.solver import Solver
 
 MODELS = ("fashion", "mixture")
 CONTENDER = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run; the others say on what
@@ -146,6 +146,6 @@ def conclude(rows: Sequence[Row], out: Path, plot: Callable[[Path], None], repor
     results.finish(rows, out)
 
 
-def solver_of(contender: str) -> Entry:
+def solver_of(contender: str) -> Solver:
     """The solver that a contender is."""
     return find(parse_contender(contender)[0])

@@ -80,7 +80,7 @@ def duels(rows: Sequence[Row]) -> list[Duel]:
 def is_multistep(contender: str) -> bool:
     """Whether a solver takes one evaluation per step, and is of order 2 or more."""
     solver = solver_of(contender)
-    return solver.evaluations == 1 and solver.order > 1
+    return solver.nfe_per_step == 1 and solver.order > 1
 
 
 def report(out: Path) -> str:

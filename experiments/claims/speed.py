@@ -13,7 +13,6 @@ Nothing else should run meanwhile.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -34,7 +33,6 @@ from experiments.common.results import Row
 from experiments.comparison.cost import metered
 from experiments.comparison.problem import Problem
 from experiments.comparison.ranking import contender_name, measured
-from solvers import Solver
 from solvers.registry import find
 
 PLANNED = ("ddim", "heun", "dpm2", "dpm3", "rk:rk4", "ipndm", "deis-rho", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3")
@@ -48,14 +46,14 @@ def network_alone(problem: Problem) -> Callable[[int], None]:
     """call(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
     inputs: list[tuple[Any, Any]] = []
     batch, settings = problem.batches[0], problem.settings
-    model = copy.copy(problem.labelled(problem.model, batch))
+    model = problem.labelled(problem.model, batch)
     network, x = model.network, problem.initial_state(batch, settings.state_dtype, settings.device)
 
     def recorded(*x: Any, **condition: Any) -> torch.Tensor:
         inputs.append((x, condition))
         return network(*x, **condition)
 
-    model.network = recorded
+    model = model.replace(network=recorded)
     with torch.no_grad():
         for lam in np.linspace(problem.schedule.lam_min, problem.schedule.lam_max, NFE):
             model(x, float(lam))
@@ -72,7 +70,7 @@ def memory(problem: Problem, contender: Mapping[str, Any]) -> int | None:
     """The states that the plan of a contender keeps, if it has one."""
     solver, lams, options = problem.plan(**contender)
     entry = find(solver)
-    return 1 + entry.plan(lams, problem.schedule, **options).memory if isinstance(entry, Solver) else None
+    return 1 + entry.plan(lams, problem.schedule, **options).memory if entry.has_plan else None
 
 
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:

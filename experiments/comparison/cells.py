@@ -18,7 +18,7 @@ from diffode.errors import InputError
 from diffode.grid import GRIDS
 from experiments.sampling import jobs
 from solvers import SOLVERS
-from solvers.entries import Options, Planned, Solver
+from solvers.options import Options
 from solvers.registry import find
 
 Cell = dict[str, Any]
@@ -39,7 +39,7 @@ def parse_contender(contender: str) -> tuple[str, Options]:
         raise InputError(f"an option in {contender!r} has no value: give NAME(option=value)")
     options = jobs.choose_options(solver, [(name.strip(), value.strip()) for name, _, value in pairs])
     entry = find(solver)
-    if isinstance(entry, Planned):
+    if entry.fixed_plan is not None:
         raise InputError(f"{solver} is a plan, and has one number of evaluations: give the name of a solver")
     if entry.stochastic or options.get("eta"):
         raise InputError(f"{contender} draws noise, so there is no solution to compare it with: take a solver of the ODE")
@@ -75,7 +75,7 @@ def parse_tolerances(text: str) -> list[float]:
 
 def comparable_solvers() -> Iterator[str]:
     """Every registered solver of the ODE whose cost can be set, by a number of evaluations or by a tolerance."""
-    return (name for name, entry in SOLVERS.items() if not entry.stochastic and (entry.evaluations or entry.adaptive))
+    return (name for name, entry in SOLVERS.items() if not entry.stochastic and (entry.nfe_per_step or entry.chooses_steps))
 
 
 def is_user_defined(contender: str) -> bool:
@@ -100,14 +100,14 @@ def make_cells(
     for contender in contenders:
         solver, options = parse_contender(contender)
         entry = find(solver)
-        if entry.adaptive and options.keys() & {"rtol", "atol"}:
+        if entry.chooses_steps and options.keys() & {"rtol", "atol"}:
             raise InputError(
                 f"{contender} sets its tolerance, and an adaptive solver is compared at several, rtol = atol: leave it out there"
             )
-        if entry.adaptive:
+        if entry.chooses_steps:
             cells += [{"solver": contender, "grid": OWN_STEPS, "nfe": None, "rtol": rtol} for rtol in tolerances]
             continue
-        possible = [grid for grid in grids if grid != OPTIMAL or isinstance(entry, Solver)]
+        possible = [grid for grid in grids if grid != OPTIMAL or (entry.has_plan and entry.fixed_plan is None)]
         cells += [{"solver": contender, "grid": grid, "nfe": nfe, "rtol": None} for grid in possible for nfe in budgets]
     if not cells:
         raise InputError("there is nothing to compare: optimal grids are found for planned solvers only; name another grid")

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffode.errors import InputError, in_words
+from diffode.evaluation import Counter
 from diffode.files import atomic
 from diffode.model import EpsModel
 from diffode.models import pretrained
@@ -112,7 +113,7 @@ def _in_float64(problem: Problem) -> tuple[str, EpsModel]:
         m = network(x.float(), narrow, **condition)
         return getattr(m, "sample", m).double()  # as EpsModel takes it
 
-    model.network = in_float32
+    model = model.replace(network=in_float32)
     return "float32", model
 
 
@@ -147,10 +148,10 @@ def _solve(problem: Problem, model: EpsModel, rows: slice, tolerance: float) -> 
     """The solution of these samples, its distance from that at ten times the tolerance, and its evaluations."""
     x, schedule, nfe, ends = problem.initial_state(rows, torch.float64, _device(problem)), problem.schedule, 0, []
     for each in (10 * tolerance, tolerance):
-        before = model.nfe
-        end = accurate(model, x, schedule.lam_min, schedule.lam_max, each)
-        ends.append(model(end, schedule.lam_max, "data") if problem.settings.denoise else end)
-        nfe = model.nfe - before
+        counter = Counter()
+        end = accurate(model, x, schedule.lam_min, schedule.lam_max, each, counter)
+        ends.append(model(end, schedule.lam_max, "data", counter) if problem.settings.denoise else end)
+        nfe = counter.nfe
     return ends[1], _distance(*ends), nfe
 
 

@@ -36,6 +36,7 @@ from diffode.prediction import convert
 from diffode.schedule import Array
 from experiments.comparison.problem import Problem, Settings
 from solvers.execute import refuse_nonfinite, run
+from solvers.hooks import Hooks
 from solvers.plan import Plan, value
 from solvers.registry import find
 
@@ -192,7 +193,7 @@ def follow_trajectories(
     x = problem.initial_state(rows, problem.settings.state_dtype, settings.device)
     with tqdm(total=known_at, desc="trajectories", disable=None, leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda evaluation, lam, m: bar.update())
-        run(find("unipc3").plan(lams, problem.schedule), watched, x, on_step=lambda step: states.append(step.x.clone()))
+        run(find("unipc3").plan(lams, problem.schedule), watched, x, Hooks(on_step=lambda step: states.append(step.x.clone())))
     x = torch.stack(states)
     m = evaluate(model, x, lams, model.predicts, problem.settings.batch)
     end = model(x[-1], lams[-1], "data") if settings.denoise else x[-1]

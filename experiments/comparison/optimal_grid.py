@@ -50,7 +50,6 @@ from experiments.comparison.local_errors import (
 )
 from experiments.comparison.problem import Problem, Settings
 from experiments.sampling.recipe import choose_device
-from solvers.entries import Solver
 from solvers.plan import Plan
 from solvers.registry import find
 
@@ -88,7 +87,7 @@ def find_optimal_grid(trajectories: Trajectories, contender: str, nfe: int) -> O
     InputError for a solver that has no plan, cannot make exactly so many, or takes more steps than λ are known.
     """
     entry, problem = find(parse_contender(contender)[0]), trajectories.problem
-    if not isinstance(entry, Solver):
+    if not entry.has_plan or entry.fixed_plan is not None:
         raise InputError(f"{contender} has no plan whose grid could be optimal: take a planned solver")
     named = {grid: problem.plan(contender, grid, nfe)[1:] for grid in grids.GRIDS}
     options = named["logsnr"][1]

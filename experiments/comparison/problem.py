@@ -24,10 +24,9 @@ from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
 from experiments.sampling import generate, jobs
 from experiments.sampling.recipe import Recipe
-from solvers import sample
-from solvers.entries import BlackBox, Options
+from solvers import Budget, sample
+from solvers.options import Options
 from solvers.registry import find
-from solvers.sampling import choose_grid
 
 Planning = tuple[str, Array, Options]
 
@@ -129,12 +128,8 @@ class Problem:
         name, options = parse_contender(solver)
         options = options if rtol is None else {**options, "rtol": rtol, "atol": rtol}
         spacing = "logsnr" if grid == OWN_STEPS else grid  # of which an adaptive solver takes the ends
-        lams, options = choose_grid(
-            find(name), self.schedule, nfe=nfe, steps=None, grid=spacing, denoise=self.settings.denoise, **options
-        )
-        if isinstance(find(name), BlackBox) and self.settings.denoise:
-            raise InputError(f"{solver} is an integrator of torchdiffeq, and cannot take the step to σ = 0")
-        return name, lams, options
+        prepared = find(name).prepare(Budget(nfe=nfe, grid=spacing, denoise=self.settings.denoise), self.schedule, **options)
+        return name, prepared.grid, prepared.options
 
     def run(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Outcome:
         """Run one cell, described as for `plan`; InputError for a state that is not finite."""

@@ -15,8 +15,8 @@ from solvers.registry import find
 def whole_steps(solver: str, schedule: Schedule, nfe: int, grid: str) -> int:
     """The steps that a solver takes with nfe evaluations at most; InputError if their number does not say what it costs."""
     entry = find(solver)
-    steps = nfe // (entry.evaluations or 1)
-    spent = entry.nfe(grids.make(grid, schedule, steps), schedule)
+    steps = nfe // (entry.nfe_per_step or 1)
+    spent = entry.on(grids.make(grid, schedule, steps), schedule).nfe or 0
     if spent > nfe:
         raise InputError(f"{solver} spends {spent} evaluations on {steps} steps, and cannot be compared at {nfe}")
     return steps

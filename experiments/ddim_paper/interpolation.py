@@ -41,9 +41,8 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.common import mean_and_error
-from solvers import sample
+from solvers import Budget, sample
 from solvers.registry import find
-from solvers.sampling import choose_grid
 
 LABELS = {"same": "one label", "none": "no label"}
 POINTS = 11  # w = 0, 0.1, ..., 1: an odd number, for there to be a middle
@@ -162,7 +161,7 @@ def main(name: str, solver: str, nfe: int, grid: str, pairs: int, seed: int, out
         raise InputError(f"{solver} draws noise, and x_T alone does not decide its samples: take a deterministic solver")
     loaded = pretrained.load(name)
     writers.check_shape(loaded.image)
-    choose_grid(find(solver), loaded.model.schedule, nfe=nfe, steps=None, grid=grid, denoise=False)
+    find(solver).prepare(Budget(nfe=nfe, grid=grid), loaded.model.schedule)
     how: dict[str, Any] = {"solver": solver, "nfe": nfe, "grid": grid}
     x, y = ends(loaded, pairs, seed)
     cells = [{"way": way, "labels": labels} for way in WAYS for labels in LABELS if loaded.model.classes or labels == "none"]

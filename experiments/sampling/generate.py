@@ -33,9 +33,7 @@ from experiments.common import figures
 from experiments.common.results import versions
 from experiments.sampling.jobs import Job, digest, options_of
 from experiments.sampling.recipe import flat
-from solvers import BlackBox, Plan, Result, Solver, sample
-from solvers.entries import Adaptive, Entry, Planned
-from solvers.execute import Step
+from solvers import Committed, Plan, Result, Solver, sample
 from solvers.registry import find
 
 STATES = ("lam", "x", "x0")  # of a trajectory
@@ -164,27 +162,27 @@ def _refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
             raise InputError(f"{path} exists: give {option} another name, or --overwrite")
 
 
-def _plan(job: Job, entry: Entry, schedule: Schedule, save_plan: Path | None) -> Plan | None:
+def _plan(job: Job, entry: Solver, schedule: Schedule, save_plan: Path | None) -> Plan | None:
     """The plan that every batch runs, None for solvers without; InputError if the job was made with another one of the name, or
     if there will be none to save."""
-    if isinstance(entry, Adaptive) and save_plan is not None and len(job.seeds) > 1:
+    if entry.chooses_steps and not entry.supported_hooks and save_plan is not None and len(job.seeds) > 1:
         raise InputError(
             f"each of {len(job.seeds)} images takes its own steps with {entry.name}, and --save-plan keeps one plan: "
             "ask for one image (--n 1, or --seeds with one number)"
         )
-    if not isinstance(entry, Solver | Planned):
-        return entry.plan(np.empty(0), schedule) if isinstance(entry, BlackBox) and save_plan is not None else None
+    if not entry.has_plan:
+        return entry.plan([], schedule) if entry.supported_hooks and save_plan is not None else None
     plan = entry.plan(np.array(job.lams), schedule, **options_of(entry, job))
     if job.plan not in (None, digest(plan)):
         raise InputError(f"{job.solver} is not the plan that it was when this job was made: bring it back, or make another job")
     return plan
 
 
-def _how(job: Job, entry: Entry, plan: Plan | None) -> dict[str, Any]:
+def _how(job: Job, entry: Solver, plan: Plan | None) -> dict[str, Any]:
     """What sample is told of the solver: the plan, or else the name, its grid and its options."""
     if plan is not None:
         return {"solver": plan}
-    states = {"trajectory": True} if job.trajectory and isinstance(entry, BlackBox) else {}
+    states = {"trajectory": True} if job.trajectory and not entry.has_plan else {}
     return {"solver": job.solver, "grid": job.grid, "denoise": job.denoise, **options_of(entry, job), **states}
 
 
@@ -217,8 +215,8 @@ def _one_batch(
     )
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
     arrays |= counts(model, result, bool(job.options.get("per_sample"))) | _stacked(states, result)
-    if result.taken is not None and len(job.seeds) == 1 and result.taken.plans[0] is not None:
-        result.taken.plans[0].save(file.with_name(TAKEN))
+    if result.adaptive is not None and len(job.seeds) == 1 and result.adaptive.plans[0] is not None:
+        result.adaptive.plans[0].save(file.with_name(TAKEN))
     with atomic(file) as part, open(part, "wb") as stream:
         np.savez(stream, **arrays)
 
@@ -226,15 +224,15 @@ def _one_batch(
 def counts(model: EpsModel, result: Result, per_sample: bool = False) -> Arrays:
     """What each image of a batch took; per_sample: whether each was integrated alone."""
     n, calls_each = len(result.x), 2 if model.guidance else 1
-    if result.taken is not None:
-        taken = {name: np.array(getattr(result.taken, name)) for name in ("nfe", "accepted", "rejected")}
-        return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.taken.lam)}
+    if result.adaptive is not None:
+        taken = {name: np.array(getattr(result.adaptive, name)) for name in ("nfe", "accepted", "rejected")}
+        return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.adaptive.lam)}
     if per_sample:  # calls are then those of all images, one after the other
         return {"nfe": np.full(n, result.calls / n / calls_each), "calls": np.full(n, result.calls / n)}
     return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
 
 
-def _kept(step: Step) -> tuple[float, Tensor, Tensor]:
+def _kept(step: Committed) -> tuple[float, Tensor, Tensor]:
     """λ, x and x̂0 of a step on the host, as float32; at the start there is no x̂0 yet: NaN."""
     x0 = torch.full_like(step.x, torch.nan) if step.x0 is None else step.x0
     x, x0 = (state.to("cpu", torch.float32, copy=True) for state in (step.x, x0))
@@ -281,7 +279,7 @@ def _write(job: Job, files: dict[str, Path], arrays: Arrays, plan: Plan | None, 
         writers.writer(files["out"])(files["out"], arrays["pixels"], job.seeds, labels)
 
 
-def _card(job: Job, entry: Entry, report: Report, command: str) -> dict[str, Any]:
+def _card(job: Job, entry: Solver, report: Report, command: str) -> dict[str, Any]:
     """Everything needed to make the output again, and what it was made with."""
     each = {name: [json_value(value) for value in array.tolist()] for name, array in report.each.items() if name != "calls"}
     each["nfe_of_each"] = each.pop("nfe")

@@ -13,13 +13,12 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.files import json_value
 from diffode.models import pretrained
-from diffode.schedule import Array, Schedule, make
+from diffode.schedule import make
 from experiments.common import figures
 from experiments.sampling.recipe import Recipe, flat
-from solvers import SOLVERS, BlackBox, Plan, Solver
-from solvers.entries import Entry, Options, Planned, parse
-from solvers.registry import find
-from solvers.sampling import choose_grid, on_labels
+from solvers import Budget, Plan, Solver
+from solvers.options import Options, parse
+from solvers.registry import find, is_user_defined
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def choose_options(solver: str, typed: Sequence[tuple[str, Any]]) -> Options:
     entry, names = find(solver), [name for name, _ in typed]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"the option {twice[0]} of {entry.name} is given twice: leave one out")
-    return parse(entry, {name: str(value) for name, value in typed})
+    return parse(entry.name, entry.options, {name: str(value) for name, value in typed})
 
 
 def make_plan(
@@ -95,16 +94,17 @@ def make_plan(
     InputError for solvers without a plan, and for a file of which anything else is asked.
     """
     entry = find(solver)
-    if isinstance(entry, Planned):
+    if entry.fixed_plan is not None:
         if denoise or options or not (schedule is nfe is steps is grid is None):
             raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
-        return entry.made
+        return entry.fixed_plan
     noise_schedule = make(schedule or "ddpm_linear")
-    if not isinstance(entry, Solver):
-        return entry.plan(np.empty(0), noise_schedule)  # which says why there is none
+    if not entry.has_plan:
+        return entry.plan([], noise_schedule)  # which says why there is none
     steps = 10 if nfe is None and steps is None and not isinstance(grid, list) else steps
-    lams, options = _settle(entry, noise_schedule, nfe, steps, grid, denoise, options or {})
-    return entry.plan(lams, noise_schedule, **options)
+    prepared = entry.prepare(Budget(nfe, steps, grid, denoise), noise_schedule, **(options or {}))
+    assert prepared.plan is not None
+    return prepared.plan
 
 
 def make_job(
@@ -132,12 +132,19 @@ def make_job(
             "ask for fewer images, or raise --batch"
         )
     entry, schedule = find(solver), loaded.model.schedule
-    if trajectory and isinstance(entry, BlackBox) and entry.adaptive and steps is None and not isinstance(grid, list):
+    if (
+        trajectory
+        and entry.chooses_steps
+        and "trajectory" in entry.supported_hooks
+        and steps is None
+        and not isinstance(grid, list)
+    ):
         steps = figures.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
-    lams, options = _settle(entry, schedule, nfe, steps, grid, denoise, options or {})
-    lams = on_labels(entry, loaded.model, lams)
+    labels_only = loaded.model.clock == "label"
+    prepared = entry.prepare(Budget(nfe, steps, grid, denoise), schedule, labels_only=labels_only, **(options or {}))
+    lams = prepared.grid
     finite = [float(lam) for lam in lams if lam < np.inf]
-    named = solver.removesuffix("+unic") in SOLVERS
+    named = not is_user_defined(solver) and entry.fixed_plan is None
     return Job(
         model=model,
         sha256=loaded.sha256,
@@ -148,28 +155,10 @@ def make_job(
         labels=labels,
         batch=batch,
         recipe=recipe,
-        options={name: json_value(value) for name, value in options.items()},
-        plan=None if named else digest(entry.plan(lams, schedule, **options)),
+        options={name: json_value(value) for name, value in prepared.options.items()},
+        plan=None if named or prepared.plan is None else digest(prepared.plan),
         trajectory=trajectory,
     )
-
-
-def _settle(
-    entry: Entry,
-    schedule: Schedule,
-    nfe: int | None,
-    steps: int | None,
-    grid: str | list[float] | None,
-    denoise: bool,
-    options: Options,
-) -> tuple[Array, Options]:
-    """choose_grid, logsnr if no grid is given; InputError for a budget given to a plan, and for an option that it decides."""
-    if isinstance(entry, Planned) and (denoise or not (nfe is steps is grid is None)):
-        raise InputError(f"{entry.name} is a plan and has its own grid: leave --nfe, --steps, --grid and --denoise out")
-    lams, settled = choose_grid(entry, schedule, nfe=nfe, steps=steps, grid=grid or "logsnr", denoise=denoise, **options)
-    if decided := [name for name, value in options.items() if settled[name] is not value]:
-        raise InputError(f"--nfe decides the option {decided[0]} of {entry.name}: leave one of them out")
-    return lams, settled
 
 
 def digest(plan: Plan) -> str:
@@ -179,6 +168,6 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def options_of(entry: Entry, job: Job) -> Options:
+def options_of(entry: Solver, job: Job) -> Options:
     """The job's options as the solver takes them."""
-    return parse(entry, {name: str(value) for name, value in job.options.items()})
+    return parse(entry.name, entry.options, {name: str(value) for name, value in job.options.items()})

@@ -1,0 +1,142 @@
+"""The Evaluator: an EpsModel with all of the host's work done, as the sampling loop calls it.
+
+`EpsModel.bind` makes it for the λ at which the model will be evaluated: clocks on the device, conversions as pairs of float64
+numbers (a, b) with wanted = a x + b native. A call then makes no scalar arithmetic, no transfer and no synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode import prediction
+from diffode.errors import InputError
+from diffode.schedule import Array
+
+Coefficient = float | Tensor  # the same for all samples, or one per sample, (batch, 1, ...)
+Conversion = tuple[Coefficient, Coefficient]
+Hook = Callable[[Tensor], Tensor]
+Watch = Callable[[int, float, Tensor], None]
+KEEP: Conversion = (0.0, 1.0)  # the conversion that changes nothing
+
+
+@dataclass
+class Counter:
+    """nfe: evaluations of ε(x, λ); calls: the network calls they took (guidance takes two per evaluation)."""
+
+    nfe: int = 0
+    calls: int = 0
+
+
+class Evaluate(Protocol):
+    """What the sampling loop needs of a model: evaluate(x, i, out), as Evaluator has it."""
+
+    counter: Counter
+    passes_through: bool
+
+    def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass
+class Evaluator:
+    """evaluate(x, i, out): the prediction at the i-th λ that was bound, for x (batch, *shape).
+
+    The result is written to `out` if it is given and anything has to be computed. Where nothing has to be (`passes_through`), the
+    network's own output is returned as it is, which may lie in memory that the network will use again, or in that of x.
+
+    condition: of the network call. guidance: (weight, condition of the unconditional call). to_hooks, to_wanted: conversions for
+    each λ, before and after the hooks, which act on x̂0. lams: what watches are told. dtype: that of the network's weights.
+    """
+
+    network: Callable[..., Any]
+    clocks: Tensor
+    lams: Sequence[float]
+    dtype: torch.dtype
+    condition: Mapping[str, Any]
+    guidance: tuple[float, Mapping[str, Any]] | None
+    hooks: tuple[Hook, ...]
+    to_hooks: Sequence[Conversion]
+    to_wanted: Sequence[Conversion]
+    watches: tuple[Watch, ...]
+    autocast: torch.dtype | None
+    counter: Counter
+    passes_through: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.passes_through = not self.hooks and self.guidance is None and all(pair is KEEP for pair in self.to_hooks)
+
+    def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
+        self.counter.nfe += 1
+        m = self._call(x, i, self.condition).to(x.dtype)
+        if self.guidance is not None:
+            weight, null = self.guidance
+            m = torch.mul(m, weight, out=out).add_(self._call(x, i, null), alpha=1 - weight)
+        if not self.passes_through:
+            m = convert(m, x, self.to_hooks[i], out)
+        if self.hooks:
+            for hook in self.hooks:
+                m = hook(m)
+            m = convert(m, x, self.to_wanted[i], out)
+        for watch in self.watches:
+            watch(self.counter.nfe, self.lams[i], m)
+        return m
+
+    def _call(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
+        """The network's output, (batch, *shape); InputError if it is none."""
+        self.counter.calls += 1
+        with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
+            m = self.network(x.to(self.dtype), self.clocks[i], **condition)
+        m = getattr(m, "sample", m)  # what the networks of diffusers return
+        if not isinstance(m, Tensor):
+            raise InputError(f"the network returned a {type(m).__name__}: wrap it, so that it returns a tensor")
+        if m.shape != x.shape:
+            raise InputError(
+                f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
+                "learns variances must return its mean alone"
+            )
+        return m
+
+
+def convert(m: Tensor, x: Tensor, pair: Conversion, out: Tensor | None) -> Tensor:
+    """a x + b m, in `out` or in new memory, since m may be the network's own; a term with coefficient 0 is not touched, since
+    0 · NaN is NaN."""
+    a, b = pair
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.mul(m, b, out=out).add_(a * x)
+    if b != 1:
+        m = torch.mul(m, b, out=out)
+        return m.add_(x, alpha=a) if a != 0 else m
+    if a != 0:
+        return torch.add(m, x, alpha=a, out=out)
+    if out is None:
+        return m.clone()
+    return m if m is out else out.copy_(m)
+
+
+def conversion(native: str, wanted: str, ends: Array, like: Tensor) -> Conversion:
+    """(a, b) with wanted = a x + b native, for ends = (α, σ); or for ends (batch, 2), with a pair for each sample."""
+    if native == wanted:
+        return KEEP
+    if ends.ndim == 1:
+        return prediction.convert(native, wanted, *ends.tolist())
+    a, b = columns(np.array([prediction.convert(native, wanted, *one) for one in ends.tolist()]).T, like)
+    return a, b
+
+
+def columns(values: Array, like: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients (k, batch) as k tensors (batch, 1, ...), to be multiplied with states like `like` (batch, *shape)."""
+    return tuple(torch.as_tensor(values, dtype=like.dtype).to(like.device).view(len(values), -1, *[1] * (like.ndim - 1)))
+
+
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether writing to one changes the other."""
+    try:
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    except RuntimeError:  # within torch.func tensors have no memory of their own, and are not overwritten
+        return False

@@ -1,0 +1,108 @@
+"""Budget: how much a solver may spend, and where. Prepared: a solver with its budget settled.
+
+A budget is settled once: `solver.prepare(budget, schedule)` chooses the number of steps, makes the grid and, of a solver that has
+one, the plan; what it returns is handed down, to be run on any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from diffode import grid as grids
+from diffode.errors import InputError
+from diffode.model import EpsModel
+from diffode.schedule import Array, Schedule
+from solvers.execute import run
+from solvers.hooks import NO_HOOKS, Hooks
+from solvers.options import Options
+from solvers.plan import Plan
+from solvers.result import Result
+
+if TYPE_CHECKING:
+    from solvers.solver import Solver
+
+DEFAULT_NFE, DEFAULT_GRID = 50, "logsnr"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """nfe: exactly so many evaluations of ε(x, λ) per sample; or steps, whatever they cost; about 50 evaluations if neither is given.
+
+    grid: a name in diffode.grid, or increasing values of λ; None is logsnr, and the plan's own for a ready plan.
+    denoise: the last of the steps ends at λ = +∞, σ = 0.
+    """
+
+    nfe: int | None = None
+    steps: int | None = None
+    grid: str | Sequence[float] | None = None
+    denoise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nfe is not None and self.steps is not None:
+            raise InputError("give either nfe or steps, not both")
+        if self.nfe is not None and self.nfe > grids.MOST_STEPS:
+            raise InputError(f"{self.nfe} evaluations are more than the {grids.MOST_STEPS} that can be planned")
+
+    @property
+    def values(self) -> Sequence[float] | None:
+        """The λ of a grid that is given by its values."""
+        return None if self.grid is None or isinstance(self.grid, str) else self.grid
+
+    @property
+    def spacing(self) -> str:
+        """The name of a grid that is given by its name."""
+        return self.grid if isinstance(self.grid, str) else DEFAULT_GRID
+
+    def lams(self, schedule: Schedule, steps: int | None = None, *, labels_only: bool = False) -> Array:
+        """The grid, of so many steps; InputError as grid.make and grid.snap. labels_only: snapped to whole labels."""
+        lams = grids.make(self.spacing if self.values is None else self.values, schedule, steps, denoise=self.denoise)
+        return grids.snap(lams, schedule) if labels_only else lams
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A solver, its grid, its options (with what the budget decides of them), and its plan, if it has one."""
+
+    solver: Solver
+    grid: Array
+    options: Options
+    plan: Plan | None
+
+    @property
+    def nfe(self) -> int | None:
+        """The evaluations that it spends per sample, None where they are not known beforehand."""
+        if self.plan is not None:
+            return self.plan.nfe
+        return (len(self.grid) - 1) * self.solver.nfe_per_step or None
+
+    def solve(self, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS) -> Result:
+        """Run it from the state x (batch, *shape) at the first λ of the grid; InputError for hooks that the solver has no use for."""
+        if unsupported := hooks.used - self.solver.supported_hooks:
+            raise InputError(
+                f"{self.solver.name} has no committed states of a whole batch to hand to {', '.join(sorted(unsupported))}: "
+                "use a planned solver"
+            )
+        if self.plan is not None:
+            return run(self.plan, model, x, hooks)
+        if self.solver.chooses_steps and int(np.isfinite(self.grid).sum()) > 2 and not hooks.trajectory:
+            raise InputError(
+                f"{self.solver.name} chooses its own steps: leave steps and inner values of the grid out, or set trajectory=True"
+            )
+        assert self.solver.integrate is not None
+        with naming(self.solver.name):
+            return self.solver.integrate(model, x, self.grid, hooks, **self.options)
+
+
+@contextmanager
+def naming(solver: str) -> Iterator[None]:
+    """An InputError raised within says which solver it was."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if solver in str(error) else f"{solver}: {error}") from error

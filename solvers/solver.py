@@ -1,0 +1,220 @@
+"""Solver: what a name in SOLVERS stands for, as one value.
+
+A planned solver has `build`, which makes its table from a grid; a solver that chooses its own steps, or is somebody else's
+integrator, has `integrate`. All else that distinguishes solvers is data on this class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from diffode import grid as grids
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+from solvers.budget import DEFAULT_NFE, Budget, Prepared, naming
+from solvers.options import Options, keywords, refuse_unknown
+from solvers.plan import Plan
+from solvers.result import Result
+
+ALL_HOOKS = frozenset({"on_commit", "on_step", "trajectory"})
+
+
+@dataclass(frozen=True, repr=False)
+class Solver:
+    """A solver.
+
+    build: (grid, schedule, **options) -> Plan. order: of the global error for h → 0, in distribution (weak) if it is stochastic
+    by default. nfe_per_step: evaluations, 0 where they are not known beforehand. source: paper and equation.
+    ramp_order: the order that its default start leaves, if less: a ramp of orders 1, 2, ... costs a multistep method all beyond 2.
+    unic_order: its order with UniC on top, as NAME+unic, if it can be had.
+    chooses_steps: it takes the ends of a grid only. accepts_denoise: it can take the last step to σ = 0. equal_steps: it needs
+    steps of equal length. fixed_plan: the plan that it is, on one grid only.
+    split_nfe: (nfe, denoise) -> (steps, options), where the budget decides more than the number of steps.
+    integrate: (model, x, grid, hooks, **options) -> Result, of a solver without plan, and the types of its options.
+    alias_of: the solver whose table this is, under another name.
+    """
+
+    name: str
+    build: Callable[..., Plan] | None
+    order: int
+    nfe_per_step: int
+    source: str
+    ramp_order: int = 0
+    unic_order: int = 0
+    stochastic: bool = False
+    chooses_steps: bool = False
+    accepts_denoise: bool = True
+    equal_steps: bool = False
+    fixed_plan: Plan | None = None
+    split_nfe: Callable[[int, bool], tuple[int, Options]] | None = None
+    integrate: Callable[..., Result] | None = None
+    option_types: Mapping[str, type] | None = None
+    supported_hooks: frozenset[str] = ALL_HOOKS
+    alias_of: str = ""
+
+    def __repr__(self) -> str:
+        cost = f"{self.nfe_per_step} NFE per step" if self.nfe_per_step else "its own steps"
+        return f"Solver({self.name}: order {self.order}{' weak' * self.stochastic}, {cost}, {self.source})"
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether it is a table of numbers that is known before it is run."""
+        return self.build is not None
+
+    @property
+    def fixed_grid(self) -> list[float] | None:
+        """The only grid of a ready plan."""
+        return None if self.fixed_plan is None else self.fixed_plan.grid
+
+    @cached_property
+    def options(self) -> dict[str, type]:
+        """Its options, and the type of each."""
+        return dict(keywords(self.build) if self.option_types is None and self.build is not None else self.option_types or {})
+
+    def plan(self, grid: Sequence[float] | Array, schedule: Schedule, **options: Any) -> Plan:
+        """The table; InputError for an option that this solver does not have, for a grid that it cannot take, and for a solver
+        without plan."""
+        refuse_unknown(self.name, self.options, options)
+        grid = np.asarray(grid, np.float64)
+        if self.build is None:
+            raise InputError(
+                f"{self.name} has no plan before it is run{': its result has that which it took' * self.chooses_steps}"
+            )
+        monotone = np.all(grid[1:] > grid[:-1]) or np.all(grid[1:] < grid[:-1])
+        if self.fixed_plan is None and not (grid.ndim == 1 and len(grid) >= 2 and monotone):
+            raise InputError(f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {grid.tolist()}")
+        with naming(self.name):
+            plan = self.build(grid, schedule, **options)
+        return replace(plan, solver=self.name) if self.alias_of else plan
+
+    def on(self, grid: Sequence[float] | Array, schedule: Schedule, **options: Any) -> Prepared:
+        """Prepared for this very grid, increasing or, to encode, decreasing; InputError as `plan`."""
+        refuse_unknown(self.name, self.options, options)
+        return Prepared(
+            self, np.asarray(grid, np.float64), options, self.plan(grid, schedule, **options) if self.has_plan else None
+        )
+
+    def prepare(
+        self, budget: Budget, schedule: Schedule, *, labels_only: bool = False, backwards: bool = False, **options: Any
+    ) -> Prepared:
+        """The grid on which this solver spends the budget, and its plan; each is made once.
+
+        labels_only: for a network that takes whole labels only, whose grids are snapped to them. backwards: from clean to noisy.
+        InputError names the nearest numbers of evaluations if `budget.nfe` cannot be spent exactly.
+        """
+        refuse_unknown(self.name, self.options, options)
+        if self.fixed_plan is not None:
+            return self._ready(budget, schedule)
+        self._refuse(budget)
+
+        def prepared(steps: int | None, lams: Array | None = None) -> Prepared:
+            lams = budget.lams(schedule, steps, labels_only=labels_only) if lams is None else lams
+            if backwards and not np.isfinite(lams).all():
+                raise InputError(f"{self.name} cannot be run backwards from λ = {lams[-1]:g}: give a grid with finite ends")
+            return self.on(lams[::-1] if backwards else lams, schedule, **options)
+
+        if budget.values is not None:
+            found = prepared(budget.steps)
+            if budget.nfe not in (None, found.nfe):
+                raise InputError(
+                    f"{self.name} spends {found.nfe or 'no fixed number of'} evaluations on the grid given, not {budget.nfe}: "
+                    "leave nfe out"
+                )
+            return found
+        if budget.nfe is None:
+            least = 1 + budget.denoise if self.chooses_steps else math.ceil(DEFAULT_NFE / max(self.nfe_per_step, 1))
+            return prepared(least if budget.steps is None else budget.steps)
+        if self.split_nfe is not None and budget.nfe > 0:
+            steps, decided = self.split_nfe(budget.nfe, budget.denoise)
+            if both := [name for name, value in decided.items() if options.get(name, value) != value]:
+                raise InputError(f"nfe decides the option {both[0]} of {self.name}: leave one of them out")
+            options = {**options, **decided}
+            return prepared(steps)
+        return self._spending(budget, schedule, prepared)
+
+    def _spending(self, budget: Budget, schedule: Schedule, prepared: Callable[..., Prepared]) -> Prepared:
+        """Steps that cost exactly budget.nfe. n finite steps cost a n + b: a is declared, and b is what a plan shows."""
+        nfe, a = budget.nfe or 0, max(self.nfe_per_step, 1)
+        steps = max(math.ceil((nfe - budget.denoise) / a), 0) + budget.denoise
+        for _ in range(2):
+            if steps < 1:
+                break
+            try:
+                found = prepared(steps)
+            except InputError:  # this number of steps cannot be, but it may be the wrong one
+                break
+            assert found.nfe is not None
+            if found.nfe == nfe:
+                return found
+            if (nfe - found.nfe) % a:
+                break
+            steps += (nfe - found.nfe) // a
+        return prepared(self._search(budget, schedule, prepared))
+
+    def _search(self, budget: Budget, schedule: Schedule, prepared: Callable[..., Prepared]) -> int:
+        """The same by bisection, since more steps cost more, for budgets near a method's start. InputError if there are none."""
+        countable = (
+            replace(budget, grid="time") if budget.spacing in grids.TAUS else budget
+        )  # not every number of steps makes a τ
+        nfe = budget.nfe or 0
+
+        def cost(steps: int) -> int:
+            return prepared(steps, countable.lams(schedule, steps)).nfe or 0
+
+        low, high = 0, max(nfe, 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if cost(middle) < nfe else (low, middle)
+        if cost(high) == nfe:
+            return high
+        nearest = sorted((abs(n - nfe), n) for n in (cost(steps) for steps in (low, high) if steps))
+        raise InputError(
+            f"{self.name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}"
+        )
+
+    def _refuse(self, budget: Budget) -> None:
+        """InputError for a budget that this kind of solver cannot have."""
+        if budget.denoise and not self.accepts_denoise:
+            raise InputError(
+                f"{self.name} integrates over finite λ only, not to λ = inf: leave denoise out, or take a planned solver"
+            )
+        if self.chooses_steps:
+            dense = "trajectory" in self.supported_hooks  # inner values are where its trajectory is given
+            inner = budget.values is not None and int(np.isfinite(budget.values).sum()) > 2
+            if budget.nfe is not None:
+                raise InputError(
+                    f"{self.name} is adaptive and chooses its own number of evaluations: leave nfe out and give rtol and atol"
+                )
+            if budget.spacing in grids.TAUS or (not dense and (budget.steps is not None or inner)):
+                raise InputError(
+                    f"{self.name} chooses its own steps: leave steps, τ and inner values of the grid out, and give rtol and atol"
+                )
+        elif not self.nfe_per_step and budget.nfe is not None:
+            raise InputError(f"{self.name} does not spend the same number of evaluations on each step: give steps instead of nfe")
+
+    def _ready(self, budget: Budget, schedule: Schedule) -> Prepared:
+        """A ready plan; InputError for any other grid or number of evaluations than its own."""
+        assert self.fixed_grid is not None
+        if not (budget.nfe is budget.steps is None) or isinstance(budget.grid, str) or (budget.values is None and budget.denoise):
+            raise InputError(f"{self.name} is a plan with its own grid: leave nfe, steps, grid and denoise out")
+        return self.on(self.fixed_grid if budget.values is None else [*budget.values, *[np.inf] * budget.denoise], schedule)
+
+
+def ready(plan: Plan, name: str) -> Solver:
+    """A plan as a solver: one grid, no options."""
+
+    def build(grid: Array, schedule: Schedule) -> Plan:
+        if grid.tolist() != plan.grid or schedule.path != plan.path:
+            raise InputError(
+                f"{name} is a plan for its own grid on the path {plan.path.name}: leave nfe, steps, grid and denoise out, and take "
+                f"a model on that path (this one is on {schedule.path.name})"
+            )
+        return plan
+
+    return Solver(name, build, 0, 0, "a plan", stochastic=plan.stochastic, fixed_plan=plan)
