@@ -61,13 +61,18 @@ def digests() -> dict[str, str]:
         rows = [(s.lam, s.x, tuple(s.c.items()), s.noise, s.draw, s.evaluate, s.commit) for s in plan.stages]  # type: ignore[attr-defined]
         return [plan.path.name, plan.prediction, plan.exact_marginals, rows]  # type: ignore[attr-defined]
 
-    names = [*SOLVERS, *(f"{name}+unic" for name in SOLVERS)]
+    try:
+        from solvers import ALIASES
+    except ImportError:
+        ALIASES = {}
+    names = [*SOLVERS, *ALIASES]
+    names += [f"{name}+unic" for name in names]
     for name in names:
         try:
             solver = find(name)
         except InputError:
             continue
-        if not hasattr(solver, "build"):
+        if getattr(solver, "build", None) is None:
             continue
         for options in OPTIONS:
             if not options.keys() <= solver.options.keys():
@@ -89,7 +94,7 @@ def digests() -> dict[str, str]:
         from diffode.models.pretrained import load
     for model_name in ("mixture", "fashion"):
         model = load(model_name).model.labelled([3, 9])
-        for name in (*SOLVERS, "dpmpp3m+unic"):
+        for name in (*SOLVERS, *ALIASES, "dpmpp3m+unic"):
             solver = find(name)
             budgets: list[dict[str, object]] = (
                 [{"rtol": 0.05, "atol": 0.05}]

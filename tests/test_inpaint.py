@@ -14,7 +14,7 @@ from diffode.noise import SeededNoise
 from experiments.common.examples import real_images
 from experiments.ddim_paper import inpaint as experiment
 from experiments.ddim_paper.inpaint import MASKS, inpaint, jump, with_jumps
-from solvers import SOLVERS, run
+from solvers import SOLVERS, Hooks, run
 from solvers.registry import find
 
 LABELS = torch.arange(4)

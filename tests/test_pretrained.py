@@ -527,7 +527,7 @@ def test_a_network_that_begins_at_random_is_another_each_time(mine):
 
 
 WRONG = {
-    "no shape": ("model.shape = None", "mine:model does not say what it makes: give its EpsModel shape="),
+    "no shape": ("model = model.replace(shape=None)", "mine:model does not say what it makes: give its EpsModel shape="),
     "a network": ("model = network", r"mine:model is a Network, not an EpsModel: write model = EpsModel\(.* shape="),
     "absent": ("del model", r"cannot import 'mine:model': .*mine\.py has no 'model'.*\(function\)"),
     "raises": ("torch.zeros(2) @ torch.zeros(3)", r"cannot import 'mine:model': line \d+ of mine\.py raises RuntimeError: "),
@@ -535,14 +535,20 @@ WRONG = {
     "clipped": ("model = model.clipped()", "has been .*clipped"),
     "conditioned": ("model = model.conditioned(c=1)", "has been conditioned"),
     "shape of another": (
-        "model.shape = (1, 8, 8)",
+        "model = model.replace(shape=(1, 8, 8))",
         r"fails as network\(x, t\) with x of shape \(1, 1, 8, 8\) in float32: RuntimeError: ",
     ),
-    "flat": ("model.network = lambda x, t: x.flatten(1)", r"fails as .*: the network returned \(1, 192\) for a state of"),
-    "arguments": ("model.network = torch.nn.Identity()", "fails as .*: TypeError: "),
-    "no network": ("model.network = None", "fails as .*: TypeError: "),
-    "labels": ("model.classes = 2; model.network = lambda x, t: x", r"fails as network\(x, t, y=label\) .*: TypeError: .* 'y'"),
-    "bug": ("model.network = lambda x, t: 1 / 0", "fails as .*: ZeroDivisionError: "),
+    "flat": (
+        "model = model.replace(network=lambda x, t: x.flatten(1))",
+        r"fails as .*: the network returned \(1, 192\) for a state of",
+    ),
+    "arguments": ("model = model.replace(network=torch.nn.Identity())", "fails as .*: TypeError: "),
+    "no network": ("model = model.replace(network=None)", "fails as .*: TypeError: "),
+    "labels": (
+        "model = model.replace(classes=2, network=lambda x, t: x)",
+        r"fails as network\(x, t, y=label\) .*: TypeError: .* 'y'",
+    ),
+    "bug": ("model = model.replace(network=lambda x, t: 1 / 0)", "fails as .*: ZeroDivisionError: "),
     "graph": ("network.kept = network.weight * 2", "the network of mine:model cannot be copied: RuntimeError: Only Tensors"),
     "file": ("network.log = open('log', 'w')", "the network of mine:model cannot be copied: TypeError: "),
     "meta": ("network.to('meta')", "the network of mine:model cannot be copied: NotImplementedError: "),

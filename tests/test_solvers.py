@@ -272,7 +272,7 @@ def test_a_solver_of_ones_own_with_options_and_unic(tmp_path, monkeypatch):
         "mine = Solver('mine', build, 2, 1, 'me', unic_order=3)\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert parse(find("own:mine"), {"a": "0.5"}) == {"a": 0.5}
+    assert parse("mine", find("own:mine").options, {"a": "0.5"}) == {"a": 0.5}
     schedule = schedules.vp_linear()
     lams = np.linspace(-2, 2, 5)
     assert find("own:mine+unic").plan(lams, schedule).stages == find("unipc2").plan(lams, schedule).stages

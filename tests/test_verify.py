@@ -22,7 +22,7 @@ from solvers.transfer import PlanBuilder
 from solvers.verify import CLAIMS, verify
 
 
-@pytest.mark.parametrize("solver", all_names())
+@pytest.mark.parametrize("solver", [*all_names()])
 def test_every_solver_keeps_its_claims(solver):
     lines = []
     assert verify([solver], lines.append), "\n".join(lines)
