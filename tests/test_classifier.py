@@ -1,4 +1,7 @@
-"""The judge: what training sees is a pure function of the seed, a killed run ends with the same bits, what is shipped is good."""
+"""The classifier that judges samples.
+
+What training sees is a pure function of the seed, a killed run ends with the same bits, and what is shipped is good.
+"""
 
 import json
 from dataclasses import replace
@@ -63,7 +66,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, bf16):
     """Killed in its second epoch; and nothing touches the global generator."""
     config = replace(TINY, bf16=bf16)
     before = torch.get_rng_state()
-    whole = fit(few(), config, tmp_path / "whole", "cpu", quiet)
+    uninterrupted = fit(few(), config, tmp_path / "uninterrupted", "cpu", quiet)
 
     def killed(epoch, step, loss):
         if (epoch, step) == (1, 1):
@@ -76,7 +79,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, bf16):
     epochs = []
     resumed = fit(few(), config, tmp_path / "state", "cpu", lambda epoch, step, loss: epochs.append(epoch))
     assert set(epochs) == {1}
-    for name, tensor in whole.state_dict().items():
+    for name, tensor in uninterrupted.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(InputError, match="other settings"):
         fit(few(), replace(config, seed=1), tmp_path / "state", "cpu", quiet)
@@ -136,5 +139,5 @@ def test_what_is_shipped_is_small_and_says_where_it_is_from(shipped):
 def test_what_is_shipped_knows_real_images(shipped):
     """91 % of images that it was not trained on; 0.91 less two standard errors of the 1,000 that are packaged."""
     network, real = shipped[0], datasets.packaged()
-    given = torch.cat([network(part).argmax(1) for part in datasets.to_tensor(real.pixels).split(100)])
-    assert (given.numpy() == real.labels).mean() >= 0.91 - 2 * (0.91 * 0.09 / len(real.pixels)) ** 0.5
+    predicted = torch.cat([network(part).argmax(1) for part in datasets.to_tensor(real.pixels).split(100)])
+    assert (predicted.numpy() == real.labels).mean() >= 0.91 - 2 * (0.91 * 0.09 / len(real.pixels)) ** 0.5

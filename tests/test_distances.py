@@ -53,8 +53,8 @@ def pooled(measured):
 def test_frechet_distance_of_two_known_gaussians():
     """Σ (difference of means)² + Σ (difference of standard deviations)² where the covariances are diagonal."""
     a, b, shift = np.arange(1.0, D + 1), np.linspace(0.1, 3, D), np.linspace(-1, 2, D)
-    given = Reference("toy", "toy", {"images": 500}, Moments(shift, np.diag(b**2)), gaussian(1, 100))
-    found = compare(moved(gaussian(0, 200), np.zeros(D), np.diag(a**2)), given)["frechet"]
+    real = Reference("toy", "toy", {"images": 500}, Moments(shift, np.diag(b**2)), gaussian(1, 100))
+    found = compare(moved(gaussian(0, 200), np.zeros(D), np.diag(a**2)), real)["frechet"]
     assert found.value == pytest.approx((shift**2).sum() + ((a - b) ** 2).sum(), abs=1e-9)
     assert (found.images, found.against) == (200, 500)
 
@@ -64,9 +64,9 @@ def test_frechet_distance_is_that_of_the_formula():
     rng = np.random.default_rng(3)
     other = (lambda b: b @ b.T)(rng.normal(size=(D, D)))
     x = moved(gaussian(0, 300), 100.0 + np.arange(D), other)
-    given = Reference("toy", "toy", {"images": 60_000}, Moments(np.full(D, 101.0), COVARIANCE), gaussian(1, 100))
+    real = Reference("toy", "toy", {"images": 60_000}, Moments(np.full(D, 101.0), COVARIANCE), gaussian(1, 100))
     formula = ((x.mean(0) - 101) ** 2).sum() + np.trace(other + COVARIANCE - 2 * sqrtm(other @ COVARIANCE).real)
-    assert compare(x, given)["frechet"].value == pytest.approx(formula, abs=1e-8)
+    assert compare(x, real)["frechet"].value == pytest.approx(formula, abs=1e-8)
 
 
 @pytest.mark.parametrize("n", [4, 6, 12, 40])
@@ -86,16 +86,16 @@ def test_frechet_distance_of_fewer_samples_than_dimensions(n):
 
 def test_the_root_of_a_reference_is_computed_once(monkeypatch):
     """Not for each block of the jackknife, nor for the next samples."""
-    given, eigh, calls = reference(), np.linalg.eigh, []
+    real, eigh, calls = reference(), np.linalg.eigh, []
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
-    compare(gaussian(0, 100), given)
-    compare(gaussian(1, 100), given)
+    compare(gaussian(0, 100), real)
+    compare(gaussian(1, 100), real)
     assert len(calls) == 1
-    np.testing.assert_allclose(given.moments.root @ given.moments.root, COVARIANCE, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(real.moments.root @ real.moments.root, COVARIANCE, rtol=0, atol=1e-14)
 
 
 def test_frechet_distance_is_that_of_torchmetrics_from_the_images():
-    """Statistics and all: torchmetrics is given images and the network, we are given features and a reference."""
+    """Statistics included: theirs is from images and the network, ours from features and a reference."""
     fid = pytest.importorskip("torchmetrics.image.fid")
 
     class Network(torch.nn.Module):
@@ -104,18 +104,18 @@ def test_frechet_distance_is_that_of_torchmetrics_from_the_images():
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
-            self.judge = Classifier().eval()
+            self.classifier = Classifier().eval()
 
         def forward(self, x):
-            return self.judge.features(x).double()
+            return self.classifier.features(x).double()
 
     network, real = Network(), datasets.packaged().pixels
-    taken = Features("toy", 64, "toy", ("Fréchet", "kernel"), lambda pixels: (network(to_tensor(pixels)), None))
+    its_features = Features("toy", 64, "toy", ("Fréchet", "kernel"), lambda pixels: (network(to_tensor(pixels)), None))
     theirs = fid.FrechetInceptionDistance(network, normalize=True)
     with torch.no_grad():
         theirs.update(to_tensor(real[:150]), real=True)
         theirs.update(to_tensor(real[150:250]), real=False)
-    ours = measure(real[150:250], features=taken, reference=describe(ImageSet("real", real[:150]), taken))
+    ours = measure(real[150:250], features=its_features, reference=describe(ImageSet("real", real[:150]), its_features))
     assert ours["frechet"].value == pytest.approx(float(theirs.compute()), rel=1e-6)
     assert list(ours) == ["frechet", "frechet unbiased", "kernel", "precision", "recall"]
 
@@ -136,14 +136,14 @@ def repeated():
     ("key", "low"), [("frechet", 0.7), ("frechet unbiased", 0.7), ("kernel", 0.7), ("precision", 0.7), ("recall", 0.5)]
 )
 def test_standard_errors_are_what_repetition_shows(repeated, key, low):
-    """To 30 %: a standard deviation of 40 draws is itself known to 11 % only; that of recall is said to be too small."""
+    """To 30 %: a standard deviation of 40 draws is itself known to 11 % only; that of recall is documented as too small."""
     spread = np.std([numbers[key].value for numbers in repeated], ddof=1)
-    said = np.mean([numbers[key].error for numbers in repeated])
-    assert low < said / spread < 1.3
+    estimated = np.mean([numbers[key].error for numbers in repeated])
+    assert low < estimated / spread < 1.3
 
 
-def test_the_jackknife_takes_the_bias_of_few_images_away():
-    """Of equal Gaussians the distance is 0; 200 draws of each say several standard errors more, without the jackknife."""
+def test_the_jackknife_removes_the_bias_of_few_images():
+    """Of equal Gaussians the distance is 0; 200 draws of each give several standard errors more without the jackknife."""
     numbers = pooled([compare(gaussian(seed, 200), reference()) for seed in range(30)])
     assert numbers["frechet"].value > 8 * numbers["frechet"].error
     assert abs(numbers["frechet unbiased"].value) < 3 * numbers["frechet unbiased"].error
@@ -190,10 +190,10 @@ def test_the_order_of_the_images_does_not_matter():
 
 def test_precision_and_recall_of_sets_that_are_equal_and_apart():
     near, far = gaussian(0, 300), gaussian(1, 300, shift=100.0)
-    given = Reference("toy", "toy", {"images": 300}, Moments.of(near), near)
+    real = Reference("toy", "toy", {"images": 300}, Moments.of(near), near)
     both = np.concatenate([near[:150], far[:150]])
     for x, precision, recall in ((near, 1, 1), (far, 0, 0), (both, 0.5, None)):
-        numbers = compare(x, given)
+        numbers = compare(x, real)
         assert numbers["precision"].value == pytest.approx(precision, abs=0.03)
         if recall is not None:
             assert numbers["recall"].value == recall
@@ -212,8 +212,8 @@ def test_precision_and_recall_are_their_definition(monkeypatch, k, chunk):
         radii = np.sort(cdist(centres, centres), axis=1)[:, k]  # column 0 is the point itself
         return (cdist(points, centres) <= radii).any(1).mean()
 
-    given = Reference("toy", "toy", {"images": 80}, Moments(np.zeros(D), COVARIANCE), y)
-    numbers = compare(x, given, k=k)
+    real = Reference("toy", "toy", {"images": 80}, Moments(np.zeros(D), COVARIANCE), y)
+    numbers = compare(x, real, k=k)
     assert (numbers["precision"].value, numbers["recall"].value) == (share(x, y), share(y, x))
 
 
@@ -235,20 +235,20 @@ def pictures(n, bright, seed=0):
 
 
 def test_own_label_and_the_distance_of_class_histograms():
-    taken = toy_features()
-    real = describe(ImageSet("real", pictures(100, 50)), taken)
+    toy = toy_features()
+    real = describe(ImageSet("real", pictures(100, 50)), toy)
     labels = np.array([1] * 60 + [0] * 40)
-    numbers = measure(pictures(100, 70, seed=1), labels, features=taken, reference=real)
+    numbers = measure(pictures(100, 70, seed=1), labels, features=toy, reference=real)
     assert numbers["own label"].value == 0.9
     assert numbers["own label"].error == pytest.approx((0.9 * 0.1 / 100) ** 0.5)
     assert numbers["classes"].value == pytest.approx(0.2)
     assert numbers["classes"].error == pytest.approx((0.7 * 0.3 / 100) ** 0.5)
-    assert "own label" not in measure(pictures(100, 70), features=taken, reference=real)
+    assert "own label" not in measure(pictures(100, 70), features=toy, reference=real)
 
 
-def test_bad_input_is_told():
-    taken = toy_features()
-    real = describe(ImageSet("real", pictures(100, 50)), taken)
+def test_bad_input_is_an_error():
+    toy = toy_features()
+    real = describe(ImageSet("real", pictures(100, 50)), toy)
     for wrong, words in (
         (np.zeros((50, 32, 32, 3), np.uint8), "1 × 28 × 28 .* 3 × 32 × 32"),
         (np.zeros((50, 1, 28, 28), np.uint8), "28 × 1 × 28"),
@@ -256,29 +256,29 @@ def test_bad_input_is_told():
         (pictures(19, 5), "19 images"),
     ):
         with pytest.raises(InputError, match=words):
-            measure(wrong, features=taken, reference=real)
+            measure(wrong, features=toy, reference=real)
     for labels in (np.full(50, 2), np.full(50, -1), np.zeros(49, np.int64)):
         with pytest.raises(InputError, match="label from 0 to 1"):
-            measure(pictures(50, 5), labels, features=taken, reference=real)
+            measure(pictures(50, 5), labels, features=toy, reference=real)
     with pytest.raises(InputError, match="not of toy toy: describe real images"):
-        measure(pictures(50, 5), features=taken)
+        measure(pictures(50, 5), features=toy)
     with pytest.raises(InputError, match="other features"):
-        measure(pictures(50, 5), features=taken, reference=replace(real, identity="another"))
+        measure(pictures(50, 5), features=toy, reference=replace(real, identity="another"))
     with pytest.raises(InputError, match="classifier, inception"):
         measure(pictures(50, 5), features="vgg")
 
 
 def test_a_reference_comes_back_from_its_file_and_is_refused_to_another_classifier(tmp_path):
-    taken, path = toy_features(), tmp_path / "real.safetensors"
-    real = describe(ImageSet("real", pictures(100, 50)), taken)
+    toy, path = toy_features(), tmp_path / "real.safetensors"
+    real = describe(ImageSet("real", pictures(100, 50)), toy)
     references.save(path, real, command="typed")
-    back = references.load(taken, path)
+    back = references.load(toy, path)
     assert (back.features, back.identity, back.data) == (real.features, real.identity, real.data)
     assert (back.moments.mean == real.moments.mean).all()
     assert (back.moments.covariance == real.moments.covariance).all()
     assert (back.shares == real.shares).all()
     np.testing.assert_allclose(back.sample, real.sample, rtol=0, atol=2e-3 * abs(real.sample).max())  # kept as float16
-    another = Features("classifier", D, "another", taken.names, taken.of_batch, taken.takes)
+    another = Features("classifier", D, "another", toy.names, toy.of_batch, toy.takes)
     with pytest.raises(InputError, match="not of classifier another"):
         references.load(another, path)
 
@@ -296,7 +296,7 @@ def test_the_shipped_statistics_are_those_of_the_training_images():
 
 
 class StandIn(torch.nn.Module):
-    """In place of the Inception network, which is not fetched here."""
+    """In place of the Inception network, whose weights are not fetched in tests."""
 
     def __init__(self, name, features_list, feature_extractor_weights_path, antialias):
         super().__init__()
@@ -318,35 +318,45 @@ def stand_in(monkeypatch):
 
 
 def test_inception_takes_grey_images_as_three_equal_channels(stand_in):
-    taken, grey = load_features("inception"), pictures(20, 5)
-    found, probabilities = taken.extract(grey)
-    assert (found.shape, found.dtype, probabilities) == ((20, 2048), np.float64, None)
-    assert (found[:, :784] == grey.reshape(20, -1)).all()
-    assert (found[:, :784] == found[:, 784:1568]).all()
-    assert (found == taken.extract(grey.repeat(3, 3))[0]).all()
-    assert taken.names == ("FID", "KID")
+    inception, grey = load_features("inception"), pictures(20, 5)
+    values, probabilities = inception.extract(grey)
+    assert (values.shape, values.dtype, probabilities) == ((20, 2048), np.float64, None)
+    assert (values[:, :784] == grey.reshape(20, -1)).all()
+    assert (values[:, :784] == values[:, 784:1568]).all()
+    assert (values == inception.extract(grey.repeat(3, 3))[0]).all()
+    assert inception.names == ("FID", "KID")
 
 
-def test_inception_that_cannot_be_had_is_told(stand_in, monkeypatch):
+def test_inception_that_is_not_available_is_an_error(stand_in, monkeypatch):
     def unreachable(**_):
         raise OSError("no route to host")
 
     monkeypatch.setattr(stand_in, "NoTrainInceptionV3", unreachable)
     with pytest.raises(InputError, match=r"could not be fetched \(no route to host\)"):
         features.inception()
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(InputError, match=r"pip install 'diffode\[inception\]'"):
+    for module in ("torch_fidelity", "torchmetrics.image.fid"):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(InputError, match=r"pip install 'diffode\[inception\]'"):
+            features.inception()
+
+
+def test_torchmetrics_is_needed_by_inception_alone(monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("torchmetrics")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    compare(gaussian(0, 100), reference())
+    with pytest.raises(InputError, match=r"need torchmetrics and torch-fidelity, .* pip install 'diffode\[inception\]'"):
         features.inception()
 
 
 def test_published_statistics_give_the_same_distance_and_nothing_else(tmp_path):
     """mu and sigma, as the field keeps them for FID."""
     toy = Features("toy", D, "toy", ("F", "K"), lambda pixels: (torch.zeros(len(pixels), D), None))
-    x, whole = gaussian(0, 300), reference()
-    np.savez(tmp_path / "stats.npz", mu=whole.moments.mean, sigma=whole.moments.covariance)
+    x, real = gaussian(0, 300), reference()
+    np.savez(tmp_path / "stats.npz", mu=real.moments.mean, sigma=real.moments.covariance)
     found = compare(x, references.published(tmp_path / "stats.npz", toy))
     assert found.keys() == {"frechet", "frechet unbiased"}
-    assert found["frechet"].value == pytest.approx(compare(x, whole)["frechet"].value, abs=1e-10)
+    assert found["frechet"].value == pytest.approx(compare(x, real)["frechet"].value, abs=1e-10)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(InputError, match=r"mu .3,. and sigma .3, 3., where the toy has 5 features"):
         references.published(tmp_path / "other.npz", toy)

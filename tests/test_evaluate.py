@@ -25,7 +25,7 @@ def run(*args):
     return CliRunner().invoke(cli.main, [str(arg) for arg in args])
 
 
-def told(*args):
+def evaluated(*args):
     """What `evaluate` writes; it must not fail."""
     result = run("evaluate", *args, "--json", "out.json", "--overwrite", "--device", "cpu")
     assert result.exit_code == 0, result.output + repr(result.exception)
@@ -49,7 +49,7 @@ def sampled(out, *args):
 def test_numbers_carry_how_the_samples_were_made():
     """Grid, τ rule, end point, NFE and its rule, N, seeds and reference; in what is printed, and in what is written."""
     sampled("s.npz", "--seeds", "5-34", "--nfe", 3, "--grid", "quadratic", "--denoise", "--clip")
-    result, written = told("s.npz")
+    result, written = evaluated("s.npz")
     made = written["made"]
     assert (made["solver"], made["tau"], made["denoise"], made["nfe"], made["seeds"]) == ("ddim", "quadratic", True, 3, "5 to 34")
     assert len(made["grid"]) == 3
@@ -61,7 +61,7 @@ def test_numbers_carry_how_the_samples_were_made():
         assert number["images"] == 30
         assert f"{number['value']:.5f}" in result.stdout
         assert f"{number['error']:.5f}" in result.stdout
-    for said in (
+    for words in (
         "30 images",
         "ddim, clip True, 3 NFE",
         "quadratic: 3 steps",
@@ -69,7 +69,7 @@ def test_numbers_carry_how_the_samples_were_made():
         "seeds 5 to 34",
         "Fashion-MNIST train, 60000",
     ):
-        assert said in result.stdout
+        assert words in result.stdout
     assert "FID" not in result.stdout
     assert "fewer than the usual 10000" in result.stderr
 
@@ -91,7 +91,7 @@ def test_a_folder_is_the_npz_of_the_same_seeds():
     seeds = ",".join(map(str, [1_000_000, 31, *range(20), 999_999, 30]))
     sampled("s.npz", "--seeds", seeds)
     sampled("folder", "--seeds", seeds)
-    first, second = told("s.npz")[1], told("folder/")[1]
+    first, second = evaluated("s.npz")[1], evaluated("folder/")[1]
     assert second["numbers"]["own label"]["value"] == first["numbers"]["own label"]["value"] > 0.5
     assert second["numbers"]["classes"] == pytest.approx(first["numbers"]["classes"])
     assert first["made"].pop("seeds") == seeds.replace(",", ", ")
@@ -102,7 +102,7 @@ def test_a_folder_is_the_npz_of_the_same_seeds():
 def test_the_floor_is_real_images(monkeypatch):
     """Those that are packaged, where the others are not installed."""
     monkeypatch.setattr(datasets, "FASHION_MNIST", Path("nowhere"))
-    result, written = told("fashion-test")
+    result, written = evaluated("fashion-test")
     numbers = written["numbers"]
     assert numbers["own label"]["value"] >= 0.9
     assert abs(numbers["frechet unbiased"]["value"]) < 4 * numbers["frechet unbiased"]["error"]
@@ -113,7 +113,7 @@ def test_the_floor_is_real_images(monkeypatch):
 def test_any_images_are_a_reference():
     pixels, labels = real()
     save("s.npz", pixels, labels)
-    _, written = told("s.npz", "--reference", "s.npz")
+    _, written = evaluated("s.npz", "--reference", "s.npz")
     numbers = {key: number["value"] for key, number in written["numbers"].items()}
     assert numbers["frechet"] == pytest.approx(0, abs=1e-6)
     assert (numbers["precision"], numbers["recall"], numbers["classes"]) == (1, 1, 0)
@@ -124,19 +124,19 @@ def test_only_the_first_n():
     pixels, labels = real()
     save("s.npz", pixels, labels)
     save("first.npz", pixels[:25], labels[:25])
-    assert told("s.npz", "--n", 25)[1]["numbers"] == told("first.npz")[1]["numbers"]
+    assert evaluated("s.npz", "--n", 25)[1]["numbers"] == evaluated("first.npz")[1]["numbers"]
 
 
 def test_labels_of_class_folders_are_known_by_name():
     pixels, labels = real(25)
-    for names, known in ((datasets.FASHION_CLASSES, True), (tuple("abcdefghij"), False)):
-        folder = Path(f"known-{known}")
+    for names, are_known in ((datasets.FASHION_CLASSES, True), (tuple("abcdefghij"), False)):
+        folder = Path(f"known-{are_known}")
         for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             (folder / names[label]).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[..., 0]).save(folder / names[label] / f"{i}.png")
-        result, written = told(folder)
-        assert (written["numbers"].get("own label", {"value": 0})["value"] > 0.8) is known
-        assert ("has no labels that the classifier knows" in result.stderr) is not known
+        result, written = evaluated(folder)
+        assert (written["numbers"].get("own label", {"value": 0})["value"] > 0.8) is are_known
+        assert ("has no labels that the classifier knows" in result.stderr) is not are_known
 
 
 def test_a_card_of_other_images_is_not_believed():
@@ -144,7 +144,7 @@ def test_a_card_of_other_images_is_not_believed():
     save("s.npz", pixels, labels)
     for text in ("{}", "[", json.dumps({"seeds": [0] * 24})):
         Path("s.npz.json").write_text(text)
-        result, written = told("s.npz")
+        result, written = evaluated("s.npz")
         assert written["made"] == {}
         assert "s.npz.json is not what `sample` writes" in result.stderr
 
@@ -158,26 +158,26 @@ def test_a_damaged_card_is_no_traceback(damage):
     sampled("folder", "--seeds", "0-21")
     card = json.loads(Path("folder.json").read_text())
     Path("folder.json").write_text(json.dumps(card | damage))
-    result, written = told("folder")
+    result, written = evaluated("folder")
     assert written["made"] == {}
     assert "folder.json is not what `sample` writes" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("made", "args", "words"),
+    ("shape", "args", "words"),
     [
         ((30, 32, 32, 3), (), "takes uint8 images of 1 × 28 × 28 (channels, height, width), not uint8 of 3 × 32 × 32"),
         ((19, 28, 28, 1), (), "at least 20"),
         (None, (), "s.npz does not exist"),
         ((30, 28, 28, 1), ("--reference", "gone.npz"), "gone.npz does not exist"),
         ((30, 28, 28, 1), ("--json", "out.txt"), "out.txt exists or is no .json"),
-        ((30, 28, 28, 1), ("--json", "taken.json"), "taken.json exists"),
+        ((30, 28, 28, 1), ("--json", "existing.json"), "existing.json exists"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(made, args, words):
-    Path("taken.json").write_text("{}")
-    if made:
-        save("s.npz", np.zeros(made, np.uint8))
+def test_bad_input_is_an_error_of_one_sentence(shape, args, words):
+    Path("existing.json").write_text("{}")
+    if shape:
+        save("s.npz", np.zeros(shape, np.uint8))
     result = run("evaluate", "s.npz", "--device", "cpu", *args)
     assert result.exit_code == 2, result.output
     assert words in result.stderr
@@ -193,7 +193,7 @@ def test_a_grid_of_images_is_no_set_of_images():
     assert "grid.png is not a set of images: give an .npz or a folder" in result.stderr
 
 
-def test_labels_that_are_no_classes_are_told():
+def test_labels_that_are_no_classes_are_an_error():
     save("s.npz", real(25)[0], np.full(25, 11))
     result = run("evaluate", "s.npz", "--device", "cpu")
     assert result.exit_code == 2

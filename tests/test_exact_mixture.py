@@ -1,4 +1,4 @@
-"""What samples are compared with, where it is known exactly."""
+"""What samples of an exact mixture are compared with."""
 
 import numpy as np
 import pytest

@@ -33,7 +33,7 @@ from diffode.mixture import Mixture
 from diffode.models import pretrained
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
-from experiments.common.examples import own_images, real_images
+from experiments.common.examples import exact_samples, real_images
 from experiments.common.markdown import provenance_sentence, table
 from experiments.common.results import Row
 from solvers import encode
@@ -67,7 +67,7 @@ class DensityModel:
         """x0 (draws · n, *image), draw by draw, and their labels: real images, or one sample each of a mixture's own."""
         if kind == "own" and self.mixture:
             labels = torch.arange(n) % self.model.classes
-            return own_images(self.mixture, labels, n, self.seed), labels
+            return exact_samples(self.mixture, labels, n, self.seed), labels
         real, labels = real_images(n)
         seeds = range(self.seed, self.seed + self.draws * n)
         return dequantised(to_pixels(real.repeat(self.draws, 1, 1, 1)), seeds), labels.repeat(self.draws)

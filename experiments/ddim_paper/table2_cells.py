@@ -15,7 +15,7 @@ from diffode.mixture import Mixture
 from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from experiments.common.examples import own_images, real_images
+from experiments.common.examples import exact_samples, real_images
 from experiments.ddim_paper.common import mean_and_error, whole_steps
 from solvers import encode, sample
 
@@ -66,7 +66,7 @@ def images_of(loaded: pretrained.Pretrained, n: int, data_dir: str | None) -> tu
         description = f"the first of {data_dir}"
     elif isinstance(network, Mixture):
         labels = torch.arange(n) % classes if classes else None
-        x0 = own_images(network, labels, n)
+        x0 = exact_samples(network, labels, n)
         description = "exact samples of the mixture, a class in turn"
     else:
         (x0, labels), description = real_images(n), "Fashion-MNIST test, a class in turn"
