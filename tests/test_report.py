@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from experiments.comparison.cells import cell_filename
 from experiments.comparison.ranking import answer, pareto
 from tests.fabricated import ABOUT, SEEDS, SIDE, adaptive, cell, comparison, fixed, mixed, save, without
 
+ROOT = Path(report.__file__).parents[2]
 HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>\"'&" + "long" * 12
 
 
@@ -227,6 +229,14 @@ def test_a_file_that_is_no_strip_is_named(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(file))):
         report.render([folder])
+
+
+def test_the_page_in_docs_is_what_the_committed_rows_say():
+    """Where it is not, docs/compare.md says how it is made again."""
+    page = ROOT / "docs" / "report.html"
+    folders = [ROOT / "experiments" / "results" / f"compare_{name}" for name in ("fashion", "mixture")]
+    assert page.read_text(encoding="utf-8") == report.render(folders)
+    assert page.stat().st_size < 1e6
 
 
 def run(*arguments):
