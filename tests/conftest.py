@@ -1,11 +1,21 @@
 """Fixtures shared by all tests: the shipped mixture, and a toy small enough to be written out densely."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from diffode import EpsModel, schedules
 from diffode.mixture import Mixture
 from diffode.models import pretrained
+
+torch.set_num_threads(1)  # even where OMP_NUM_THREADS was set to another number
+
+
+def pytest_xdist_auto_num_workers(config):
+    """No workers for files that are named, which start sooner without; for the whole suite xdist's number, a worker per core."""
+    return None if any(Path(argument).is_dir() for argument in config.args) else 0
+
 
 PATH_SCHEDULES = {"vp": schedules.vp_linear, "ve": schedules.edm, "flow": schedules.flow}
 
