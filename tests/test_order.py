@@ -230,7 +230,7 @@ def test_options_keep_the_order(solver, options, trajectories):
 @pytest.mark.parametrize("solver", [name for name in MULTISTEP if name != "unipc1"])
 def test_lowering_the_final_order_costs_no_order_but_one_step(solver, trajectories):
     """Last steps of orders 2 and 1 have local errors of orders 3 and 2: what they add to the error is of order 2."""
-    entry, trajectory, added = SOLVERS[solver], trajectories["vp"], []
+    entry, trajectory, added = find(solver), trajectories["vp"], []
     for steps in (100, 200):
         lowered, full = (trajectory.solve(entry, between("logsnr", steps), lower_final=lower) for lower in (True, False))
         added.append(rms(lowered - full))
@@ -267,5 +267,5 @@ def test_algorithm_5_is_of_order_2_away_from_its_r2(trajectories):
 def test_order_on_the_shipped_mixture(solver, order, mixture64):
     """The same on the 784 pixels and 30 components that come with it."""
     trajectory = Trajectories(mixture64)
-    errors = [trajectory.error(SOLVERS[solver], between("logsnr", steps)) for steps in (25, 50)]
+    errors = [trajectory.error(find(solver), between("logsnr", steps)) for steps in (25, 50)]
     assert slope(errors) == pytest.approx(order, abs=0.15)
