@@ -3,8 +3,7 @@
 `diffode` says what is integrated (schedule, grid, model), `solvers` how, `experiments` what can be learned from it.
 """
 
-from diffode import grid, schedule
-from diffode import schedule as schedules
+from diffode import grid, schedule, schedules
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.schedule import Schedule

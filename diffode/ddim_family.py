@@ -1,6 +1,6 @@
 """The non-Markovian forward processes q_σ of the DDIM paper, for any σ (Song, Meng and Ermon, 2021, section 3).
 
-A grid of λ, noisy to clean, is their sub-sequence τ from x_T to x_1, and n, one number a step s → t, is their σ. In our symbols
+A grid of λ, noisy to clean, is their sub-sequence τ from x_T to x_1, and n, one number per step s → t, is their σ. In our symbols
 (their α is our α²):
 
     q(x_t | x_s, x0) = N(α_t x0 + sqrt(σ_t² − n²) (x_s − α_s x0)/σ_s, n² I)                            Eq. 7
@@ -28,25 +28,25 @@ from diffode.schedule import Array, Schedule
 
 
 def noise_of_eta(grid: Array, schedule: Schedule, eta: float) -> Array:
-    """n = η σ_t sqrt(1 − e^(−2h)), one a step: σ(η) of Eq. 16 ((18) in the slides of Ma, 2023). η = 1 is σ² = β̃ of τ."""
+    """n = η σ_t sqrt(1 − e^(−2h)), (steps,): σ(η) of Eq. 16 ((18) in the slides of Ma, 2023). η = 1 is σ² = β̃ of τ."""
     if not eta:
-        return np.zeros(len(grid) - 1)  # on a falling grid, too
+        return np.zeros(len(grid) - 1)  # also on a decreasing grid, where the root is not real
     return eta * schedule.sigma(grid[1:]) * np.sqrt(-np.expm1(-2 * np.diff(grid)))
 
 
 def noise_hat(grid: Array, schedule: Schedule) -> Array:
-    """n = σ_s sqrt(1 − e^(−2h)), one a step: the paper's σ̂, σ² = β of τ. Not of the family: it is added to the mean of η = 1."""
+    """n = σ_s sqrt(1 − e^(−2h)), (steps,): the paper's σ̂, σ² = β of τ. Not of the family: it goes with the mean of η = 1."""
     return schedule.sigma(grid[:-1]) * np.sqrt(-np.expm1(-2 * np.diff(grid)))
 
 
 def largest(grid: Array, schedule: Schedule) -> Array:
-    """The largest n of each step: σ_t, with which x_t forgets x_s; infinity for the step to λ = +∞, which has none."""
+    """The largest n of each step, (steps,): σ_t, with which x_t is independent of x_s; infinity for a step to λ = +∞."""
     return np.where(grid[1:] < np.inf, schedule.sigma(grid[1:]), np.inf)
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(x · state + x0 · x0, std² I) given a state and x0: coefficients, one a step."""
+    """N(x · state + x0 · x0, std² I), given a state and x0: the coefficients of each step, (steps,)."""
 
     x: Array
     x0: Array
@@ -54,7 +54,7 @@ class Gaussian:
 
 
 class Family:
-    """q_σ of one σ: noise (steps,) is n, in the order of the grid, so that their σ_1 is the last.
+    """q_σ for one σ: noise (steps,) is n, in the order of the grid, so that their σ_1 is the last.
 
     InputError for a grid that does not increase or begins at α = 0, and for n that are not 0 ≤ n ≤ `largest`.
     """
@@ -65,7 +65,7 @@ class Family:
         steps, most = len(self.grid) - 1, largest(self.grid, schedule)
         if self.noise.shape != (steps,) or not np.isfinite(self.noise).all():
             raise InputError(
-                f"a grid of {steps} steps takes {steps} finite σ, one a step from noisy to clean, not {self.noise.tolist()}"
+                f"a grid of {steps} steps takes {steps} finite σ, one per step from noisy to clean, not {self.noise.tolist()}"
             )
         if self.grid[0] == -np.inf:
             raise InputError("q_σ is conditioned on states that hold some of x0: begin the grid where α > 0")
@@ -91,7 +91,7 @@ class Family:
         return Gaussian(np.exp(log_q) * ratio, -self.alpha[:-1][finite] * np.expm1(log_q + h), self.noise[finite] * ratio)
 
     def gamma(self) -> Array:
-        """γ, one a step, with which L_γ is J_σ but for a constant; InputError unless all n > 0 and the grid ends at λ = +∞."""
+        """γ, (steps,), with which L_γ is J_σ but for a constant; InputError unless all n > 0 and the grid ends at λ = +∞."""
         if not self.noise.all() or self.grid[-1] < np.inf:
             raise InputError("J_σ is finite where every σ is above 0, and the grid ends at x0: end it with λ = +∞ (denoise)")
         return 0.5 * (self.reverse().x0 * np.exp(-self.grid[:-1]) / self.noise) ** 2

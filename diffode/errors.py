@@ -4,9 +4,9 @@ from textwrap import shorten
 
 
 class InputError(ValueError):
-    """A caller's mistake, told in one sentence."""
+    """A caller's mistake, described in one sentence."""
 
 
 def in_words(error: BaseException) -> str:
-    """What an exception says, on one line, with its kind unless it is an InputError."""
+    """The message of an exception on one line, after its type's name unless it is an InputError."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {shorten(str(error), 160)}"

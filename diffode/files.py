@@ -1,4 +1,4 @@
-"""Files that are whole or absent, written by one run at a time: under a temporary name beside their place, then moved there."""
+"""Files that are whole or absent, written by one run at a time: under a temporary name in the same folder, then moved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffode.errors import InputError
 
 ASSETS = Path(__file__).with_name("assets")  # weights, reference statistics and test images that come with diffode
 UMASK = os.umask(0)
-os.umask(UMASK)  # the only way to read it is to set it
+os.umask(UMASK)  # it can only be read by setting it
 
 
 @contextmanager
@@ -40,14 +40,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping as UTF-8 JSON, atomically: a key a line, and each value on its key's line however long it is."""
+    """Write a mapping as UTF-8 JSON, atomically: one line per key, with its value on the same line however long it is."""
     lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
     with atomic(path) as part:
         part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def json_value(value: Any) -> Any:
-    """The value as JSON knows it: a number of numpy as Python's, and the text of the numbers that JSON does not have."""
+    """The value as JSON has it: a NumPy scalar as Python's number, and ±inf and nan, which JSON lacks, as text."""
     value = value.item() if isinstance(value, np.generic) else value
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -59,27 +59,32 @@ def as_json(value: Any) -> Any:
 
 @contextmanager
 def folder_for(out: Path) -> Iterator[None]:
-    """Make the folder that `out` is to stand in; take it away again if it was made here and is empty in the end."""
-    made = not out.parent.exists()
+    """Make the parent folder of `out`; remove it again if it was made here and is empty in the end.
+
+    InputError if there is a file in its place.
+    """
+    new = not out.parent.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{out} cannot be: there is a file where a folder is needed; give --out another name") from error
+        raise InputError(
+            f"{out} cannot be written: there is a file where a folder is needed; give another name for the output"
+        ) from error
     try:
         yield
     finally:
-        if made and not any(out.parent.iterdir()):
+        if new and not any(out.parent.iterdir()):
             out.parent.rmdir()
 
 
 @contextmanager
-def alone(lock: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file against a second run; InputError if another holds it."""
+def locked(lock: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file against a second run; InputError if another run holds it. doing: for its message, as "writing out.csv"."""
     file = filelock.FileLock(lock)
     try:
         file.acquire(timeout=0)
     except filelock.Timeout:
-        raise InputError(f"another run is {doing}: wait for it, or give --out another name") from None
+        raise InputError(f"another run is {doing}: wait for it, or give another name for the output") from None
     try:
         yield
     finally:

@@ -1,11 +1,10 @@
-"""Grids: the λ at which a solver stops, strictly increasing float64, noisy to clean.
+"""Grids: the λ of a solver's steps, strictly increasing float64, noisy to clean.
 
-A grid of n steps has n + 1 values, from the schedule's noisy end to its clean end. With `denoise` the last value is λ = +∞,
-so that the last step ends at σ = 0 with the network's x̂0; it is one of the n. A step goes from one value to the next and
-nowhere else.
+A grid of n steps has n + 1 values, from the schedule's noisy end to its clean end. With `denoise` the last value is λ = +∞, so
+that the last step, one of the n, ends at σ = 0 with the network's x̂0. Every step goes from one value to the next.
 
-The sub-sequences τ of the DDIM paper, as its authors' code has them (ermongroup/ddim), are of S whole labels, of which the last
-need not be the schedule's; from the first, 0, the last of S steps leads to α = 1. So they are grids with `denoise` alone:
+The sub-sequences τ of the DDIM paper, as its authors' code has them (ermongroup/ddim), are S whole labels; the largest need not
+be the schedule's last, and the smallest is 0, from which the last of S steps leads to α = 1. So they need `denoise`:
 
     tau-quadratic    ⌊u²⌋ at S equally spaced u from 0 to √(0.8 T)        CIFAR-10
     tau-linear       0, T // S, 2 (T // S), ... below T                   all others (appendix D.2)
@@ -62,28 +61,28 @@ TAUS: dict[str, Callable[[int, int], Sequence[int]]] = {  # (labels, S) -> τ
 
 
 def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = None, *, denoise: bool = False) -> Array:
-    """The grid of `steps` steps by name; or the given λ themselves, whose number less one `steps` must be if it is given.
+    """The grid of that name with `steps` steps, λ of shape (steps + 1,); or a list of λ, checked, as a grid.
 
-    denoise: end with the step to λ = +∞. InputError for an unknown name, a wrong number of steps, or values out of order or
-    outside the schedule.
+    steps: needed with a name; with a list it may be left out, and must fit. denoise: end with the step to λ = +∞, one of the
+    steps. InputError for an unknown name, a wrong number of steps, and λ out of order or outside the schedule.
     """
     if not isinstance(grid, str):
         values = check([*grid, np.inf] if denoise and np.inf not in grid else grid)
         schedule.t(values[values < np.inf])
         if steps is not None and len(values) != steps + 1:
             raise InputError(
-                f"the grid given has {len(values) - 1} steps, {steps} were asked for: leave --steps and --nfe out, "
+                f"the grid has {len(values) - 1} steps where {steps} were asked for: leave steps and nfe out, "
                 f"or give {steps + 1} values of λ"
             )
         return values
     if steps is None or not 1 <= steps <= MOST_STEPS or steps != int(steps):
         raise InputError(f"a grid needs at least 1 step and at most {MOST_STEPS}, a whole number of them, not {steps}")
     if grid in TAUS:
-        return _all_of_tau(grid, schedule, steps, denoise)
+        return _tau_of_steps(grid, schedule, steps, denoise)
     if grid not in GRIDS:
         raise InputError(f"unknown grid {grid!r}: expected one of {', '.join([*GRIDS, *TAUS])}, or a list of increasing λ")
     if grid in ("logsnr", "karras") and not np.isfinite([schedule.lam_min, schedule.lam_max]).all():
-        raise InputError(f"the grid {grid} needs finite ends, and {schedule.name} has λ = ±∞ at one: use --grid time")
+        raise InputError(f'the grid {grid} needs finite ends, and {schedule.name} has λ = ±∞ at one: use grid="time"')
     finite = steps - denoise
     values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
     values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding
@@ -91,7 +90,7 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
 
 
 def tau(name: str, schedule: Schedule, steps: int) -> Array:
-    """The different λ of τ for S = `steps`, and λ = +∞: a grid, of S steps or as many as there are (see `make`).
+    """The distinct λ of τ for S = `steps`, and λ = +∞: a grid of S steps, or of as many as τ has distinct labels.
 
     name: tau-linear or tau-quadratic. InputError for a schedule without labels, and for fewer than 2 steps.
     """
@@ -102,11 +101,14 @@ def tau(name: str, schedule: Schedule, steps: int) -> Array:
     return check([*schedule.lam(np.unique(TAUS[name](len(schedule.knots), steps))[::-1]), np.inf])
 
 
-def _all_of_tau(name: str, schedule: Schedule, steps: int, denoise: bool) -> Array:
-    """τ if it has exactly `steps` labels; the authors' code takes more than S steps where T // S does not divide T, and evaluates
-    label 0 and others more than once, to no effect, where the squares are close."""
+def _tau_of_steps(name: str, schedule: Schedule, steps: int, denoise: bool) -> Array:
+    """τ if it has exactly `steps` labels, else InputError.
+
+    The authors' code takes more than S steps where T // S does not divide T, and evaluates label 0 and others more than once,
+    without effect, where the squares are close.
+    """
     if not denoise:
-        raise InputError(f"{name} goes on from its first label to σ = 0, as in the paper: add --denoise (denoise=True)")
+        raise InputError(f"{name} ends with a step from its first label to σ = 0, as in the paper: give denoise=True")
     values = tau(name, schedule, steps)
     if (found := len(values) - 1) != steps:
         assert schedule.knots is not None
@@ -132,8 +134,10 @@ def check(values: Sequence[float] | Array) -> Array:
 
 
 def load(path: str | Path) -> list[float]:
-    """The λ of a grid's file, a JSON object whose `lam` they are, as experiments.comparison.optimal_grid writes it; to be given to `make`, which
-    checks them. InputError for a file that is absent or holds no such list."""
+    """The λ of a file, a JSON object with a list `lam`, as experiments.comparison.optimal_grid writes it; `make` checks them.
+
+    InputError for a file that is absent or holds no such list.
+    """
     try:
         lam = json.loads(Path(path).read_text(encoding="utf-8"))["lam"]
         if not isinstance(lam, list) or not lam or any(type(value) not in (int, float) for value in lam):

@@ -1,4 +1,4 @@
-"""Gaussian mixtures: the exact ε, density and samples, for tests and experiments whose truth is known.
+"""Gaussian mixtures: exact ε, density and samples, for tests and experiments that need the exact solution.
 
     p(x0) = Σ_k π_k N(μ_k, Σ_k),    Σ_k = U_k diag(s_k) U_kᵀ + v_k I,    U_k (pixels, rank) orthonormal
 
@@ -37,14 +37,14 @@ ALPHA = {
     "vp": lambda lam: torch.sigmoid(2 * lam).sqrt(),
     "ve": torch.ones_like,
     "flow": torch.sigmoid,
-}  # schedule.PATHS in torch
-ROWS = 64  # samples that share a matrix product; fewer suit a small mixture better
+}  # schedule.PATHS in torch, from λ to α
+ROWS = 64  # samples per matrix product; fewer suit a small mixture better
 RowFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Components:
-    """What diffusion at one λ makes of the components, for a chunk: all (rows, components, ...)."""
+    """The components diffused to one λ per sample, seen from a chunk of samples: all (rows, components, ...)."""
 
     p: Tensor  # Uᵀ (y − μ), without forming y − μ, (rows, components, rank)
     log_weight: Tensor  # log π_k N(y; μ_k, Σ_k + σ̄² I), (rows, components)
@@ -56,15 +56,15 @@ class Components:
     def r(self) -> Tensor:
         """The responsibilities, (rows, components)."""
         likely = torch.exp(self.log_weight - self.log_weight.amax(1, keepdim=True))
-        return likely / likely.sum(1, keepdim=True)  # torch.softmax wakes all threads for any size, which costs more than this
+        return likely / likely.sum(1, keepdim=True)  # torch.softmax starts all threads for any size, which costs more
 
 
 class Mixture(nn.Module):
-    """A mixture as a network: `mixture(x, lam, y)` is the velocity α ε − σ x̂0 of x (batch, *image), on the given path.
+    """A mixture as a network: `mixture(x, lam, y)` is the velocity α ε − σ x̂0 of x (batch, *image), on the path `path`.
 
     tensors: log_pi (k,), mean (k, pixels), basis (k, pixels, rank), along (k, rank) = s, floor (k,) = v, label (k,). They may
-    be float32; the basis is made orthonormal to the precision of `dtype`, in which all is computed. Every matrix product has
-    `rows` rows, padded if need be, so that a sample's bits do not depend on its batch.
+    be float32; the basis is orthonormalised in float64, and everything is computed in `dtype`. Every matrix product has `rows`
+    rows, padded if need be, so that a sample's bits do not depend on its batch.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Mixture(nn.Module):
         return self._by_rows(density, x, lam, y).squeeze(1)
 
     def divergence(self, x: Tensor, lam: Tensor, y: Tensor | None = None) -> Tensor:
-        """tr ∂(α ε − σ x̂0)/∂x of what the mixture itself returns for the same x (batch, *image), lam and y, (batch,)."""
+        """tr ∂(α ε − σ x̂0)/∂x, (batch,): the divergence of `forward` at the same x (batch, *image), lam and y (batch,)."""
         return self._by_rows(self._divergence, x, lam, y).squeeze(1)
 
     def sample(self, n: int, seed: int = 0, y: int | None = None) -> Tensor:
-        """n exact samples of the data distribution, or of class y, (n, *image)."""
+        """n exact samples of the data distribution, or of class y, (n, *image); InputError for an unknown label."""
         generator = torch.Generator().manual_seed(seed)
         pi = self.log_pi.exp().cpu() * (torch.ones(()) if y is None else self.label.cpu() == y)
         if not pi.any():
@@ -127,8 +127,8 @@ class Mixture(nn.Module):
     def pooled(self, factor: int) -> Mixture:
         """The mixture of these images (channels, height, width) with factor × factor pixels averaged into one.
 
-        With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): exact again. A cheap
-        model of the same kind. InputError unless factor divides height and width.
+        With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): again a mixture, exactly,
+        and a cheaper model. InputError unless factor divides height and width.
         """
         if factor < 1 or len(self.image) != 3 or any(size % factor for size in self.image[1:]):
             raise InputError(f"images {self.image} cannot be averaged over {factor} × {factor} pixels")
@@ -196,7 +196,8 @@ class Mixture(nn.Module):
 def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10, seed: int = 0) -> dict[str, Tensor]:
     """Fit `per_class` components to each class by EM for mixtures of probabilistic PCA (Tipping and Bishop, 1999).
 
-    k-means starts it. Returns the float32 tensors of a Mixture. Data without labels is one class.
+    It starts from k-means. Returns the float32 tensors of a Mixture. Data without labels is one class. InputError for sizes that
+    make no mixture, and for a class with too few images.
     """
     images = to_tensor(data.pixels).flatten(1).double().numpy()
     if per_class < 1 or iterations < 1 or not 0 < rank < images.shape[1]:
@@ -240,6 +241,6 @@ def _maximise(x: np.ndarray, responsibility: np.ndarray, rank: int, total: int, 
 
 
 def log_weights(mixture: Mixture, x: Tensor) -> Tensor:
-    """log π_k N(x; μ_k, Σ_k) of undiffused data."""
+    """log π_k N(x; μ_k, Σ_k) of undiffused data x (rows, pixels), (rows, components)."""
     lam = x.new_full((len(x),), torch.inf)
     return mixture._components(x, lam, x.new_zeros(1, len(mixture.label))).log_weight

@@ -1,4 +1,4 @@
-"""Noise by seed: the same image whatever its batch, the device, or the number of workers."""
+"""Noise by seed: the same for an image whatever its batch, the device, or the number of workers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Noise = Callable[[int, Tensor], Tensor]  # (draw, like) -> N(0, I) of the shape,
 class SeededNoise:
     """noise(draw, like): row i is the draw-th torch.randn of a CPU generator with seed seeds[i]; draw 0 is x_T.
 
-    Drawn in float32 on the CPU whatever `like` is, so a seed means the same noise everywhere. Asking for an earlier draw
-    starts the generators again; asking for the same one twice gives the same tensor.
+    like: a state (batch, *shape), whose dtype and device the noise gets; it is drawn in float32 on the CPU whatever these are, so
+    a seed means the same noise everywhere. An earlier draw restarts the generators; the same draw gives the same tensor again.
+    InputError for a seed below 0 or above 2^32 − 1.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         if any(not 0 <= seed < 2**32 for seed in seeds):
-            raise InputError("a seed must be a whole number from 0 to 2^32 − 1, which is what torch's CPU generator tells apart")
+            raise InputError("a seed must be a whole number from 0 to 2^32 − 1: torch's CPU generator distinguishes no others")
         self.seeds = list(seeds)
         self._drawn = -1
         self._generators: list[torch.Generator] = []
@@ -42,7 +43,7 @@ class SeededNoise:
 
 
 def seeds_of(seed: int | Iterable[int], n: int) -> list[int]:
-    """n seeds: seed, seed + 1, ...; or the n that are given."""
+    """n seeds: seed, seed + 1, ...; or those of a sequence, InputError unless it has n."""
     seeds = [int(s) for s in seed] if isinstance(seed, Iterable) else list(range(int(seed), int(seed) + n))
     if len(seeds) != n:
         raise InputError(f"{len(seeds)} seeds were given for {n} images")

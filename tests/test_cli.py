@@ -838,7 +838,7 @@ def test_names_of_classes_that_no_image_has():
 
 BAD_TRAINING = {
     "nothing to resume": (["--resume"], ["run/state.safetensors"]),
-    "no data": (["--data-dir", "nowhere"], ["nowhere", "apt-get install", "--data-dir"]),
+    "no data": (["--data-dir", "nowhere"], ["nowhere", "apt-get install"]),
     "width": (["--width", "17"], ["17", "16"]),
     "width 0": (["--width", "0"], ["width", "0"]),
     "width negative": (["--width", "-16"], ["width", "-16"]),

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import cli
-from diffode.files import alone
+from diffode.files import locked
 from diffode.noise import SeededNoise
 from experiments.comparison.problem import Problem
 from tests import reference
@@ -264,7 +264,7 @@ def test_another_comparison_is_not_mixed_in(tmp_path):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with alone(tmp_path / ".lock", "writing"):
+    with locked(tmp_path / ".lock", "writing"):
         result = compare(*SMALL, "--solvers", "ddim", "--nfe", 5, "--out", tmp_path)
     assert (result.exit_code, "another run" in result.stderr) == (2, True)
 

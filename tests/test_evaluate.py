@@ -12,7 +12,7 @@ import cli
 from diffode import grid
 from diffode.images import datasets
 from diffode.models import pretrained
-from diffode.schedule import ddpm_linear
+from diffode.schedules import ddpm_linear
 from experiments.metrics.sample_card import find_grid_name
 
 

@@ -256,7 +256,7 @@ def test_tau_can_be_had_without_its_repetitions(name, steps):
 
 @pytest.mark.parametrize("name", grid.TAUS)
 def test_tau_is_of_labels_and_ends_at_alpha_1(name):
-    with pytest.raises(InputError, match="--denoise"):
+    with pytest.raises(InputError, match="denoise=True"):
         grid.make(name, schedules.ddpm_linear(), 10)
     with pytest.raises(InputError, match="continuous"):
         grid.make(name, schedules.cosine(), 10, denoise=True)

@@ -394,7 +394,7 @@ MINE = """
 from pathlib import Path
 import torch
 from diffode import EpsModel, schedules
-from diffode.schedule import ddpm_table
+from diffode.schedules import ddpm_table
 
 class Network(torch.nn.Conv2d):
     def __init__(self):

@@ -1,5 +1,9 @@
 """Schedules: the paths, the clocks and their inverses, against the papers' formulas in 50 digits."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import mpmath as mp
 import numpy as np
 import pytest
@@ -234,3 +238,30 @@ def test_unknown_schedule_lists_the_known():
 def test_bad_betas(betas):
     with pytest.raises(InputError, match="between 0 and 1"):
         schedules.ddpm_table(betas)
+
+
+def test_a_schedule_is_printed_in_one_line():
+    assert repr(schedules.ddpm_linear()) == (
+        "ddpm_linear(beta_first=0.0001, beta_last=0.02, steps=1000): vp path, λ from -5.06 to 4.61, t from 999 to 0"
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda schedule: pickle.loads(pickle.dumps(schedule))], ids=["copy", "pickle"])
+def test_a_named_schedule_is_pickled_by_its_name(name, options, copied):
+    schedule = schedules.make(name, **options)
+    schedule = replace(schedule, t_noisy=0.9 * schedule.t_noisy)
+    again = copied(schedule)
+    assert repr(again) == repr(schedule)
+    t = np.linspace(schedule.t_noisy, schedule.t_clean, 101)
+    np.testing.assert_array_equal(again.lam(t), schedule.lam(t))
+    np.testing.assert_array_equal(again.rate(t), schedule.rate(t))
+
+
+@pytest.mark.parametrize("path", schedules.PATHS)
+def test_alpha_and_sigma_at_one_lam_are_those_of_the_functions(path):
+    """To the last bit, asked for once and again."""
+    path = schedules.PATHS[path]
+    for lam in [*np.random.default_rng(0).uniform(-20, 20, 1000), 0.0, -0.0, np.inf]:
+        expected = float(path.alpha(np.float64(lam))), float(path.sigma(np.float64(lam)))
+        assert path.at(lam) == path.at(float(lam)) == expected

@@ -8,7 +8,7 @@ import torch
 
 from diffode import grid, schedules
 from diffode.noise import SeededNoise
-from diffode.schedule import SCHEDULES
+from diffode.schedules import SCHEDULES
 from solvers import SOLVERS, run
 from solvers.gaussian import exact, variance
 from solvers.hooks import Hooks

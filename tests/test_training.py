@@ -9,7 +9,7 @@ from diffode.images import datasets
 from diffode.images.datasets import ImageSet
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
-from diffode.schedule import SCHEDULES
+from diffode.schedules import SCHEDULES
 from experiments.training.stream import Batch, Stream
 from experiments.training.trainer import TrainConfig, Trainer, losses, train
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffode import schedules
-from diffode.schedule import SCHEDULES
+from diffode.schedules import SCHEDULES
 from solvers.phi import interpolatory, moments, phi
 from solvers.registry import find
 from solvers.transfer import transfer

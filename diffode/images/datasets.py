@@ -1,6 +1,6 @@
-"""Real images from disk: the four idx files of Fashion-MNIST, a folder of PNG or JPEG files, or an .npz.
+"""Real images from disk: four idx files as Fashion-MNIST has them, a folder of PNG or JPEG files, or an .npz.
 
-Images are uint8, (n, height, width, channels), as the field's evaluators read them; networks see float32 in [−1, 1],
+Images are uint8, (n, height, width, channels), as common FID evaluators read them; networks see float32 in [−1, 1],
 (n, channels, height, width). Nothing here unpickles.
 """
 
@@ -50,7 +50,7 @@ class ImageSet:
             return
         if self.labels.shape != (n,) or self.labels.dtype.kind not in "iu":
             raise InputError(
-                f"{self.name}: expected {n} labels, whole numbers, one an image, not {self.labels.dtype} {self.labels.shape}"
+                f"{self.name}: expected {n} labels, whole numbers, one per image, not {self.labels.dtype} {self.labels.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= (len(self.classes) or MOST_CLASSES):
             most = len(self.classes) or MOST_CLASSES
@@ -58,12 +58,12 @@ class ImageSet:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """A name for each label that is known of: the classes, or else the numbers; () without labels."""
+        """The names of the labels: the classes, or else the numbers up to the largest label; () without labels."""
         return self.classes or tuple(map(str, range(int(self.labels.max()) + 1 if self.labels is not None else 0)))
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint remembers of its data: name, number of images, and a digest of pixels and labels."""
+        """What a card says of its data: name, number of images, and the SHA-256 of pixels and labels."""
         digest = hashlib.sha256(self.pixels.tobytes() + (b"" if self.labels is None else self.labels.astype(np.int64).tobytes()))
         return {"name": self.name, "images": len(self.pixels), "sha256": digest.hexdigest()}
 
@@ -86,9 +86,9 @@ def to_pixels(x: Tensor) -> NDArray[np.uint8]:
 
 
 def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
-    """Load what stands at `path`: an .npz, or a folder of idx files, or of PNG or JPEG images (sub-folders are classes).
+    """Load the images at `path`: an .npz, a folder of idx files, or one of PNG or JPEG images (sub-folders are classes).
 
-    Without a path: Fashion-MNIST where Debian's package puts it. `split` ("train" or "test") matters for idx files only.
+    Without a path: Fashion-MNIST where Debian's package puts it. split: "train" or "test", for idx files only.
     InputError for a missing, truncated or unreadable file.
     """
     path = Path(path) if path is not None else FASHION_MNIST
@@ -101,8 +101,7 @@ def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
         if any(path.glob("*-ubyte*")):
             return _load_idx(path, split)
     raise InputError(
-        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name with "
-        "--data-dir a folder that holds "
+        f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name a folder that holds "
         "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG or JPEG images, or an .npz"
     )
 
@@ -131,8 +130,8 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.exists()), None)
     if path is None:
         raise InputError(
-            f"{folder} has no {name}.gz (nor {name}): `apt-get install dataset-fashion-mnist` brings all four idx files, "
-            "and --data-dir names another folder that holds them"
+            f"{folder} has no {name}.gz (nor {name}): `apt-get install dataset-fashion-mnist` brings all four idx files; "
+            "or name another folder that holds them"
         )
     try:
         raw = path.read_bytes()

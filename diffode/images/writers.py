@@ -1,6 +1,6 @@
-"""Images to disk: a grid as one PNG, a folder of PNGs named by seed, or an .npz as the field's evaluators read it.
+"""Images to disk: a grid as one PNG, a folder of PNGs named by seed, or an .npz that common FID evaluators read.
 
-Pixels are uint8 (n, height, width, 1 or 3). Everything is written under a temporary name and moved into place when whole.
+Pixels are uint8 (n, height, width, 1 or 3). Everything is written under a temporary name and moved into place when complete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ Pixels = NDArray[np.uint8]
 
 
 def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
-    """All images in rows, as square as may be unless `columns` is given, enlarged by a whole factor to about `width`."""
+    """All images on one sheet, in about as many columns as rows unless `columns` is given, enlarged by a whole factor.
+
+    width: about that of the sheet, and gap, between images, in pixels.
+    """
     n, _, w, _ = pixels.shape
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
@@ -36,7 +39,7 @@ def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int 
 
 
 def picture(pixels: Pixels) -> Image.Image:
-    """One image, of pixels (height, width, 1 or 3)."""
+    """One image of pixels (height, width, 1 or 3)."""
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
@@ -56,7 +59,7 @@ def save_npz(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[n
 
 
 def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
-    """A folder of PNGs named by seed, with six digits or more. It replaces a folder that holds such images and nothing else."""
+    """A folder of PNGs named by seed, with six digits or more. It replaces a folder that holds nothing but such images."""
     path = Path(os.path.realpath(path))
     check_place(path)
     part, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
@@ -82,9 +85,9 @@ WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, 
 
 
 def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int64] | None], None]:
-    """The function that writes what the suffix of `path` asks for; InputError for a suffix that means nothing here."""
+    """The function that writes the kind of file that the suffix of `path` names; InputError for any other suffix."""
     if not path.name or path.suffix.lower() not in WRITERS:
-        raise InputError(f"{str(path)!r} is no output: give --out a .png (a grid), an .npz, or a folder (a PNG a seed)")
+        raise InputError(f"{str(path)!r} is no output: give a .png (a grid), an .npz, or a folder (one PNG per seed)")
     return WRITERS[path.suffix.lower()]
 
 
@@ -102,11 +105,13 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def check_place(path: Path) -> None:
-    """InputError if what stands at `path` could not be replaced: a folder for a file, or what is no folder of such PNGs."""
+    """InputError if `path` exists and must not be replaced: a folder for a file, or anything but a folder of such PNGs."""
     if path.suffix and path.is_dir():
-        raise InputError(f"{path} is a folder: give --out another name")
+        raise InputError(f"{path} is a folder: give another name for the output")
     if not path.suffix and path.exists() and not _replaceable(path):
-        raise InputError(f"{path} holds other files than images named by seed, and is not replaced: give --out another name")
+        raise InputError(
+            f"{path} holds other files than images named by seed, and is not replaced: give another name for the output"
+        )
 
 
 def _replaceable(folder: Path) -> bool:

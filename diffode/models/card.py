@@ -25,7 +25,8 @@ from torch import Tensor
 from diffode.errors import InputError
 from diffode.files import as_json
 from diffode.model import EpsModel
-from diffode.schedule import Schedule, make
+from diffode.schedule import Schedule
+from diffode.schedules import make
 
 DIFFUSION = ("schedule", "predicts", "clock")  # the fields of a diffusion model, which a classifier lacks
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffode import schedule
+from diffode import schedules
 from diffode.errors import InputError
 from diffode.models.card import Card
 from diffode.schedule import Schedule
@@ -124,7 +124,7 @@ def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
     """The schedule, what the network predicts, and the schedule's options; DDPM's if the folder configures no scheduler."""
     file = next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
     if file is None:
-        linear = schedule.ddpm_linear()
+        linear = schedules.ddpm_linear()
         return linear, "noise", dict(linear.options)
     config = _json(file)
     if config.get("prediction_type", "epsilon") not in PREDICTIONS or not (config.get("beta_end") or config.get("trained_betas")):
@@ -136,12 +136,12 @@ def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
     betas = {name: config[name] for name in BETAS if config.get(name)}
     steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # its first name
     if betas.keys() <= {"beta_start", "beta_end", "beta_schedule"} and betas.get("beta_schedule", "linear") == "linear":
-        linear = schedule.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
+        linear = schedules.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
         return linear, predicts, dict(linear.options)
     from diffusers import DDPMScheduler
 
     scheduler: Any = DDPMScheduler(num_train_timesteps=steps, **betas)
-    table = schedule.ddpm_table(scheduler.betas.double().numpy(), name=betas.get("beta_schedule", "trained"))
+    table = schedules.ddpm_table(scheduler.betas.double().numpy(), name=betas.get("beta_schedule", "trained"))
     return table, predicts, {"steps": steps, **betas}
 
 

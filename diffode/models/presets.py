@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffode import schedule
+from diffode import schedules
 from diffode.errors import InputError
 from diffode.models import checkpoint
 from diffode.models.card import Card
@@ -22,7 +22,7 @@ class Preset:
 
     config: DDPMUNetConfig
     table: str | None = None
-    schedule: Schedule = field(default_factory=schedule.ddpm_linear)
+    schedule: Schedule = field(default_factory=schedules.ddpm_linear)
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -4,13 +4,13 @@
 
 Ho et al. (2020), appendix B, as in `models/diffusion.py` of github.com/ermongroup/ddim, which the DDIM paper samples from. A
 level i of `ch * ch_mult[i]` channels has `num_res_blocks` residual blocks going down and one more going up; t is added between
-the two convolutions of a block, as W SiLU(temb). Attention has one head. What is easily got wrong, and shows in the samples only:
+the two convolutions of a block, as W SiLU(temb). Attention has one head. What is easily got wrong, and shows only in the samples:
 
     temb     sin and cos of t ω_k, ω_k = 10000^(−k / (ch/2 − 1)), k = 0 ... ch/2 − 1: both ends are there
     down     a stride of 2 with zeros at the right and below alone, as TensorFlow pads
     norm     32 groups, eps 1e-6
 
-t may be fractional: the sinusoids are smooth, though training saw whole labels alone.
+t may be fractional: the sinusoids are smooth, though training saw only whole labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diffode.errors import InputError
 
 @dataclass(frozen=True)
 class DDPMUNetConfig:
-    """The shape of the network, in the words of the authors' configuration files."""
+    """The shape of the network, with the field names of the authors' configuration files."""
 
     resolution: int = 32
     in_channels: int = 3
@@ -40,7 +40,7 @@ class DDPMUNetConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("ch_mult", "attn_resolutions"):  # a JSON card hands lists
+        for name in ("ch_mult", "attn_resolutions"):  # a card from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.ch_mult or min(self.resolution, self.in_channels, self.num_res_blocks, *self.ch_mult) < 1:
             raise InputError(f"a U-Net needs sides, channels, blocks and multipliers of at least 1, not {self}")
@@ -56,12 +56,12 @@ class DDPMUNetConfig:
 
 
 def norm(width: int) -> nn.GroupNorm:
-    """The normalisation that is used throughout."""
+    """The normalisation of all blocks."""
     return nn.GroupNorm(32, width, eps=1e-6)
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, conv, plus t; norm, SiLU, dropout, conv; a 1×1 convolution beside where the width changes."""
+    """Residual block: norm, SiLU, conv, plus t; norm, SiLU, dropout, conv; a 1×1 convolution around it where the width changes."""
 
     def __init__(self, width_in: int, width_out: int, temb: int, dropout: float) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Down(nn.Module):
             self.downsample = nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
 
     def forward(self, skips: list[Tensor], emb: Tensor) -> None:
-        """Go on from the last of the skips, and append every state."""
+        """Start from the last of the skips, and append every state."""
         for block, attn in zip(self.block, self.attn, strict=True):
             skips.append(attn(block(skips[-1], emb)))
         if self.downsample is not None:
@@ -114,7 +114,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A level on the way up: a block for every skip of `widths_in`, then, but at the end, twice the resolution."""
+    """A level on the way up: a block for every skip of `widths_in`, then, except at the top, twice the resolution."""
 
     def __init__(self, config: DDPMUNetConfig, level: int, widths_in: list[int]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Up(nn.Module):
             self.upsample = nn.Sequential(OrderedDict(nearest=nn.Upsample(scale_factor=2), conv=conv))
 
     def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
-        """Take one of the skips, the last first, into every block."""
+        """Concatenate one of the skips, the last first, to the input of every block."""
         for block, attn in zip(self.block, self.attn, strict=True):
             h = attn(block(torch.cat([h, skips.pop()], 1), emb))
         return self.upsample(h)
@@ -178,7 +178,7 @@ class DDPMUNet(nn.Module):
 
 
 def blocks(config: DDPMUNetConfig, level: int, widths_in: list[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The residual blocks of a level, a width of the input each, and what follows each of them: attention, or nothing."""
+    """The residual blocks of a level, one per input width in `widths_in`, and what follows each: attention, or the identity."""
     width, attends = config.ch * config.ch_mult[level], config.resolution // 2**level in config.attn_resolutions
     block = nn.ModuleList(Block(one, width, 4 * config.ch, config.dropout) for one in widths_in)
     return block, nn.ModuleList(Attention(width) if attends else nn.Identity() for _ in block)

@@ -36,7 +36,7 @@ class UNetConfig:
     attention: tuple[int, ...] = (7,)
 
     def __post_init__(self) -> None:
-        for name in ("image", "multipliers", "attention"):  # a JSON card hands lists
+        for name in ("image", "multipliers", "attention"):  # a card from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if (
             min((self.patch, self.blocks, *self.multipliers, *self.image), default=0) < 1
@@ -55,7 +55,7 @@ class UNetConfig:
 
 
 class Embedding(nn.Module):
-    """λ and the label as one vector: sinusoids of λ (periods 0.8 to 80, its useful range being about 20 long) and a table."""
+    """λ and the label as one vector: sinusoids of λ (periods 0.8 to 80, as λ ranges over about 20) and a table of labels."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, conv; norm, scale and shift, SiLU, conv (zero at the start); then attention if asked for."""
+    """Residual block: norm, SiLU, conv; norm, scale and shift, SiLU, conv (zero before training); then attention if asked for."""
 
     def __init__(self, width_in: int, width_out: int, embedding: int, attention: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the cells, 32 channels a head, zero at the start."""
+    """Self-attention over the cells, with 32 channels per head; it adds zero before training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network of the module docstring; `config` says its shape and is all that is needed to build it again."""
+    """The network of the module docstring; `config` is all that is needed to build it again."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from diffode.errors import InputError, in_words
-from diffode.files import alone, atomic, folder_for, json_value
+from diffode.files import atomic, folder_for, json_value, locked
 
 Row = dict[str, Any]
 
@@ -83,7 +83,7 @@ def fill(
         return json.dumps([json_value(row.get(name)) for name in names])
 
     wanted = {key(cell): cell for cell in cells}
-    with folder_for(out), alone(file.with_name(f".{file.name}.lock"), f"writing {out}"):
+    with folder_for(out), locked(file.with_name(f".{file.name}.lock"), f"writing {out}"):
         if not overwrite:
             check(out, about, all_settings=True)
         table = (None if overwrite else _load(file)) or {"about": about, "made": [], "rows": []}

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.files import alone, atomic, folder_for, write_json
+from diffode.files import atomic, folder_for, locked, write_json
 from diffode.images import writers
 from diffode.images.datasets import to_pixels
 from experiments.common import results
@@ -60,7 +60,7 @@ def compare_solvers(
     problem = Problem(settings)
     chosen = measures.choose_measures(features, data, problem)
     about = describe(problem, chosen)
-    with folder_for(out / "rows"), alone(out / ".lock", f"writing {out}"):
+    with folder_for(out / "rows"), locked(out / ".lock", f"writing {out}"):
         previous = None if overwrite else results.known_settings(out / "rows")
         if previous is not None:  # refused before the solution, which may take minutes
             results.check(out / "rows", {**about, "solution": {**previous["solution"], "tolerance": tolerance}})

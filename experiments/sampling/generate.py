@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.files import alone, atomic, folder_for, json_value, write_json
+from diffode.files import atomic, folder_for, json_value, locked, write_json
 from diffode.images import writers
 from diffode.images.datasets import to_pixels
 from diffode.model import EpsModel
@@ -300,7 +300,7 @@ def _card(job: Job, entry: Solver, report: Report, command: str) -> dict[str, An
 @contextmanager
 def _workplace(out: Path, job: Job) -> Iterator[Path]:
     """The hidden folder of a job's finished batches, locked against a second run; removed on success, or if it is empty."""
-    with folder_for(out), alone(out.with_name(f".{out.name}.lock"), f"writing {out}"):
+    with folder_for(out), locked(out.with_name(f".{out.name}.lock"), f"writing {out}"):
         work = out.with_name(f".{out.name}.{job.digest}")
         work.mkdir(exist_ok=True)
         try:

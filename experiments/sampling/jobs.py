@@ -13,7 +13,7 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.files import json_value
 from diffode.models import pretrained
-from diffode.schedule import make
+from diffode.schedules import make
 from experiments.common import figures
 from experiments.sampling.recipe import Recipe, flat
 from solvers import Budget, Plan, Solver

@@ -15,7 +15,7 @@ import click
 from tqdm import tqdm
 
 from diffode.errors import InputError
-from diffode.files import alone, atomic, folder_for, write_json
+from diffode.files import atomic, folder_for, locked, write_json
 from diffode.images import datasets, writers
 from diffode.images.datasets import ImageSet, to_pixels
 from diffode.models import checkpoint
@@ -81,7 +81,7 @@ def train(options: TrainOptions, command: str) -> None:
         trainer.load(state)
     with (
         folder_for(out / "state"),
-        alone(out / ".lock", f"training in {out}"),
+        locked(out / ".lock", f"training in {out}"),
         _interrupts() as interrupted,
         tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar,
     ):

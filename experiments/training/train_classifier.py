@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffode.errors import InputError
-from diffode.files import alone, folder_for, write_json
+from diffode.files import folder_for, locked, write_json
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.models import checkpoint
@@ -163,7 +163,7 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
     device, command = choose_device(device), command_line()
     config = Config(epochs=1, batch=50, seed=seed) if fast else Config(epochs=epochs, seed=seed)
     train, test = two_sets(data_dir, fast)
-    with folder_for(state), alone(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:
+    with folder_for(state), locked(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:
 
         def on_step(epoch: int, step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)

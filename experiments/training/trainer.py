@@ -30,7 +30,8 @@ from diffode.model import EpsModel
 from diffode.models import checkpoint
 from diffode.models.card import Card
 from diffode.networks.unet import UNet, UNetConfig
-from diffode.schedule import SCHEDULES, Schedule
+from diffode.schedule import Schedule
+from diffode.schedules import SCHEDULES
 from experiments.training.stream import Batch, Stream
 
 GAMMAS = ("simple", "native")
