@@ -105,7 +105,7 @@ class Mixture(nn.Module):
         return self._by_rows(self._divergence, x, lam, y).squeeze(1)
 
     def sample(self, n: int, seed: int = 0, y: int | None = None) -> Tensor:
-        """n exact samples of the data distribution, or of class y, (n, *image); InputError for an unknown label."""
+        """n exact samples of the data distribution or of class y, (n, *image); InputError for an unknown label."""
         generator = torch.Generator().manual_seed(seed)
         pi = self.log_pi.exp().cpu() * (torch.ones(()) if y is None else self.label.cpu() == y)
         if not pi.any():

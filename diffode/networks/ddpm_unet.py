@@ -61,7 +61,7 @@ def norm(width: int) -> nn.GroupNorm:
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, conv, plus t; norm, SiLU, dropout, conv; a 1×1 convolution around it where the width changes."""
+    """Residual block: norm, SiLU, conv, plus t; norm, SiLU, dropout, conv; a 1×1 convolution around it if the width changes."""
 
     def __init__(self, width_in: int, width_out: int, temb: int, dropout: float) -> None:
         super().__init__()
