@@ -127,8 +127,8 @@ class Mixture(nn.Module):
     def pooled(self, factor: int) -> Mixture:
         """The mixture of these images (channels, height, width) with factor × factor pixels averaged into one.
 
-        With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): again a mixture, exactly,
-        and a cheaper model. InputError unless factor divides height and width.
+        With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): the result is exact, and
+        a cheaper model. InputError unless factor divides height and width.
         """
         if factor < 1 or len(self.image) != 3 or any(size % factor for size in self.image[1:]):
             raise InputError(f"images {self.image} cannot be averaged over {factor} × {factor} pixels")
