@@ -72,7 +72,7 @@ class Evaluator:
         self.passes_through = not self.hooks and self.guidance is None and all(pair is KEEP for pair in self.to_hooks)
 
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
-        self.counter.nfe += 1
+        self._count(nfe=1)
         m = self._call(x, i, self.condition).to(x.dtype)
         if self.guidance is not None:
             weight, null = self.guidance
@@ -87,9 +87,15 @@ class Evaluator:
             watch(self.counter.nfe, self.lams[i], m)
         return m
 
+    def _count(self, nfe: int = 0, calls: int = 0) -> None:
+        """Not in a compiled loop, which would be compiled again for every count; its plan says what it evaluates."""
+        if not torch.compiler.is_compiling():
+            self.counter.nfe += nfe
+            self.counter.calls += calls
+
     def _call(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
         """The network's output, (batch, *shape); InputError if it is none."""
-        self.counter.calls += 1
+        self._count(calls=1)
         with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
             m = self.network(x.to(self.dtype), self.clocks[i], **condition)
         m = getattr(m, "sample", m)  # what the networks of diffusers return

@@ -41,10 +41,10 @@ def run(plan: Plan, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS, *, diff
     return Result(final, evaluate.counter.nfe, evaluate.counter.calls, plan, tuple(observers.states))
 
 
-def loop(plan: Plan, evaluate: Evaluate, x: Tensor, observers: Observers | None = None, *, reuse: bool = True) -> Tensor:
+def loop(plan: Plan, evaluate: Evaluate, x: Tensor, observers: Observers, *, reuse: bool = True) -> Tensor:
     """The algorithm, after all of the host's work: the final state. With reuse=False nothing is overwritten, and
     torch.compile(fullgraph=True) takes the loop of a deterministic plan."""
-    observers, memory, anchor = observers or Observers(plan), Memory(plan, evaluate, x, reuse), x
+    memory, anchor = Memory(plan, evaluate, x, reuse), x
     for row, stage in enumerate(plan.stages):
         z = observers.draw(stage, anchor)
         u = combine(stage, anchor, memory.predictions, z, memory.state())

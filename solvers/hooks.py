@@ -69,9 +69,9 @@ class Observers:
             u = u.copy_(new) if reuse else new
         if self.hooks.on_step is not None:
             self.hooks.on_step(Committed(self.count, stage.lam, u, self.x0))
+            self.count += 1
         if self.hooks.trajectory:
             self.states.append((stage.lam, u.detach().to("cpu", copy=True)))
-        self.count += 1
         return u
 
     def evaluated(self, stage: Stage, u: Tensor, m: Tensor) -> None:

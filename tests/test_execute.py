@@ -13,7 +13,8 @@ from diffode import EpsModel, InputError, schedules
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from solvers import SOLVERS, run, sample
-from solvers.hooks import Hooks
+from solvers.execute import Memory, loop
+from solvers.hooks import Hooks, Observers
 from solvers.registry import find
 from tests import reference
 
@@ -303,20 +304,75 @@ def test_it_runs_in_inference_mode(mixture32):
     assert torch.equal(result.x, sample(mixture32, **kw).x)
 
 
-def test_it_runs_under_torch_compile():
-    """The loop is traced whole: one graph, the same result, and nothing compiled again by the second or the tenth run."""
+@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if entry.has_plan and not entry.stochastic])
+def test_the_loop_is_one_graph(solver):
+    """torch.compile(fullgraph=True) takes it; nothing is compiled again by the second run."""
     schedule = schedules.vp_linear()
-    plan = find("unipc2").plan(np.linspace(-4, 4, 5), schedule)
+    plan = find(solver).plan(np.linspace(-4, 4, 5), schedule)
     model = EpsModel(lambda x, t: torch.tanh(x) * torch.cos(t)[:, None], schedule)
-    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-    counter = CompileCounter()
-    compiled = torch.compile(lambda x: run(plan, model, x).x, backend=counter)
-    torch.testing.assert_close(compiled(x), run(plan, model, x).x, rtol=0, atol=1e-6)
-    compiled(x)
-    settled = counter.frame_count
-    for k in range(5):
-        torch.testing.assert_close(compiled(k * x), run(plan, model, k * x).x, rtol=0, atol=1e-5)
-    assert counter.frame_count == settled > 0
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    evaluate, observers = model.bind([stage.lam for stage in plan.stages if stage.evaluate], x, plan.prediction), Observers(plan)
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    compiled = torch.compile(lambda x: loop(plan, evaluate, x, observers, reuse=False), fullgraph=True, backend=graphs)
+    for k in (1, 3):
+        torch.testing.assert_close(compiled(k * x), run(plan, model, k * x).x, rtol=0, atol=1e-10)
+    assert graphs.frame_count == 1
+
+
+class Outputs:
+    """A network that returns 0.3 x in new memory, in x's memory, or always in the same memory, and counts copies of its outputs."""
+
+    def __init__(self, where):
+        self.where, self.memory, self.returned = where, None, []
+
+    def __call__(self, x, t):
+        if self.where == "new":
+            out = 0.3 * x
+        elif self.where == "x":
+            out = x.mul_(0.3).view(x.shape)  # it scales its argument in place, as careless networks do
+        else:
+            self.memory = torch.empty_like(x) if self.memory is None else self.memory
+            out = torch.mul(x, 0.3, out=self.memory)
+        self.returned.append(out)
+        return out
+
+
+@pytest.mark.parametrize("solver", ["ddim", "unipc3", "dpm3", "rk:rk4"])
+def test_a_network_that_reuses_its_memory(solver):
+    """As CUDA graphs do: its outputs are copied, and the history is not overwritten."""
+    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    plan = find(solver).plan(np.linspace(-5, 4.6, 9), schedules.ddpm_linear())
+    predicts = plan.prediction
+    fresh, static = (run(plan, EpsModel(Outputs(w), schedules.ddpm_linear(), predicts), x.clone()).x for w in ("new", "same"))
+    assert torch.equal(fresh, static)
+    graph = EpsModel(Outputs("same"), schedules.ddpm_linear(), predicts)
+    assert torch.equal(run(plan, graph, x, differentiable=True).x.detach(), run(plan, graph, x, differentiable=True).x)
+
+
+def test_what_a_network_returns_is_kept_and_not_copied():
+    """All outputs but the first, of which it is not known yet whether the network reuses its memory; and none is written to."""
+    network, kept = Outputs("new"), []
+    model = EpsModel(network, schedules.ddpm_linear(), "data")
+    plan = find("dpmpp2m").plan(np.linspace(-5, 4.6, 9), model.schedule)
+    evaluate = model.bind([stage.lam for stage in plan.stages if stage.evaluate], torch.ones(2, *SHAPE), "data")
+    assert evaluate.passes_through
+    memory = Memory(plan, evaluate, torch.ones(2, *SHAPE), reuse=True)
+    for i in range(4):
+        u = torch.full((2, *SHAPE), float(i))
+        kept.append(memory.store(evaluate(u, i, memory.buffer()), u))
+    assert [a is b for a, b in zip(kept, network.returned, strict=True)] == [False, True, True, True]
+    run(plan, model, torch.ones(2, *SHAPE))
+    assert all(torch.equal(a, b) for a, b in zip(kept, network.returned[:4], strict=True))
+
+
+def test_an_evaluation_may_be_written_to():
+    """What model(x, λ) returns is the caller's, whatever the network returned."""
+    constant = torch.ones(2, 3)
+    model = EpsModel(lambda x, t: constant, schedules.ddpm_linear())
+    model(torch.zeros(2, 3), 0.0).mul_(7)
+    model.at(torch.zeros(2, 3), [0.0, 1.0]).mul_(7)
+    assert torch.equal(constant, torch.ones(2, 3))
 
 
 def test_on_step_sees_every_committed_state_and_x0_hat(mixture64):
