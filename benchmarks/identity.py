@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
+
 HERE = Path(__file__).resolve().parents[1]
 SCHEDULES = ("ddpm_linear", "vp_linear", "cosine", "edm", "flow")
 STEPS = (1, 6, 15)
@@ -64,7 +66,7 @@ def digests() -> dict[str, str]:
     try:
         from solvers import ALIASES
     except ImportError:
-        ALIASES = {}
+        ALIASES = {}  # noqa: N806
     names = [*SOLVERS, *ALIASES]
     names += [f"{name}+unic" for name in names]
     for name in names:
@@ -139,8 +141,8 @@ def main() -> None:
             subprocess.run(["git", "-C", str(HERE), "worktree", "remove", "--force", folder], check=True)
     differing = [name for name, digest in before.items() if after.get(name) != digest]
     for name in differing:
-        print(f"{name}: {before[name]}, now {after.get(name, 'absent')}")
-    print(f"{len(before) - len(differing)} of {len(before)} are the same, {len(set(after) - set(before))} are new")
+        click.echo(f"{name}: {before[name]}, now {after.get(name, 'absent')}")
+    click.echo(f"{len(before) - len(differing)} of {len(before)} are the same, {len(set(after) - set(before))} are new")
     sys.exit(1 if differing else 0)
 
 

@@ -109,6 +109,11 @@ class Evaluator:
         return m
 
 
+def evaluate_once(evaluate: Evaluate, x: Tensor) -> Tensor:
+    """An evaluation in memory of its own, so that the caller may write to it."""
+    return evaluate(x).clone() if evaluate.passes_through else evaluate(x)
+
+
 def convert(m: Tensor, x: Tensor, pair: Conversion, out: Tensor | None) -> Tensor:
     """a x + b m, in `out` or in new memory, since m may be the network's own; a term with coefficient 0 is not touched, since
     0 · NaN is NaN."""

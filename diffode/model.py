@@ -28,7 +28,7 @@ from torch import Tensor
 from diffode import prediction
 from diffode.conditions import Guidance, on_device, rows_of
 from diffode.errors import InputError
-from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion
+from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion, evaluate_once
 from diffode.schedule import Array, Schedule
 
 
@@ -150,7 +150,7 @@ class EpsModel:
 
     def __call__(self, x: Tensor, lam: float, predicts: str = "noise", counter: Counter | None = None) -> Tensor:
         """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
-        return _own(self.bind([lam], x, predicts, counter=counter), x)
+        return evaluate_once(self.bind([lam], x, predicts, counter=counter), x)
 
     def at(
         self,
@@ -164,7 +164,7 @@ class EpsModel:
 
         rows: which samples of this model's batch these are, if not all.
         """
-        return _own(self.bind(np.asarray(lams, np.float64)[None], x, predicts, rows, counter), x)
+        return evaluate_once(self.bind(np.asarray(lams, np.float64)[None], x, predicts, rows, counter), x)
 
     def bind(
         self,
@@ -237,11 +237,6 @@ class EpsModel:
             clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
         clocks = clocks.to(like.device)
         return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, len(like))
-
-
-def _own(evaluate: Evaluate, x: Tensor) -> Tensor:
-    """An evaluation in memory of its own, so that the caller may write to it."""
-    return evaluate(x).clone() if evaluate.passes_through else evaluate(x)
 
 
 def _sizes(shape: Sequence[int]) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ Function = Callable[[Any], Any]  # float64, elementwise, numbers and arrays alik
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class ProbabilityPath:
     """α(λ), σ(λ) and d log α/dλ, each for a number or an array of λ."""
 
     name: str
@@ -43,25 +43,29 @@ class Path:
         """(α, σ) at one λ. Planning asks for each λ several times, so the last values are remembered."""
         return _weights(self, float(lam))
 
-    def __reduce__(self) -> tuple[Callable[..., Path], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., ProbabilityPath], tuple[str]]:
         return _path, (self.name,)  # functions are not pickled
 
 
 @lru_cache(maxsize=4096)
-def _weights(path: Path, lam: float) -> tuple[float, float]:
+def _weights(path: ProbabilityPath, lam: float) -> tuple[float, float]:
     return float(path.alpha(np.float64(lam))), float(path.sigma(np.float64(lam)))
 
 
-def _path(name: str) -> Path:
+def _path(name: str) -> ProbabilityPath:
     return PATHS[name]
 
 
 PATHS = {
     path.name: path
     for path in (
-        Path("vp", lambda lam: np.sqrt(expit(2 * lam)), lambda lam: np.sqrt(expit(-2 * lam)), lambda lam: expit(-2 * lam)),
-        Path("ve", np.ones_like, lambda lam: np.exp(-lam), np.zeros_like),
-        Path("flow", expit, lambda lam: expit(-lam), lambda lam: expit(-lam)),
+        ProbabilityPath(
+            "vp", lambda lam: np.sqrt(expit(2 * lam)), lambda lam: np.sqrt(expit(-2 * lam)), lambda lam: expit(-2 * lam)
+        ),
+            "vp", lambda lam: np.sqrt(expit(2 * lam)), lambda lam: np.sqrt(expit(-2 * lam)), lambda lam: expit(-2 * lam)
+        ),
+        ProbabilityPath("ve", np.ones_like, lambda lam: np.exp(-lam), np.zeros_like),
+        ProbabilityPath("flow", expit, lambda lam: expit(-lam), lambda lam: expit(-lam)),
     )
 }
 
@@ -77,7 +81,7 @@ class Schedule:
     """
 
     name: str
-    path: Path
+    path: ProbabilityPath
     t_noisy: float
     t_clean: float
     to_lam: Function

@@ -1,7 +1,12 @@
 """Solvers: tables of numbers (Plan), the loop that runs them, adaptive pairs, and torchdiffeq beside them.
 
-result = sample(model, solver="dpmpp2m", nfe=10, shape=(16, 1, 28, 28), seed=0)
+    result = sample(model, solver="dpmpp2m", nfe=10, shape=(16, 1, 28, 28), seed=0)
+
+The function that makes a solver's table is an attribute of its name, so that help(solvers.dpmpp2m) teaches it.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from solvers.budget import Budget, Prepared
 from solvers.execute import run
@@ -28,3 +33,16 @@ __all__ = [
     "run",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """The function that makes the table of a planned solver: solvers.dpmpp2m, solvers.sde_dpmpp2m, ..."""
+    solver = SOLVERS.get(name.replace("_", "-"))
+    if solver is None or solver.build is None:
+        raise AttributeError(f"module 'solvers' has no attribute {name!r}")
+    return solver.build
+
+
+def __dir__() -> list[str]:
+    planned = (name.replace("-", "_") for name, solver in SOLVERS.items() if solver.has_plan and ":" not in name)
+    return sorted({*globals(), *planned})

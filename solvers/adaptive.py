@@ -183,8 +183,8 @@ def _refuse_stuck(pair: Pair, sample: int, walk: Walk, shortest: float, toleranc
     """InputError for a sample whose next step would be shorter than float64 resolves."""
     if walk.h < shortest and walk.lam != walk.end:
         raise InputError(
-            f"{pair.name} cannot meet rtol = {tolerances[0]:g} and atol = {tolerances[1]:g} at λ = {walk.lam:.6g}, sample {sample}, "
-            f"evaluation {walk.nfe}, with steps down to {walk.h:.1e}: loosen them, or use float64"
+            f"{pair.name} cannot meet rtol = {tolerances[0]:g} and atol = {tolerances[1]:g} at λ = {walk.lam:.6g}, "
+            f"sample {sample}, evaluation {walk.nfe}, with steps down to {walk.h:.1e}: loosen them, or use float64"
         )
 
 

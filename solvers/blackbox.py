@@ -93,8 +93,8 @@ class _Equation:
                 yield
         except (AssertionError, UserWarning) as error:
             raise InputError(
-                f"{self.name} stopped at λ = {self.lam:.6g} after {self.counter.nfe} evaluations ({str(error).partition(':')[0]}): "
-                "loosen rtol and atol, take more steps, or use float64"
+                f"{self.name} stopped at λ = {self.lam:.6g} after {self.counter.nfe} evaluations "
+                f"({str(error).partition(':')[0]}): loosen rtol and atol, take more steps, or use float64"
             ) from error
 
 
@@ -119,7 +119,7 @@ def integrate(
     variable: x in lam and t, y = x/α in sigma_bar, as large as σ̄ where it is noisy. The rms is over the whole batch, so an image
     depends on its batch within the tolerance; with per_sample each sample is integrated alone, one after the other, and does
     not. Then nfe is the most that any sample took, and max_nfe the most that one may.
-    hooks.trajectory: the states at the λ of the grid; those of an adaptive method are torchdiffeq's interpolation between its steps,
+    hooks.trajectory: the states at the λ of the grid; those of an adaptive method are torchdiffeq's interpolation between steps,
     whose error is of order h⁵ for dopri5 and dopri8 and of order h² for the others, whatever the tolerance.
     On a DDPM table dλ/dt jumps at every label: in t, tolerances below 1e-4 cost many evaluations there and are not met.
 

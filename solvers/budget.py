@@ -32,7 +32,7 @@ DEFAULT_NFE, DEFAULT_GRID = 50, "logsnr"
 
 @dataclass(frozen=True)
 class Budget:
-    """nfe: exactly so many evaluations of ε(x, λ) per sample; or steps, whatever they cost; about 50 evaluations if neither is given.
+    """nfe: exactly so many evaluations of ε(x, λ) per sample; or steps, whatever they cost; else about 50 evaluations.
 
     grid: a name in diffode.grid, or increasing values of λ; None is logsnr, and the plan's own for a ready plan.
     denoise: the last of the steps ends at λ = +∞, σ = 0.
@@ -82,7 +82,7 @@ class Prepared:
         return (len(self.grid) - 1) * self.solver.nfe_per_step or None
 
     def solve(self, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS) -> Result:
-        """Run it from the state x (batch, *shape) at the first λ of the grid; InputError for hooks that the solver has no use for."""
+        """Run it from the state x (batch, *shape) at the first λ of the grid; InputError for hooks that it has no use for."""
         if unsupported := hooks.used - self.solver.supported_hooks:
             raise InputError(
                 f"{self.solver.name} has no committed states of a whole batch to hand to {', '.join(sorted(unsupported))}: "

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from diffode.errors import InputError
 from diffode.files import atomic
 from diffode.prediction import CONSTANT
-from diffode.schedule import PATHS, Path
+from diffode.schedule import PATHS, ProbabilityPath
 
 Number = float | Tensor  # a tensor () of float64 or float32, to be differentiated by
 
@@ -74,7 +74,7 @@ class Plan:
     mass with the variance of the forward process: DDPM with σ² = β, EDM's S_noise, Runge–Kutta in λ."""
 
     solver: str
-    path: Path
+    path: ProbabilityPath
     prediction: str
     stages: tuple[Stage, ...]
     exact_marginals: bool = True
@@ -152,7 +152,7 @@ class Plan:
             row[[2 + j for j in stage.c]] = [value(c) for c in stage.c.values()]
         return table
 
-    def save(self, path: str | FilePath) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it as JSON, exactly: Python's shortest decimal of a float64 is read back to the same bits."""
         head = {name: getattr(self, name) for name in ("solver", "prediction", "exact_marginals")}
         rows = []
@@ -166,10 +166,10 @@ class Plan:
             part.write_text("\n".join(["{", *lines, ' "stages": [', stages, " ]", "}", ""]), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | FilePath) -> Plan:
+    def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote; InputError for a file that is not a plan, or not a right one."""
         try:
-            made = json.loads(FilePath(path).read_text(encoding="utf-8"))
+            made = json.loads(Path(path).read_text(encoding="utf-8"))
             rows = [{**row, "lam": float(row["lam"]), "c": {int(j): c for j, c in row["c"].items()}} for row in made["stages"]]
             if not isinstance(flag := made["exact_marginals"], bool) or not isinstance(made["solver"], str):
                 raise TypeError(f"exact_marginals {flag!r}, solver {made['solver']!r}")

@@ -31,7 +31,7 @@ class Solver:
 
     build: (grid, schedule, **options) -> Plan. order: of the global error for h → 0, in distribution (weak) if it is stochastic
     by default. nfe_per_step: evaluations, 0 where they are not known beforehand. source: paper and equation.
-    ramp_order: the order that its default start leaves, if less: a ramp of orders 1, 2, ... costs a multistep method all beyond 2.
+    ramp_order: the order that its default start leaves, if less: a ramp of orders 1, 2, ... costs multistep methods all beyond 2.
     unic_order: its order with UniC on top, as NAME+unic, if it can be had.
     chooses_steps: it takes the ends of a grid only. accepts_denoise: it can take the last step to σ = 0. equal_steps: it needs
     steps of equal length. fixed_plan: the plan that it is, on one grid only.
@@ -212,8 +212,8 @@ def ready(plan: Plan, name: str) -> Solver:
     def build(grid: Array, schedule: Schedule) -> Plan:
         if grid.tolist() != plan.grid or schedule.path != plan.path:
             raise InputError(
-                f"{name} is a plan for its own grid on the path {plan.path.name}: leave nfe, steps, grid and denoise out, and take "
-                f"a model on that path (this one is on {schedule.path.name})"
+                f"{name} is a plan for its own grid on the path {plan.path.name}: leave nfe, steps, grid and denoise out, and "
+                f"take a model on that path (this one is on {schedule.path.name})"
             )
         return plan
 

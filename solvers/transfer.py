@@ -19,11 +19,11 @@ import numpy as np
 
 from diffode.errors import InputError
 from diffode.prediction import CONSTANT
-from diffode.schedule import Array, Path
+from diffode.schedule import Array, ProbabilityPath
 from solvers.plan import Plan, Stage
 
 
-def transfer(path: Path, prediction: str, lam_s: float, lam_t: float, noise: float = 0.0) -> tuple[float, float]:
+def transfer(path: ProbabilityPath, prediction: str, lam_s: float, lam_t: float, noise: float = 0.0) -> tuple[float, float]:
     """(X, C) of the transfer law. With q = sqrt(1 − n²/σ_t²) and det = α_s p1 − σ_s p0,
 
         X = (α_t p1 − q σ_t p0)/det          C = α_t σ_s (q e^(−h) − 1)/det,    h = λ_t − λ_s
@@ -52,7 +52,7 @@ def refuse_backwards(solver: str, grid: Array, noise: bool) -> None:
 class PlanBuilder:
     """Writes a Plan stage by stage, from the state at `lam` on: `move` adds a state, `evaluate` the model's prediction there."""
 
-    def __init__(self, path: Path, prediction: str, lam: float) -> None:
+    def __init__(self, path: ProbabilityPath, prediction: str, lam: float) -> None:
         self.path, self.prediction = path, prediction
         self.stages = [Stage(lam, 1.0, evaluate=False)]
         self._evaluations = 0

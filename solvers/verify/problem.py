@@ -1,4 +1,4 @@
-"""What claims are measured on: one class of the shipped mixture at 7 × 7 pixels, so that its exact ε costs a tenth of a millisecond."""
+"""What claims are measured on: one class of the shipped mixture at 7 × 7 pixels, whose exact ε costs a tenth of a millisecond."""
 
 from __future__ import annotations
 
