@@ -62,8 +62,6 @@ PATHS = {
         ProbabilityPath(
             "vp", lambda lam: np.sqrt(expit(2 * lam)), lambda lam: np.sqrt(expit(-2 * lam)), lambda lam: expit(-2 * lam)
         ),
-            "vp", lambda lam: np.sqrt(expit(2 * lam)), lambda lam: np.sqrt(expit(-2 * lam)), lambda lam: expit(-2 * lam)
-        ),
         ProbabilityPath("ve", np.ones_like, lambda lam: np.exp(-lam), np.zeros_like),
         ProbabilityPath("flow", expit, lambda lam: expit(-lam), lambda lam: expit(-lam)),
     )
