@@ -9,6 +9,7 @@ from PIL import Image
 from diffode import InputError
 from experiments.common import figures
 from experiments.sampling.jobs import make_plan
+from solvers import Budget
 
 PLANS = {
     "unipc3": {"nfe": 8},
@@ -22,7 +23,7 @@ PLANS = {
 
 @pytest.mark.parametrize("solver", PLANS)
 def test_a_heat_map_has_a_cell_for_each_number_and_a_name_for_each_stage(solver):
-    plan = make_plan(solver, **PLANS[solver])
+    plan = make_plan(solver, budget=Budget(**PLANS[solver]))
     axes = figures._figure(plan).axes[0]
     shown = axes.collections[0].get_array()
     assert (shown.filled(0) == plan.matrix()).all()
@@ -43,7 +44,7 @@ def test_a_heat_map_has_a_cell_for_each_number_and_a_name_for_each_stage(solver)
 
 def test_signs_are_colours():
     """Red is positive, blue negative, and a number and its opposite are as far from white."""
-    mesh = figures._figure(make_plan("unipc3", nfe=8)).axes[0].collections[0]
+    mesh = figures._figure(make_plan("unipc3", budget=Budget(8))).axes[0].collections[0]
     for number in (1e-3, 0.1, 1.0):
         (red, _, blue, _), (other_red, _, other_blue, _) = mesh.to_rgba([number, -number])
         assert red > blue
@@ -53,7 +54,7 @@ def test_signs_are_colours():
 
 @pytest.mark.parametrize(("steps", "most"), [(4, 1000), (50, 2000), (1000, 4500)])
 def test_a_heat_map_is_a_png_of_moderate_size(tmp_path, steps, most):
-    figures.heatmap(make_plan("ddpm", steps=steps), tmp_path / "plan.png")
+    figures.heatmap(make_plan("ddpm", budget=Budget(steps=steps)), tmp_path / "plan.png")
     with Image.open(tmp_path / "plan.png") as image:
         assert image.format == "PNG"
         assert max(image.size) < most
@@ -63,7 +64,7 @@ def test_a_heat_map_is_a_png_of_moderate_size(tmp_path, steps, most):
 
 def test_labels_stay_apart_however_many():
     """Of 1,000 stages as many are named as have room."""
-    figure = figures._figure(make_plan("ddpm", steps=1000))
+    figure = figures._figure(make_plan("ddpm", budget=Budget(steps=1000)))
     ticks = figure.axes[0].get_yticks()
     inches = np.diff(ticks).min() * figure.get_size_inches()[1] / 1001
     assert 0.1 < inches < 0.2
@@ -72,7 +73,7 @@ def test_labels_stay_apart_however_many():
 def test_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"pip install 'diffode\[plots\]'"):
-        figures.heatmap(make_plan("ddim", nfe=2), tmp_path / "plan.png")
+        figures.heatmap(make_plan("ddim", budget=Budget(2)), tmp_path / "plan.png")
     assert list(tmp_path.iterdir()) == []
 
 

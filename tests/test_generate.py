@@ -15,7 +15,7 @@ from diffode.noise import SeededNoise
 from experiments.sampling import generate, jobs
 from experiments.sampling.jobs import Job, choose_labels
 from experiments.sampling.recipe import Recipe, choose_device, flat, nested
-from solvers import Plan
+from solvers import Budget, Plan
 
 NFE = 3
 
@@ -32,8 +32,8 @@ def make(mixture):
     def job(solver="ddim", nfe=NFE, grid=None, denoise=False, options=None, **rest):
         rest = nested({"seeds": list(range(10)), "batch": 4, **rest})
         rest.setdefault("labels", choose_labels(None, mixture.classes, rest["seeds"]))
-        budget = {"nfe": nfe, "steps": None, "grid": grid, "denoise": denoise}
-        return jobs.make_job(mixture, "mixture", solver, **budget, options=options or {}, **rest)
+        budget = Budget(nfe, None, grid, denoise)
+        return jobs.make_job(mixture, "mixture", solver, budget, options=options or {}, **rest)
 
     return job
 
@@ -225,8 +225,8 @@ def plan_file(mixture, tmp_path, monkeypatch):
     """plan_file(solver, nfe): writes plan.json, in the folder that the test runs in."""
     monkeypatch.chdir(tmp_path)
 
-    def write(solver, nfe, name="plan.json", **more):
-        jobs.make_plan(solver, nfe=nfe, **more).save(name)
+    def write(solver, nfe, name="plan.json", denoise=False, **more):
+        jobs.make_plan(solver, budget=Budget(nfe, denoise=denoise), **more).save(name)
 
     return write
 
@@ -294,7 +294,7 @@ def test_a_network_of_whole_labels_is_given_them(mixture, tmp_path):
 
     model = EpsModel(network, mixture.model.schedule, clock="label")
     loaded = dataclasses.replace(mixture, model=model)
-    job = jobs.make_job(loaded, "mine", "ddim", nfe=7, seeds=[0], labels=None, batch=1)
+    job = jobs.make_job(loaded, "mine", "ddim", Budget(7), seeds=[0], labels=None, batch=1)
     generate.generate(job, loaded, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").grid == job.grid
     np.testing.assert_allclose(model.schedule.t(np.array(job.grid[:-1])), seen, rtol=0, atol=1e-6)
@@ -490,7 +490,7 @@ def test_a_solver_of_ones_own_under_unic_is_another_job_when_it_is_edited(mixtur
         "mine = Solver('mine', dpmpp2m, 2, 1, 'me', unic_order=3)\n"
     )
     monkeypatch.chdir(tmp_path)
-    rest = {"nfe": 5, "seeds": [0], "labels": None, "batch": 1}
+    rest = {"budget": Budget(5), "seeds": [0], "labels": None, "batch": 1}
     own = [jobs.make_job(mixture, "mixture", f"unicown:mine{suffix}", **rest).plan for suffix in ("", "+unic")]
     assert None not in own
     assert own[0] != own[1]

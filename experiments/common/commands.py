@@ -1,15 +1,22 @@
-"""What every command does with bad input, a disk that refuses, and Ctrl-C: one sentence, exit code 2 or 130."""
+"""What every command does with bad input, a disk that refuses, and Ctrl-C: one sentence, exit code 2 or 130.
+
+The library names parameters, `grid="time"`; what a command prints of it names options, --grid time.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import cloup
+
+PARAMETER = re.compile(r'`(?P<name>[a-z_]+)`|\b(?P<key>[a-z_]+)=(?P<value>True|False|"[^"]*"|[-+]?[\d.][\w.+-]*\w|\d)')
 
 
 @contextmanager
@@ -31,11 +38,36 @@ def cli_errors(ctx: click.Context, *, resumable: bool = False) -> Iterator[None]
         from diffode.errors import InputError  # so that --help does not wait for torch
 
         if isinstance(error, InputError):
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(with_flags(str(error), ctx.command)) from error
         raise
 
 
-class Script(click.Command):
+def with_flags(message: str, command: click.Command) -> str:
+    """The message with the parameters that are options of the command written as these.
+
+    `grid` is --grid, grid="time" is --grid time, denoise=True is --denoise, and denoise=False is --no-denoise.
+    """
+    options = {option.name: option for option in command.params if isinstance(option, click.Option)}
+
+    def flag(match: re.Match[str]) -> str:
+        option = options.get(match["name"] or match["key"])
+        if option is None:
+            return match[0]
+        if match["value"] == "False" and option.secondary_opts:
+            return option.secondary_opts[0]
+        name = max(option.opts, key=len)
+        return name if match["name"] or option.is_flag else f"{name} {match['value'].strip(chr(34))}"
+
+    return PARAMETER.sub(flag, message)
+
+
+def warn(ctx: click.Context, warnings: Sequence[str]) -> None:
+    """Print warnings on stderr, a line each."""
+    for warning in warnings:
+        click.echo(f"Warning: {with_flags(warning, ctx.command)}", err=True)
+
+
+class Script(cloup.Command):
     """A command that reports errors as `cli_errors` does: `@click.command(cls=Script)`.
 
     resumable: whether the same command continues where it was interrupted, unless it is told to overwrite.
@@ -47,6 +79,14 @@ class Script(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with cli_errors(ctx, resumable=self.resumable and not ctx.params.get("overwrite")):
+            return super().invoke(ctx)
+
+
+class Commands(cloup.Group):
+    """A group of Scripts, whose own errors, of parsing, are reported in the same way."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with cli_errors(ctx):
             return super().invoke(ctx)
 
 

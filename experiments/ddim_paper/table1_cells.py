@@ -31,7 +31,7 @@ from experiments.metrics.features import load_features
 from experiments.metrics.measurement import Measurement
 from experiments.sampling import generate, jobs
 from experiments.sampling.recipe import Recipe, flat
-from solvers import sample
+from solvers import Budget, sample
 
 ETAS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{eta:.1f}": ("ddim", {"eta": eta}) for eta in (0.0, 0.2, 0.5, 1.0)},
@@ -120,8 +120,7 @@ def of_network(
             loaded,
             name,
             solver,
-            grid=lams_of_tau(tau, loaded.model.schedule, cell["S"]),
-            denoise=True,
+            Budget(grid=lams_of_tau(tau, loaded.model.schedule, cell["S"]), denoise=True),
             options=options,
             seeds=seeds,
             labels=jobs.choose_labels(None, loaded.classes, seeds),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,27 +82,25 @@ def choose_options(solver: str, typed: Sequence[tuple[str, Any]]) -> Options:
 def make_plan(
     solver: str,
     schedule: str | None = None,
+    budget: Budget | None = None,
     *,
-    nfe: int | None = None,
-    steps: int | None = None,
-    grid: str | list[float] | None = None,
-    denoise: bool = False,
     options: Options | None = None,
 ) -> Plan:
     """The plan of a solver, of 10 steps on ddpm_linear unless told otherwise; that of a plan's file as it is.
 
     InputError for solvers without a plan, and for a file of which anything else is asked.
     """
-    entry = find(solver)
+    entry, budget = find(solver), budget or Budget()
     if entry.fixed_plan is not None:
-        if denoise or options or not (schedule is nfe is steps is grid is None):
+        if options or schedule is not None or budget != Budget():
             raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
         return entry.fixed_plan
     noise_schedule = make(schedule or "ddpm_linear")
     if not entry.has_plan:
         return entry.plan([], noise_schedule)  # which says why there is none
-    steps = 10 if nfe is None and steps is None and not isinstance(grid, list) else steps
-    prepared = entry.prepare(Budget(nfe, steps, grid, denoise), noise_schedule, **(options or {}))
+    if budget.nfe is None and budget.steps is None and budget.values is None:
+        budget = replace(budget, steps=10)
+    prepared = entry.prepare(budget, noise_schedule, **(options or {}))
     assert prepared.plan is not None
     return prepared.plan
 
@@ -111,11 +109,8 @@ def make_job(
     loaded: pretrained.Pretrained,
     model: str,
     solver: str,
+    budget: Budget,
     *,
-    nfe: int | None = None,
-    steps: int | None = None,
-    grid: str | list[float] | None = None,
-    denoise: bool = False,
     options: Options | None = None,
     seeds: list[int],
     labels: list[int] | None,
@@ -132,16 +127,11 @@ def make_job(
             "ask for fewer images, or raise --batch"
         )
     entry, schedule = find(solver), loaded.model.schedule
-    if (
-        trajectory
-        and entry.chooses_steps
-        and "trajectory" in entry.supported_hooks
-        and steps is None
-        and not isinstance(grid, list)
-    ):
-        steps = figures.MOST_STATES - 1  # its own steps are not known: the states are those at equal steps of the grid
-    labels_only = loaded.model.clock == "label"
-    prepared = entry.prepare(Budget(nfe, steps, grid, denoise), schedule, labels_only=labels_only, **(options or {}))
+    open_ended = entry.chooses_steps and "trajectory" in entry.supported_hooks and budget.steps is None and budget.values is None
+    if trajectory and open_ended:
+        # its own steps are not known: the states are those at equal steps of the grid
+        budget = replace(budget, steps=figures.MOST_STATES - 1)
+    prepared = entry.prepare(budget, schedule, labels_only=loaded.model.clock == "label", **(options or {}))
     lams = prepared.grid
     finite = [float(lam) for lam in lams if lam < np.inf]
     named = not is_user_defined(solver) and entry.fixed_plan is None

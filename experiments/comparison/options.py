@@ -1,0 +1,86 @@
+"""The options of `compare`, in the groups of its help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from experiments.common.options import Numbers, as_one, path, together
+from experiments.sampling import options
+
+if TYPE_CHECKING:  # --help does not wait for torch
+    from experiments.comparison.problem import Settings
+    from experiments.sampling.recipe import Recipe
+
+
+def settings(model: str, n: int, seed: int, label: str | None, recipe: Recipe, denoise: bool, batch: int) -> Settings:
+    """The Settings of the options."""
+    from dataclasses import asdict
+
+    from experiments.comparison.problem import Settings
+
+    return Settings(model, n, seed, label, **asdict(recipe), denoise=denoise, batch=batch)
+
+
+comparison_options = together(
+    cloup.option_group(
+        "What is compared",
+        options.model,
+        cloup.option(
+            "--solvers",
+            default="ddim,dpm2,dpm3,dpmpp2m,dpmpp3m,unipc2,unipc3,deis-rho,ipndm,heun",
+            show_default=True,
+            help="Names that `solvers` lists, with options as unipc3(start=single); or all.",
+        ),
+        cloup.option(
+            "--nfe", type=Numbers(), default="5,6,8,10,12,15,20,30,50", show_default=True, help="Evaluations per image."
+        ),
+        cloup.option(
+            "--grids",
+            default="logsnr,time,quadratic,karras",
+            show_default=True,
+            help="Names of grids, and optimal, which is found for the model and each solver and NFE.",
+        ),
+        cloup.option(
+            "--rtol",
+            default="0.1,0.03,0.01,0.003,0.001,0.0001",
+            show_default=True,
+            help="Tolerances of adaptive solvers, which have no NFE.",
+        ),
+        options.denoise,
+    ),
+    cloup.option_group(
+        "What it is measured on",
+        cloup.option("--n", type=click.IntRange(1), default=32, show_default=True, help="How many samples."),
+        cloup.option(
+            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first sample; the next have the next."
+        ),
+        options.label,
+        cloup.option(
+            "--tolerance", type=float, default=1e-8, show_default=True, help="Of the solution that all are compared with."
+        ),
+        cloup.option(
+            "--features",
+            type=click.Choice(["auto", "classifier", "inception", "none"]),
+            default="auto",
+            show_default=True,
+            help="Compare images in these, too; auto is the classifier for images of its size.",
+        ),
+        cloup.option(
+            "--data",
+            metavar="PATH|fashion-train",
+            help="Add the Fréchet distance from these, as `evaluate --reference` takes them.",
+        ),
+    ),
+    options.recipe_group(
+        cloup.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
+    ),
+    cloup.option_group(
+        "Where it goes",
+        path("--out", help="The folder of rows, pictures and report. [default: results/compare- and the model's name]"),
+        cloup.option("--overwrite", is_flag=True, help="Discard existing rows."),
+    ),
+    as_one("settings", settings),
+)
