@@ -287,7 +287,7 @@ def test_a_grid_from_a_file():
     [
         ([-5, 2, 0], ["increasing", "-5"]),
         ([-9, 0, 4], ["-9", "-5.05884 to 4.60512"]),
-        ([-5, 0, 2, 4], ["3 evaluations", "not 2", "leave --nfe out"]),
+        ([-5, 0, 2, 4], ["3 evaluations", "not 2", "leave nfe out"]),
         ("no list", ["g.json", "not the file of a grid"]),
     ],
     ids=str,
@@ -378,7 +378,7 @@ BAD = {
     "nfe odd": (["--solver", "dpm2", "--nfe", "7"], ["dpm2", "7", "6 or 8"]),
     "nfe of dpm3": (["--solver", "dpm3", "--nfe", "10"], ["dpm3", "10", "9 or 12"]),
     "nfe not a number": (["--nfe", "ten"], ["--nfe", "ten"]),
-    "adaptive with nfe": (["--solver", "dopri5"], ["dopri5", "adaptive", "--rtol"]),
+    "adaptive with nfe": (["--solver", "dopri5"], ["dopri5", "adaptive", "rtol"]),
     "nfe and steps": (["--steps", "2"], ["nfe", "steps"]),
     "steps 0": (["--steps", "0"], ["--steps", "x>=1"]),
     "unknown grid": (["--grid", "cosine"], ["cosine", "logsnr", "karras"]),
@@ -395,7 +395,7 @@ BAD = {
     "eta nan": (["--eta", "nan"], ["η", "nan"]),
     "r1": (["--solver", "dpm2", "--r1", "0"], ["r1", "dpm2", "0"]),
     "variance": (["--solver", "ddpm", "--variance", "huge"], ["huge", "small", "large"]),
-    "denoise with torchdiffeq": (["--solver", "midpoint", "--denoise"], ["midpoint", "finite", "--no-denoise"]),
+    "denoise with torchdiffeq": (["--solver", "midpoint", "--denoise"], ["midpoint", "finite", "leave denoise out"]),
     "label out of range": (["--label", "10"], ["'10'", "0 T-shirt", "9 ankle-boot"]),
     "label negative": (["--label", "-1"], ["'-1'", "9 ankle-boot"]),
     "label unknown": (["--label", "bag,cat"], ["'cat'", "8 bag"]),
@@ -436,7 +436,7 @@ BAD = {
     "option twice": (["-o", "eta=1", "-o", "eta=1"], ["eta", "twice", "leave one out"]),
     "option twice in two ways": (["--eta", "0.5", "-o", "eta=1"], ["eta", "twice"]),
     "option twice by its name": (["--eta", "0.5", "--eta", "1"], ["eta", "twice"]),
-    "option decided by nfe": (["--solver", "dpm-fast", "--nfe", "7", "-o", "tail=2"], ["--nfe", "tail", "dpm-fast"]),
+    "option decided by nfe": (["--solver", "dpm-fast", "--nfe", "7", "-o", "tail=2"], ["nfe decides", "tail", "dpm-fast"]),
     "variable": (["--solver", "rk4", "--nfe", "4", "--variable", "x"], ["--variable", "'x'", "sigma_bar"]),
     "variable t of rk": (["--solver", "rk:heun2", "--variable", "t"], ["rk:heun2", "sigma_bar", "lam", "'t'"]),
     "variable of ddim": (["--variable", "lam"], ["ddim", "variable", "eta"]),
@@ -465,10 +465,10 @@ def test_bad_input(here, name):
     ("args", "words"),
     [
         (["--n", 3, "--save-plan", "p.json"], ["3 images", "--save-plan", "--n 1"]),
-        (["--n", 3, "--trajectory"], ["dpm23", "no common states"]),
-        (["--n", 3, "--nfe", 9], ["dpm23", "--rtol"]),
-        (["--n", 3, "--steps", 9], ["dpm23", "--rtol"]),
-        (["--n", 3, "--grid=-5,0,4"], ["dpm23", "--rtol"]),
+        (["--n", 3, "--trajectory"], ["dpm23", "no committed states", "trajectory"]),
+        (["--n", 3, "--nfe", 9], ["dpm23", "rtol"]),
+        (["--n", 3, "--steps", 9], ["dpm23", "rtol"]),
+        (["--n", 3, "--grid=-5,0,4"], ["dpm23", "rtol"]),
         (["--n", 3, "--max-nfe", 0], ["--max-nfe", "x>=1"]),
         (["--n", 3, "-o", "max_nfe=0"], ["max_nfe", "0"]),
     ],
@@ -706,7 +706,7 @@ def test_a_plan_has_its_own_budget_schedule_and_path(here):
     save_plan("ddim", "--nfe", 4, "--schedule", "flow", name="flow.json")
     here_is = ["sample", "--model", "mixture", "--n", 1, "--out", "a.png", "--solver"]
     for more in (["--nfe", 4], ["--steps", 4], ["--grid", "logsnr"], ["--grid=-5,4"], ["--denoise"]):
-        refused(run(*here_is, "plan.json", *more), "plan.json", "its own grid", "leave --nfe, --steps, --grid and --denoise out")
+        refused(run(*here_is, "plan.json", *more), "plan.json", "its own grid", "leave nfe, steps, grid and denoise out")
         refused(run("plan", "plan.json", *more), "plan.json", "leave all other options out")
     refused(run("plan", "plan.json", "--schedule", "ddpm_linear"), "plan.json", "leave all other options out")
     for command in (["plan", "plan.json"], [*here_is, "plan.json"]):
