@@ -142,7 +142,10 @@ def round_trip(solver: Solver) -> Check:
 
 
 def batch(solver: Solver) -> Check:
-    """The methods of torchdiffeq that have a tolerance have it for all images together; per_sample is their promise."""
+    """The methods of torchdiffeq that have a tolerance have it for all images together; per_sample is their promise. On some
+    processors the rounding of a row of a matrix product depends on its place, and where a solver chooses its steps by an error,
+    these follow the rounding."""
+    single = 1e-4 if solver.chooses_steps else 1e-5
     alone = {"per_sample": True} if "per_sample" in solver.options else {}
     (schedule, lams), images, off = case(solver), 2 if alone else SAMPLES, []
     for dtype in (torch.float64, torch.float32):
@@ -150,7 +153,7 @@ def batch(solver: Solver) -> Check:
         halves = [solve(solver, model, half, lams, seed=i * images // 2, **alone).x for i, half in enumerate(x.chunk(2))]
         off.append(difference(torch.cat(halves), solve(solver, model, x, lams, **alone).x))
     shown = ", ".join(f"{value:.0e}" if value else "0" for value in off)
-    return Check(shown, "below 1e-12, 1e-05 in float32", off[0] < 1e-12 and off[1] < 1e-5)
+    return Check(shown, f"below 1e-12, {single:.0e} in float32", off[0] < 1e-12 and off[1] < single)
 
 
 def nfe(solver: Solver) -> Check:
