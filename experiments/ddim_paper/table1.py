@@ -30,11 +30,11 @@ from experiments import published
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
-from experiments.ddim_paper.table1_cells import BLOCK, ETAS, Table1Model, lams_of_tau, of_mixture, of_network
+from experiments.ddim_paper.table1_cells import BLOCK, ETAS, NetworkSamples, Table1Model, lams_of_tau, of_mixture, of_network
 from experiments.ddim_paper.table1_presets import PRESETS, Table1Options
 from experiments.metrics.features import FEATURES
 from experiments.metrics.measurement import BLOCKS, MIN_IMAGES, Measurement
-from experiments.sampling.recipe import choose_device
+from experiments.sampling.recipe import Recipe, choose_device
 
 STEPS = (10, 20, 50, 100, 1000)
 FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of the floor, which has no η and no S
@@ -131,16 +131,9 @@ def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -
         if chosen.features or options.reference:
             raise InputError("a mixture is compared with itself: leave features and reference out")
         return of_mixture(loaded, chosen.tau)
-    return of_network(
-        loaded,
-        options.name,
-        tau=chosen.tau,
-        features_name=chosen.features,
-        reference=options.reference,
-        dtype=chosen.dtype,
-        device=choose_device(options.device),
-        folder=results.with_suffix(out, "-samples"),
-    )
+    recipe = Recipe(dtype=chosen.dtype, device=choose_device(options.device))
+    samples = NetworkSamples(loaded, options.name, chosen.tau, recipe, results.with_suffix(out, "-samples"))
+    return of_network(samples, chosen.features, options.reference)
 
 
 @click.command(cls=Script)

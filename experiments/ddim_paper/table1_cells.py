@@ -91,51 +91,50 @@ def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Table1Model:
     )
 
 
-def of_network(
-    loaded: pretrained.Pretrained,
-    name: str,
-    *,
-    tau: str,
-    features_name: str,
-    reference: Path | None,
-    dtype: str,
-    device: str,
-    folder: Path,
-) -> Table1Model:
-    """A network, whose samples are kept in `folder`; reference: the path of real images, or None for the shipped statistics.
+@dataclass(frozen=True)
+class NetworkSamples:
+    """The samples of a network, kept in `folder`, a file for each block of a cell."""
 
-    InputError for samples there that are of another model or setting.
-    """
+    loaded: pretrained.Pretrained
+    name: str
+    tau: str
+    recipe: Recipe
+    folder: Path
+
+    def draw(self, cell: Cell, seeds: list[int]) -> datasets.ImageSet:
+        """The samples of these seeds, one block; InputError for a file that holds those of another model or setting."""
+        solver, options = ETAS[cell["eta"]]
+        job = jobs.make_job(
+            self.loaded,
+            self.name,
+            solver,
+            Budget(grid=lams_of_tau(self.tau, self.loaded.model.schedule, cell["S"]), denoise=True),
+            options=options,
+            seeds=seeds,
+            labels=jobs.choose_labels(None, self.loaded.classes, seeds),
+            batch=BLOCK,
+            recipe=self.recipe,
+        )
+        file = self.folder / f"eta-{cell['eta']}-S-{cell['S']}" / f"{seeds[0]}-{seeds[-1]}.npz"
+        if not file.exists():
+            generate.generate(job, self.loaded, file)
+        elif not _is_of(file, job):
+            raise InputError(f"{file} holds samples of another model or setting: remove it, or choose another name for the table")
+        return datasets.load(file)
+
+
+def of_network(samples: NetworkSamples, features_name: str, reference: Path | None) -> Table1Model:
+    """A network, compared with real images in features; reference: their path, or None for the shipped statistics."""
     if reference is None and features_name != "classifier":
         raise InputError(f"features {features_name!r} need a reference: a folder or an .npz of real images to compare with")
-    features = load_features(features_name, device)
+    features = load_features(features_name, samples.recipe.device)
     if reference is None:
         real = references.load(features)
     else:
         real = references.published(reference, features) or references.describe(datasets.load(reference), features)
 
-    def draw(cell: Cell, seeds: list[int]) -> datasets.ImageSet:
-        solver, options = ETAS[cell["eta"]]
-        job = jobs.make_job(
-            loaded,
-            name,
-            solver,
-            Budget(grid=lams_of_tau(tau, loaded.model.schedule, cell["S"]), denoise=True),
-            options=options,
-            seeds=seeds,
-            labels=jobs.choose_labels(None, loaded.classes, seeds),
-            batch=BLOCK,
-            recipe=Recipe(dtype=dtype, device=device),
-        )
-        file = folder / f"eta-{cell['eta']}-S-{cell['S']}" / f"{seeds[0]}-{seeds[-1]}.npz"
-        if not file.exists():
-            generate.generate(job, loaded, file)
-        elif not _is_of(file, job):
-            raise InputError(f"{file} holds samples of another model or setting: remove it, or choose another name for the table")
-        return datasets.load(file)
-
     def measure(cell: Cell, seeds: list[int]) -> dict[str, Measurement]:
-        blocks = [draw(cell, block) for block in blocks_of(seeds)]
+        blocks = [samples.draw(cell, block) for block in blocks_of(seeds)]
         labels = [block.labels for block in blocks if block.labels is not None]
         pixels = np.concatenate([block.pixels for block in blocks])
         return distances.measure(pixels, np.concatenate(labels) if labels else None, features=features, reference=real)
@@ -144,13 +143,17 @@ def of_network(
         test = datasets.load(split="test")
         return distances.measure(test.pixels, test.labels, features=features, reference=real)
 
-    about = {"dtype": dtype, "features": f"{features.name} {features.identity[:12]}", "reference": dict(real.data)}
-    known_floor = features.name == "classifier" and datasets.FASHION_MNIST.is_dir()
+    about = {
+        "dtype": samples.recipe.dtype,
+        "features": f"{features.name} {features.identity[:12]}",
+        "reference": dict(real.data),
+    }
+    has_floor = features.name == "classifier" and datasets.FASHION_MNIST.is_dir()
     return Table1Model(
         measure,
-        lambda cell, seeds: draw(cell, seeds).pixels,
-        floor if known_floor else None,
-        {**about, "floor": "the 10,000 test images"} if known_floor else about,
+        lambda cell, seeds: samples.draw(cell, seeds).pixels,
+        floor if has_floor else None,
+        {**about, "floor": "the 10,000 test images"} if has_floor else about,
     )
 
 

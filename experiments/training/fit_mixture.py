@@ -15,15 +15,15 @@ from diffode.files import write_json
 from diffode.images import datasets
 from diffode.models import checkpoint
 from diffode.models.card import Card
-from experiments.common.commands import Script
+from experiments.common.commands import Script, command_line
 
 
 @click.command(cls=Script, resumable=False)
-@click.option("--data-dir", help="Images (default: Fashion-MNIST from Debian's dataset-fashion-mnist).")
+@click.option("--data-dir", help="Images. [default: Fashion-MNIST from Debian's package]")
 @click.option("--out", default="mixture.safetensors", show_default=True, type=click.Path(path_type=Path))
-@click.option("--per-class", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--rank", default=24, show_default=True, type=click.IntRange(1))
-@click.option("--iterations", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--per-class", default=3, show_default=True, type=click.IntRange(1), help="Components of each class.")
+@click.option("--rank", default=24, show_default=True, type=click.IntRange(1), help="Of the covariance of a component.")
+@click.option("--iterations", default=10, show_default=True, type=click.IntRange(1), help="Of EM.")
 @click.option("--seed", default=0, show_default=True)
 def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations: int, seed: int) -> None:
     """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint."""
@@ -31,8 +31,7 @@ def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations:
     tensors = mixture.fit(images, per_class, rank, iterations, seed)
     provenance = {
         "data": images.identity,
-        "command": f"python -m experiments.training.fit_mixture --per-class {per_class} --rank {rank} --iterations "
-        f"{iterations} --seed {seed}",
+        "command": command_line(),
         "date": date.today().isoformat(),
     }
     card = Card(
