@@ -44,7 +44,7 @@ def document(tmp_path, monkeypatch):
 
 def test_blocks_are_replaced_and_nothing_else(document):
     done = documents.filled(document.read_text())
-    assert done.startswith("a\n<!-- table1_x -->\nSamples a cell: ")
+    assert done.startswith("a\n<!-- table1_x -->\nSamples per cell: ")
     assert done.endswith("<!-- /table1_x -->\nb <!-- c -->\n")
     assert "old" not in done
     assert documents.filled(done) == done
