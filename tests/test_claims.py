@@ -1,4 +1,4 @@
-"""The claims: what is computed of rows is what it says; a claim that does not hold is refuted; each script runs, goes on, and
+"""The claims: what is computed of rows is what it says; a claim that does not hold is refuted; each script runs, resumes, and
 refuses what cannot be."""
 
 import json
@@ -262,7 +262,7 @@ def test_the_states_of_a_plan():
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_runs_and_goes_on(name, tmp_path, monkeypatch):
+def test_a_script_runs_and_resumes(name, tmp_path, monkeypatch):
     script, out = SCRIPTS[name], tmp_path / name
     result = run(script, "--fast", "--model", "mixture", "--out", out)
     assert result.exit_code == 0, result.output

@@ -82,7 +82,7 @@ def run(*args):
     return CliRunner().invoke(consistency.main, [*args])
 
 
-def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
+def test_the_command_resumes_and_reports(tmp_path, monkeypatch):
     out = tmp_path / "new" / "consistency"
     fast = ["--fast", "--model", "mixture", "--solver", "ddim", "--solver", "ddpm", "--out", str(out)]
     result = run(*fast)

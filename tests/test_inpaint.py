@@ -139,7 +139,7 @@ def planned(solver, schedule, steps=6, **options):
 
 @pytest.mark.parametrize("solver", SINGLE)
 @pytest.mark.parametrize("times", [1, 3])
-def test_jumps_are_rows_and_each_turn_is_the_step_with_jumps(mixture64, solver, times):
+def test_jumps_are_stages_and_each_turn_is_the_step_again(mixture64, solver, times):
     """A Plan proves that they keep the marginals; without their noise a jump is from x_t to (α_s/α_t) x_t."""
     plan = planned(solver, mixture64.schedule)
     jumping = with_jumps(plan, times)
@@ -184,7 +184,7 @@ def test_no_jumps_are_the_plan_itself(mixture64):
 
 
 @pytest.mark.parametrize("solver", ["dpmpp2m", "unipc2", "deis-t", "lms", "ipndm"])
-def test_steps_that_remember_cannot_be_taken_with_jumps(mixture64, solver):
+def test_steps_that_remember_cannot_be_taken_again(mixture64, solver):
     with pytest.raises(InputError, match=f"{solver}.*earlier steps.*jumps"):
         with_jumps(planned(solver, mixture64.schedule), 2)
 
@@ -221,7 +221,7 @@ def test_the_command(tmp_path, args):
         (["--solver", "dmpp2m"], "did you mean dpmpp2m"),
         (["--solver", "dpm2", "--nfe", "7"], "6 or 8"),
         (["--solver", "dpm2", "--eta", "1"], "eta"),
-        (["--solver", "dpm23"], "adaptive"),
+        (["--solver", "dpm23"], "no plan"),
         (["--eta", "2"], "between 0 and 1"),
     ],
 )

@@ -12,7 +12,7 @@ from diffode.models import checkpoint, pretrained
 from experiments.common import results
 from experiments.ddim_paper import interpolation
 from experiments.ddim_paper.interpolation import POINTS, ends, lerp, measure, path, slerp
-from solvers import sample
+from solvers import Budget, find, sample
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,8 @@ def test_the_numbers_of_known_paths():
 def test_a_path_is_of_its_pair_alone_and_its_ends_are_samples(mixture32):
     loaded = pretrained.load("mixture")
     x, y = ends(loaded, 4, 7)
-    how = {"way": "slerp", "labels": "same", "solver": "dpmpp2m", "nfe": 6, "grid": "logsnr"}
+    prepared = find("dpmpp2m").prepare(Budget(nfe=6), loaded.model.schedule)
+    how = {"way": "slerp", "labels": "same", "solver": prepared}
     states, decoded = path(loaded, x, y, **how)
     assert states.shape == decoded.shape == (4, POINTS, 1, 28, 28)
     assert (decoded[:2] == path(loaded, x[:2], y[:2], **how)[1]).all()
@@ -120,7 +121,7 @@ def run(*args):
     return CliRunner().invoke(interpolation.main, [*args])
 
 
-def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
+def test_the_command_resumes_and_reports(tmp_path, monkeypatch):
     out = tmp_path / "new" / "interpolation"
     fast = ["--fast", "--model", "mixture", "--out", str(out)]
     result = run(*fast)

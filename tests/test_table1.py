@@ -58,7 +58,7 @@ def test_all_labels_are_one_tau_whatever_the_rule():
     assert table1_cells.lams_of_tau("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
 
 
-def test_a_network_is_killed_goes_on_is_extended_and_not_mixed(tmp_path, monkeypatch):
+def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatch):
     for module in (table1, table1_cells):
         monkeypatch.setattr(module, "BLOCK", 20)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Reconstruction: the round trip errs as its order says, at equal cost, in rows that can be gone on with."""
+"""Reconstruction: the round trip errs as its order says, at equal cost, in rows that can be resumed."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from experiments import published
 from experiments.common import results
 from experiments.common.examples import real_images
 from experiments.ddim_paper import table2
-from experiments.ddim_paper.common import whole_steps
+from experiments.ddim_paper.common import prepare_whole_steps
 from experiments.ddim_paper.table2_cells import Reconstruction, cells, images_of, round_trip
 
 
@@ -59,11 +59,12 @@ def test_ddim_is_brought_back_as_its_formula_says(toy):
 
 
 def test_budgets_are_kept_in_whole_steps(mixture32):
-    schedule = mixture32.schedule
-    assert [whole_steps(solver, schedule, 20, "time") for solver in ("ddim", "dpm2", "dpm3", "unipc3")] == [20, 10, 6, 20]
+    prepared = [prepare_whole_steps(solver, mixture32, 20, "time") for solver in ("ddim", "dpm2", "dpm3", "unipc3")]
+    assert [len(each.grid) - 1 for each in prepared] == [20, 10, 6, 20]
+    assert [each.nfe for each in prepared] == [20, 20, 18, 20]
     for solver, word in [("pndm", "pndm spends"), ("dpm23", "chooses"), ("dopri5", "dopri5"), ("dpm3", "at least 1")]:
         with pytest.raises(InputError, match=word):
-            whole_steps(solver, schedule, 2 if solver == "dpm3" else 20, "time")
+            prepare_whole_steps(solver, mixture32, 2 if solver == "dpm3" else 20, "time")
 
 
 def test_noise_at_the_clean_end_is_that_of_its_sigma():
@@ -105,7 +106,7 @@ def run(*args):
 FAST = ["--fast", "--model", "mixture", "--solver", "ddim", "--solver", "dpm3"]
 
 
-def test_the_command_goes_on_and_reports(tmp_path, monkeypatch):
+def test_the_command_resumes_and_reports(tmp_path, monkeypatch):
     out = tmp_path / "new" / "table2"
     result = run(*FAST, "--out", str(out))
     assert result.exit_code == 0, result.output

@@ -114,7 +114,7 @@ def test_the_report_holds_every_row(fast):
     assert all(formula in text for formula in theorem1.WRONG.values())
 
 
-def test_an_interrupted_run_goes_on(fast, tmp_path):
+def test_an_interrupted_run_resumes(fast, tmp_path):
     """With no cell to compute, the rows are those that were there."""
     rows, out, said = fast
     again = CliRunner().invoke(theorem1.main, ["--fast", "--model", "mixture", "--n", "128", "--steps", "8", "--out", str(out)])

@@ -25,8 +25,7 @@ from experiments.common.results import Row
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
-from solvers.registry import find
-from solvers.solver import Solver
+from solvers import Solver, find
 
 MODELS = ("fashion", "mixture")
 CONTENDER = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run; the others say on what

@@ -46,8 +46,8 @@ FAST = ("ddim", "dpm2", "rk:rk4")  # their slopes are close to their orders at f
 def claimed(contender: str) -> tuple[int, int]:
     """The least and the largest order that a contender may show."""
     solver, (_, options) = solver_of(contender), parse_contender(contender)
-    ramp = getattr(solver, "started", 0) if options.get("start", "ramp") == "ramp" else 0
-    return ramp or solver.order, solver.order
+    least = solver.ramp_order if options.get("start", "ramp") == "ramp" else 0
+    return least or solver.order, solver.order
 
 
 def doublings(line: Sequence[Row]) -> list[tuple[Row, Row, float]]:

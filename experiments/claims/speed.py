@@ -33,7 +33,7 @@ from experiments.common.results import Row
 from experiments.comparison.cost import metered
 from experiments.comparison.problem import Problem
 from experiments.comparison.ranking import contender_name, measured
-from solvers.registry import find
+from solvers import find
 
 PLANNED = ("ddim", "heun", "dpm2", "dpm3", "rk:rk4", "ipndm", "deis-rho", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3")
 ADAPTIVE = ("dpm23", "dpmpp23", "bosh3", "dopri5")
@@ -68,9 +68,9 @@ def network_alone(problem: Problem) -> Callable[[int], None]:
 
 def memory(problem: Problem, contender: Mapping[str, Any]) -> int | None:
     """The states that the plan of a contender keeps, if it has one."""
-    solver, lams, options = problem.plan(**contender)
-    entry = find(solver)
-    return 1 + entry.plan(lams, problem.schedule, **options).memory if entry.has_plan else None
+    name, lams, options = problem.plan(**contender)
+    plan = find(name).on(lams, problem.schedule, **options).plan
+    return None if plan is None else 1 + plan.memory
 
 
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:

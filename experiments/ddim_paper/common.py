@@ -6,20 +6,23 @@ import math
 
 from torch import Tensor
 
-from diffode import grid as grids
 from diffode.errors import InputError
-from diffode.schedule import Schedule
-from solvers.registry import find
+from diffode.model import EpsModel
+from solvers import Budget, Prepared, find
 
 
-def whole_steps(solver: str, schedule: Schedule, nfe: int, grid: str) -> int:
-    """The steps that a solver takes with nfe evaluations at most; InputError if their number does not say what it costs."""
-    entry = find(solver)
-    steps = nfe // (entry.nfe_per_step or 1)
-    spent = entry.on(grids.make(grid, schedule, steps), schedule).nfe or 0
-    if spent > nfe:
-        raise InputError(f"{solver} spends {spent} evaluations on {steps} steps, and cannot be compared at {nfe}")
-    return steps
+def prepare_whole_steps(solver: str, model: EpsModel, nfe: int, grid: str, *, backwards: bool = False) -> Prepared:
+    """The solver with as many steps on the grid as nfe evaluations allow, from clean to noisy if backwards.
+
+    InputError for a solver whose cost is not known beforehand, or is more than that.
+    """
+    found = find(solver)
+    budget = Budget(steps=nfe // (found.nfe_per_step or 1), grid=grid)
+    prepared = found.prepare(budget, model.schedule, labels_only=model.clock == "label", backwards=backwards)
+    if prepared.nfe is None or prepared.nfe > nfe:
+        spent = "no fixed number of" if prepared.nfe is None else prepared.nfe
+        raise InputError(f"{solver} spends {spent} evaluations on {budget.steps} steps, and cannot be compared at {nfe}")
+    return prepared
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:

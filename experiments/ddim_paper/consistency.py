@@ -36,9 +36,8 @@ from diffode.noise import SeededNoise
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
-from experiments.ddim_paper.common import whole_steps
-from solvers import sample
-from solvers.registry import find
+from experiments.ddim_paper.common import prepare_whole_steps
+from solvers import find, sample
 
 BUDGETS = (10, 20, 50, 100, 1000)
 SOLVERS = ("ddim", "dpm2", "heun", "dpm3", "dpmpp2m", "dpmpp3m", "ipndm", "unipc3", "ddpm")
@@ -72,9 +71,9 @@ class Sampler:
         """The samples of a cell: these rows, or all."""
         rows = list(range(len(self.x))) if rows is None else rows
         solver, nfe, grid = (cell[name] for name in ("solver", "nfe", "grid"))
-        steps = whole_steps(solver, self.model.schedule, nfe, grid)
+        prepared = prepare_whole_steps(solver, self.model, nfe, grid)
         fresh = [(self.seeds[row] + nfe * APART) % 2**32 for row in rows]
-        return sample(self.model.taking(rows), x=self.x[rows], seed=fresh, solver=solver, steps=steps, grid=grid).x
+        return sample(self.model.taking(rows), x=self.x[rows], seed=fresh, solver=prepared).x
 
     def measure(self, cell: Mapping[str, Any]) -> dict[str, Any]:
         """distance, its median over samples, unrelated, correlation and its standard error over samples."""
@@ -162,7 +161,7 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     budgets, n, truth = ((5, 10, 20), 6, {**TRUTH, "nfe": 60}) if fast else (BUDGETS, n, TRUTH)
     sampler = Sampler(name, n, seed, truth, max(budgets))
     for solver in solvers:
-        whole_steps(solver, sampler.model.schedule, min(budgets), grid)
+        prepare_whole_steps(solver, sampler.model, min(budgets), grid)
     wanted, command = cells(solvers, budgets, grid, truth), command_line()
     rows = results.fill(out, wanted, sampler.measure, about={**sampler.about, "grid": grid}, command=command, overwrite=overwrite)
     results.finish(rows, out)

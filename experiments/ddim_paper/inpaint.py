@@ -37,9 +37,7 @@ from diffode.schedule import Schedule
 from experiments.common import figures, script_options
 from experiments.common.commands import Script
 from experiments.common.examples import real_images
-from solvers import Budget, Plan, Stage, sample
-from solvers.options import Options
-from solvers.registry import find
+from solvers import Budget, Plan, Stage, find, sample
 
 APART = 2**31  # between the seeds of the solver's noise and those of the known pixels' noise; torch takes them modulo 2^32
 WINDOW = 3.0  # |λ| below which the composition of the picture is decided
@@ -104,12 +102,13 @@ def _steps(plan: Plan) -> list[list[Stage]]:
 
 def make_plan(solver: str, schedule: Schedule, nfe: int | None, eta: float | None, jumps: int | None) -> Plan:
     """The plan of a solver; None is 20 NFE, η = 1 if it has that option, and 3 jumps for each step if they are possible."""
-    entry = find(solver)
-    options: Options = {"eta": 1.0 if eta is None else eta} if eta is not None or "eta" in entry.options else {}
-    nfe = 20 if nfe is None and entry.fixed_plan is None else nfe
-    plan = entry.prepare(Budget(nfe=nfe), schedule, **options).plan
-    if plan is None:
-        raise InputError(f"{solver} has no plan, whose states could be replaced: take a planned solver")
+    found = find(solver)
+    if not found.has_plan:
+        raise InputError(f"{solver} has no plan, and no states that all samples have in common: take a planned solver")
+    options: dict[str, Any] = {"eta": 1.0 if eta is None else eta} if eta is not None or "eta" in found.options else {}
+    nfe = 20 if nfe is None and found.fixed_grid is None else nfe
+    plan = found.prepare(Budget(nfe=nfe), schedule, **options).plan
+    assert plan is not None
     try:
         return with_jumps(plan, 3 if jumps is None else jumps)
     except InputError:

@@ -41,8 +41,7 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
 from experiments.ddim_paper.common import mean_and_error
-from solvers import Budget, sample
-from solvers.registry import find
+from solvers import Budget, Prepared, find, sample
 
 LABELS = {"same": "one label", "none": "no label"}
 POINTS = 11  # w = 0, 0.1, ..., 1: an odd number, for there to be a middle
@@ -86,14 +85,14 @@ def ends(loaded: Pretrained, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     return noise[::2], noise[1::2]
 
 
-def path(loaded: Pretrained, x: Tensor, y: Tensor, *, way: str, labels: str, **how: Any) -> tuple[Tensor, Tensor]:
+def path(loaded: Pretrained, x: Tensor, y: Tensor, *, way: str, labels: str, solver: Prepared) -> tuple[Tensor, Tensor]:
     """x_T(w) between x and y (pairs, *image), and what it is decoded to, both (pairs, POINTS, *image).
 
-    labels: "same", a class for each pair, in turn; or "none". how: solver, nfe and grid as `sample` takes them.
+    labels: "same", a class for each pair, in turn; or "none".
     """
     model = loaded.model.labelled(torch.arange(len(x)) % loaded.model.classes) if labels == "same" else loaded.model
     between = [WAYS[way](x, y, w) for w in np.linspace(0, 1, POINTS).tolist()]
-    return torch.stack(between, 1), torch.stack([sample(model, x=state, **how).x for state in between], 1)
+    return torch.stack(between, 1), torch.stack([sample(model, x=state, solver=solver).x for state in between], 1)
 
 
 def measure(between: Tensor, decoded: Tensor) -> dict[str, float]:
@@ -161,19 +160,19 @@ def main(name: str, solver: str, nfe: int, grid: str, pairs: int, seed: int, out
         raise InputError(f"{solver} draws noise, and x_T alone does not decide its samples: take a deterministic solver")
     loaded = pretrained.load(name)
     writers.check_shape(loaded.image)
-    find(solver).prepare(Budget(nfe=nfe, grid=grid), loaded.model.schedule)
-    how: dict[str, Any] = {"solver": solver, "nfe": nfe, "grid": grid}
+    labels_only = loaded.model.clock == "label"
+    prepared = find(solver).prepare(Budget(nfe=nfe, grid=grid), loaded.model.schedule, labels_only=labels_only)
     x, y = ends(loaded, pairs, seed)
     cells = [{"way": way, "labels": labels} for way in WAYS for labels in LABELS if loaded.model.classes or labels == "none"]
-    about = {"model": name, "sha256": loaded.sha256, **how, "pairs": pairs, "seed": seed}
+    about = {"model": name, "sha256": loaded.sha256, "solver": solver, "nfe": nfe, "grid": grid, "pairs": pairs, "seed": seed}
 
     def compute(cell: Mapping[str, Any]) -> dict[str, float]:
-        return measure(*path(loaded, x, y, **cell, **how))
+        return measure(*path(loaded, x, y, **cell, solver=prepared))
 
     command = command_line()
     rows = results.fill(out, cells, compute, about=about, command=command, overwrite=overwrite)
     results.finish(rows, out)
-    shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, **how)[1] for cell in cells}
+    shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, solver=prepared)[1] for cell in cells}
     with atomic(results.with_suffix(out, ".png")) as part:
         picture(shown).save(part, format="PNG")
     click.echo(report(out))

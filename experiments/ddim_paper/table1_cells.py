@@ -22,7 +22,6 @@ from diffode.files import as_json
 from diffode.images import datasets, writers
 from diffode.images.datasets import to_pixels
 from diffode.mixture import Mixture
-from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.schedule import Schedule
 from experiments.metrics import distances, references
@@ -31,7 +30,7 @@ from experiments.metrics.features import load_features
 from experiments.metrics.measurement import Measurement
 from experiments.sampling import generate, jobs
 from experiments.sampling.recipe import Recipe, flat
-from solvers import Budget, sample
+from solvers import Budget, find, sample
 
 ETAS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{eta:.1f}": ("ddim", {"eta": eta}) for eta in (0.0, 0.2, 0.5, 1.0)},
@@ -75,13 +74,15 @@ def of_mixture(loaded: pretrained.Pretrained, tau: str) -> Table1Model:
     assert isinstance(loaded.model.network, Mixture)
     small = loaded.model.network.pooled(POOLED)
     small.rows = BLOCK  # larger matrix products than those for single samples
-    model = EpsModel(small, loaded.model.schedule, loaded.model.predicts, clock=loaded.model.clock)
+    model = loaded.model.replace(network=small, shape=small.image)
     exact = MixtureReference(small)
 
     def draw(cell: Cell, seeds: list[int]) -> torch.Tensor:
         solver, options = ETAS[cell["eta"]]
-        how = {"solver": solver, "grid": lams_of_tau(tau, model.schedule, cell["S"]), "denoise": True, **options}
-        return torch.cat([sample(model, shape=(len(block), *small.image), seed=block, **how).x for block in blocks_of(seeds)])
+        budget = Budget(grid=lams_of_tau(tau, model.schedule, cell["S"]), denoise=True)
+        prepared = find(solver).prepare(budget, model.schedule, **options)
+        shape = small.image
+        return torch.cat([sample(model, shape=(len(block), *shape), seed=block, solver=prepared).x for block in blocks_of(seeds)])
 
     return Table1Model(
         lambda cell, seeds: exact.measure(draw(cell, seeds)),

@@ -36,9 +36,9 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
 from experiments.common.results import Row
-from experiments.ddim_paper.common import whole_steps
+from experiments.ddim_paper.common import prepare_whole_steps
 from experiments.ddim_paper.table2_cells import BUDGETS, GRIDS, MOST, SOLVERS, Reconstruction, cells, round_trip
-from solvers.registry import find
+from solvers import find
 
 SHOWN = (10, 20, 50, 100)  # S of the picture
 HUES = ("black", "tab:orange", "tab:brown", "tab:olive", "tab:blue", "tab:cyan", "tab:purple", "tab:red")
@@ -151,7 +151,7 @@ def main(
     budgets, shown = ((10, 20), (10, 20)) if fast else (BUDGETS, SHOWN)
     images = Reconstruction(name, 2 if fast else n, data_dir, seed)
     for solver in solvers:
-        whole_steps(solver, images.model("float32").schedule, min(budgets), "time")
+        prepare_whole_steps(solver, images.model("float32"), min(budgets), "time")
         if find(solver).stochastic:
             raise InputError(f"{solver} draws noise and cannot be run backwards: take a deterministic solver")
     command = command_line()

@@ -16,7 +16,7 @@ from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.common.examples import exact_samples, real_images
-from experiments.ddim_paper.common import mean_and_error, whole_steps
+from experiments.ddim_paper.common import mean_and_error, prepare_whole_steps
 from solvers import encode, sample
 
 GRIDS = {"time": "equal steps in t, like the paper's τ", "logsnr": "equal steps in λ"}
@@ -46,9 +46,9 @@ def round_trip(model: EpsModel, x0: Tensor, *, solver: str, nfe: int, grid: str)
 
     InputError for solvers that cannot be run backwards.
     """
-    steps = whole_steps(solver, model.schedule, nfe, grid)
-    encoded = encode(model, x0, solver=solver, steps=steps, grid=grid)
-    decoded = sample(model, x=encoded.x, solver=solver, steps=steps, grid=grid)
+    there, back = (prepare_whole_steps(solver, model, nfe, grid, backwards=backwards) for backwards in (True, False))
+    encoded = encode(model, x0, solver=there)
+    decoded = sample(model, x=encoded.x, solver=back)
     return encoded.x, decoded.x, encoded.nfe
 
 

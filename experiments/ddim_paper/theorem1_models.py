@@ -49,7 +49,7 @@ def mixture(n: int, seed: int) -> Theorem1Model:
     each = [small.sample(-(-n // classes), seed + label, label) for label in range(classes)]
     variants = tuple(name for name in VARIANTS if name != "guided by 2")
     x0, y = torch.stack(each, 1).flatten(0, 1)[:n], torch.arange(n) % classes
-    return Theorem1Model(_with_network(model, small), x0, y, torch.float64, variants)
+    return Theorem1Model(model.replace(network=small, shape=small.image), x0, y, torch.float64, variants)
 
 
 def fashion(n: int, seed: int) -> Theorem1Model:
@@ -67,8 +67,4 @@ def of_twice_the_variance(model: EpsModel) -> EpsModel:
     assert isinstance(old, Mixture)
     tensors = {"log_pi": old.log_pi, "mean": old.mean, "along": 2 * old.along, "floor": 2 * old.floor, "label": old.label}
     tensors["basis"] = rearrange(old.basis, "pixels (k rank) -> k pixels rank", k=len(old.mean))
-    return _with_network(model, Mixture(tensors, old.image, old.path, old.mean.dtype, old.rows))
-
-
-def _with_network(model: EpsModel, network: Mixture) -> EpsModel:
-    return EpsModel(network, model.schedule, model.predicts, clock=model.clock, classes=model.classes)
+    return model.replace(network=Mixture(tensors, old.image, old.path, old.mean.dtype, old.rows))
