@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from diffode import grid as grids
 from diffode.images import datasets
 from diffode.model import EpsModel
-from diffode.models import pretrained
+from diffode.models import presets, pretrained
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from experiments import documents
 from experiments.common import results
@@ -152,7 +152,7 @@ def test_the_papers_order_shows_in_the_committed_tables(table, distance):
 def test_the_presets_of_the_paper_run_unchanged(tmp_path, monkeypatch):
     """On a small network of the same kind, under the preset's name, with features that need no download."""
     config = DDPMUNetConfig(resolution=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())
-    monkeypatch.setitem(pretrained.PRESETS, "cifar10", pretrained.Preset(config, "CIFAR-10"))
+    monkeypatch.setitem(presets.PRESETS, "cifar10", presets.Preset(config, "CIFAR-10"))
     save_file(DDPMUNet(config).state_dict(), tmp_path / "weights.safetensors")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "real.npz", arr_0=pixels)
