@@ -51,7 +51,7 @@ class Evaluator:
     network's own output is returned as it is, which may lie in memory that the network will use again, or in that of x.
 
     condition: of the network call. guidance: (weight, condition of the unconditional call). to_hooks, to_wanted: conversions for
-    each λ, before and after the hooks, which act on x̂0. lams: what watches are told. dtype: that of the network's weights.
+    each λ, before and after the hooks, which act on x̂0. lams: handed to the watches. dtype: that of the network's weights.
     """
 
     network: Callable[..., Any]

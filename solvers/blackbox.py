@@ -161,7 +161,7 @@ def _points(method: Method, form: Variable, schedule: Schedule, grid: Array) -> 
 
 
 def _options(method: Method, v: Tensor) -> dict[str, Any]:
-    """What torchdiffeq is to be told for these points of the variable; it turns signs itself where they decrease."""
+    """The options of torchdiffeq for these points of the variable; it turns signs itself where they decrease."""
     if method.adaptive:
         return {"step_t": v[-1:], "first_step": (v[-1] - v[0]).abs() / 100}
     order = {"max_order": method.max_order} if method.max_order else {}

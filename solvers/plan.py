@@ -176,7 +176,7 @@ class Plan:
             return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
         except FileNotFoundError:
             raise InputError(
-                f"there is no plan {path}: write one with Plan.save, or with `python cli.py plan NAME --save FILE`"
+                f"there is no plan {path}: write one with Plan.save"
             ) from None
         except InputError as error:
             raise InputError(f"{path} is not a right plan: {error}") from error
