@@ -89,10 +89,10 @@ class StepPlanner:
             return next(self._on(points[LOOK_BACK - before : LOOK_BACK + 1 + after], before))[1]
 
         try:
-            expected = step(LOOK_BACK, 2)
+            expected = step(LOOK_BACK, 1)
             if step(LOOK_BACK, PROBE - LOOK_BACK - 1) != expected:
                 return None
-            return next((before for before in range(LOOK_BACK) if step(before, 2) == expected), LOOK_BACK)
+            return next((before for before in range(LOOK_BACK) if step(before, 1) == expected), LOOK_BACK)
         except InputError:
             return None
 

@@ -1,7 +1,8 @@
-"""Optimal grids: python -m experiments.comparison.optimal_grid --model fashion --solver unipc3 --nfe 10 --out
-grids/unipc3-10.json
+"""The optimal grid of one solver with one number of steps for one model.
 
-A grid for one model, one solver and one number of steps, on which the solver ends nearest to the solution. With e(i, j) the local
+    python -m experiments.comparison.optimal_grid --model fashion --solver unipc3 --nfe 10 --out grids/unipc3-10.json
+
+It is the grid on which the solver ends nearest to the solution. With e(i, j) the local
 error of the step i → j and g_j the factor by which it grows until the end, both measured (local_errors.py), the grid of N steps
 among M' + 1 candidates, equally spaced in λ, that minimises
 
