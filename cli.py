@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
+from diffode import __version__
 from experiments.common.commands import Commands, Script, command_line, warn
 from experiments.common.options import examples, from_command_line
 from experiments.comparison.options import comparison_options
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from experiments.comparison.problem import Settings
     from experiments.sampling.recipe import Recipe
     from solvers import Budget
-
-__version__ = "0.1.0"
 
 
 @cloup.group(

@@ -175,9 +175,7 @@ class Plan:
                 raise TypeError(f"exact_marginals {flag!r}, solver {made['solver']!r}")
             return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
         except FileNotFoundError:
-            raise InputError(
-                f"there is no plan {path}: write one with Plan.save"
-            ) from None
+            raise InputError(f"there is no plan {path}: write one with Plan.save") from None
         except InputError as error:
             raise InputError(f"{path} is not a right plan: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,11 @@ def ddim_eq_12(abar_s, abar_t, eta, x, eps, z):
     return np.sqrt(abar_t) * x0 + np.sqrt(1 - abar_t - sigma**2) * eps + sigma * z
 
 
+def euler(alpha_s, sigma_s, alpha_t, sigma_t, x, eps):
+    """Euler's method for dy/dσ̄ = ε in y = x/α and σ̄ = σ/α: Song et al. (2021), Eq. 14, as samplers mean by euler."""
+    return alpha_t * (x / alpha_s + (sigma_t / alpha_t - sigma_s / alpha_s) * eps)
+
+
 def ddpm_algorithm_2(abar_s, abar_t, variance, x, eps, z):
     """Ho et al. (2020), Algorithm 2, for one step of a sub-sequence: β = 1 − ᾱ_s/ᾱ_t."""
     beta = 1 - abar_s / abar_t

@@ -58,6 +58,22 @@ def test_solvers_that_are_one_table(one, other, schedule, spacing):
     np.testing.assert_allclose(second / scale(first), first / scale(first), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm1"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("spacing", grid.GRIDS)
+def test_ddim_is_eulers_method_in_sigma_bar(spacing, schedule, name):
+    """Each row of its table, against the formula for unit vectors of (x, ε)."""
+    schedule = SCHEDULES[schedule]()
+    lams = grid.make(spacing, schedule, 12, denoise=True)
+    stages = find(name).plan(lams, schedule).stages[1:]
+    for i, (stage, (s, t)) in enumerate(zip(stages, pairwise(lams), strict=True)):
+        ends = schedule.alpha(s), schedule.sigma(s), schedule.alpha(t), schedule.sigma(t)
+        row, formula = np.array([stage.x, stage.c[i]]), np.array([reference.euler(*ends, *one) for one in np.eye(2)])
+        np.testing.assert_allclose(row / abs(formula).max(), formula / abs(formula).max(), rtol=0, atol=1e-12)
+        assert set(stage.c) == {i}
+        assert not stage.noise
+
+
 def scale(table):
     """The largest entry of each row, so that 1e-12 means the same where x is 100 and where it is 1."""
     return np.abs(table).max(1, keepdims=True)
