@@ -9,8 +9,9 @@ from solvers.registry import find
 
 
 def test_options_are_in_parentheses():
-    assert parse_contender(" unipc3 ( start = single , variant=bh1 ) ") == ("unipc3", {"start": "single", "variant": "bh1"})
-    assert parse_contender("rk:rk4") == ("rk:rk4", {})
+    solver, options = parse_contender(" unipc3 ( start = single , variant=bh1 ) ")
+    assert (solver.name, options) == ("unipc3", {"start": "single", "variant": "bh1"})
+    assert parse_contender("rk:rk4")[0].name == "rk:rk4"
     assert parse_contenders("ddim, unipc3(start=single,variant=bh1),dpmpp2m+unic") == [
         "ddim",
         "unipc3(start=single,variant=bh1)",

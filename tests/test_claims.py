@@ -246,7 +246,7 @@ def test_the_bare_network_is_called_as_the_solver_calls_it(monkeypatch):
     del seen[:]
     call_network(30)
     assert len(seen) == 30
-    problem.run("ddim", "logsnr", 4)
+    problem.run(problem.prepare("ddim", "logsnr", 4))
     assert len(seen) == 34
     assert len({str(each) for each in seen}) == 1
 

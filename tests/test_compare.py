@@ -38,7 +38,7 @@ class Dense:
     """ε of the shipped mixture by Bayes' rule and full covariances, from its file, in NumPy."""
 
     def __init__(self, label):
-        held = load_file(ROOT / "diffode" / "weights" / "mixture.safetensors")
+        held = load_file(ROOT / "diffode" / "assets" / "weights" / "mixture.safetensors")
         of = held["label"] == label
         self.log_pi, self.mean = held["log_pi"][of].astype(float), held["mean"][of].astype(float)
         self.values, self.vectors = [], []
@@ -207,10 +207,10 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
     broken = True
     run = Problem.run
 
-    def failing(self, solver, *args, **kwargs):
-        if broken and solver == "unipc3":
+    def failing(self, prepared):
+        if broken and prepared.solver.name == "unipc3":
             raise RuntimeError("out of memory")
-        return run(self, solver, *args, **kwargs)
+        return run(self, prepared)
 
     monkeypatch.setattr(Problem, "run", failing)
     options = [*SMALL, "--solvers", "ddim,unipc3", "--nfe", 8, "--grids", "logsnr", "--out", tmp_path / "out"]

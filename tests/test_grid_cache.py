@@ -1,6 +1,5 @@
 """Optimal grids are found once for a problem, and are those that a comparison runs on."""
 
-import dataclasses
 import json
 
 import pytest
@@ -34,7 +33,7 @@ def test_a_grid_is_found_once_and_for_one_problem(tmp_path, few, monkeypatch):
     assert OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL) == first
     for change in ({"guidance": 2.0}, {"clip": True}, {"denoise": True}, {"label": "none"}):
         with pytest.raises(pytest.fail.Exception):
-            OptimalGridCache(Problem(dataclasses.replace(problem.settings, **change)), tmp_path, "command").with_optimal_grid(
+            OptimalGridCache(Problem(Settings.from_flat(model="mixture", n=2, **change)), tmp_path, "command").with_optimal_grid(
                 CELL
             )
     (tmp_path / "dpmpp2m-6.json").write_text("{}")

@@ -1,6 +1,5 @@
 """The problem, its solution, and the distance of a contender from it."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -17,7 +16,8 @@ from experiments.comparison.ground_truth import error_summary, find_solution, me
 from experiments.comparison.problem import Problem, Settings
 from solvers import sample
 
-MIXTURE = Settings("mixture", n=5, batch=3, dtype="float64")
+FLAT = {"model": "mixture", "n": 5, "batch": 3, "dtype": "float64"}
+MIXTURE = Settings.from_flat(**FLAT)
 CELL = {"solver": "unipc3", "grid": "logsnr", "nfe": 12, "rtol": None}
 
 
@@ -49,7 +49,7 @@ def ends(problem):
 
 def test_samples_are_those_that_sample_draws(solved):
     problem, solution, _ = solved
-    outcome = problem.run("unipc3", "logsnr", 12)
+    outcome = problem.run(problem.prepare("unipc3", "logsnr", 12))
     model = pretrained.load("mixture", torch.float64).model.labelled([0, 1, 2, 3, 4])
     x = sample(model, shape=(5, 1, 28, 28), solver="unipc3", nfe=12, dtype=torch.float64).x
     torch.testing.assert_close(outcome.x, x, rtol=0, atol=1e-12)
@@ -67,13 +67,13 @@ def test_batches_are_computed_once_and_other_problems_are_not_taken_for_this_one
     assert torch.equal(find_solution(problem, folder, 1e-6).x, solution.x)
     for change in ({"guidance": 2.0}, {"clip": True}, {"denoise": True}, {"label": "none"}, {"seed": 1}):
         with pytest.raises(pytest.fail.Exception):
-            find_solution(Problem(dataclasses.replace(MIXTURE, **change)), folder, 1e-6)
+            find_solution(Problem(Settings.from_flat(**FLAT | change)), folder, 1e-6)
     with pytest.raises(pytest.fail.Exception):
         find_solution(problem, folder, 1e-5)
 
 
 def test_a_final_step_to_sigma_zero_is_one_of_the_evaluations(tmp_path):
-    problem = Problem(dataclasses.replace(MIXTURE, n=2, denoise=True))
+    problem = Problem(Settings.from_flat(**FLAT | {"n": 2, "denoise": True}))
     solution = find_solution(problem, tmp_path, 1e-5)
     assert "over finite λ only" in measure_cell(problem, solution, {**CELL, "solver": "midpoint"})["skipped"]
     errors = [measure_cell(problem, solution, {**CELL, "nfe": nfe}) for nfe in (10, 20, 40)]
@@ -83,11 +83,11 @@ def test_a_final_step_to_sigma_zero_is_one_of_the_evaluations(tmp_path):
 
 
 def test_guidance_takes_two_calls_an_evaluation_and_is_the_solutions_too(tmp_path):
-    problem = Problem(dataclasses.replace(MIXTURE, n=2, guidance=2.0))
+    problem = Problem(Settings.from_flat(**FLAT | {"n": 2, "guidance": 2.0}))
     row = measure_cell(problem, find_solution(problem, tmp_path, 1e-5), {**CELL, "nfe": 40})
     assert (row["spent"], row["calls"]) == (40, 80)
     assert row["rmse"] < 0.1
-    adaptive = problem.run("dpm23", "own", None, 0.05)
+    adaptive = problem.run(problem.prepare("dpm23", "own", None, 0.05))
     assert adaptive.calls == 2 * adaptive.nfe
 
 
@@ -98,8 +98,8 @@ def test_what_cannot_be_spent_is_skipped(solved):
 
 def test_a_sample_does_not_depend_on_the_batch(solved):
     problem, _, _ = solved
-    whole = Problem(dataclasses.replace(MIXTURE, batch=5))
-    assert torch.equal(problem.run("dpm2", "time", 10).x, whole.run("dpm2", "time", 10).x)
+    whole = Problem(Settings.from_flat(**FLAT | {"batch": 5}))
+    assert torch.equal(problem.run(problem.prepare("dpm2", "time", 10)).x, whole.run(whole.prepare("dpm2", "time", 10)).x)
 
 
 def test_the_summary_of_errors():
@@ -112,7 +112,7 @@ def test_the_summary_of_errors():
 )
 def test_settings_that_cannot_be_are_refused(change, words):
     with pytest.raises(InputError, match=words):
-        Problem(dataclasses.replace(MIXTURE, **change))
+        Problem(Settings.from_flat(**FLAT | change))
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 import cli
 from diffode import EpsModel, InputError, grid, schedules
 from experiments.comparison import optimal_grid
-from experiments.comparison.cells import OPTIMAL
+from experiments.comparison.cells import OPTIMAL, parse_contender
 from experiments.comparison.local_errors import follow_trajectories, geometric_mean, rms
+from experiments.comparison.local_steps import StepPlanner, _window
 from experiments.comparison.optimal_grid import DYNAMIC_PROGRAMMING, cheapest_path, find_optimal_grid, refine, summarize
 from experiments.comparison.problem import Problem, Settings
 from solvers import SOLVERS
@@ -45,7 +46,7 @@ EXPLODING = EpsModel(lambda x, lam: x / (lam.view(-1, 1, 1, 1) < 3.0), SCHEDULE,
 
 
 def on(name, **settings):
-    return Settings(f"{__name__}:{name}", dtype="float64", **settings)
+    return Settings.from_flat(model=f"{__name__}:{name}", dtype="float64", **settings)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,49 @@ def test_every_planned_solver_has_local_errors(name, gaussian):
 
 def test_a_solver_that_looks_into_earlier_steps(gaussian):
     def odd(lams):
+        """Where dpm2 uses the evaluation in the middle of a step, that of the step before."""
         plan = planner("dpm2")(lams)
-        last = plan.stages[-1]
-        return replace(plan, stages=(*plan.stages[:-1], replace(last, c={j - 2 * (j > 2): c for j, c in last.c.items()})))
+        stages = [replace(stage, c={j - 2 * (j > 2 and j % 2): c for j, c in stage.c.items()}) for stage in plan.stages]
+        return replace(plan, stages=tuple(stages))
 
     with pytest.raises(InputError, match="within earlier steps"):
         gaussian.local_errors(odd, [(232, 256, 1)])
+
+
+PLANNED = [name for name, solver in SOLVERS.items() if solver.has_plan and not solver.stochastic]
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", [*PLANNED, "unipc3(start=single)", "dpmpp3m(lower_final=true)", "dpmpp3m+unic"])
+def test_steps_of_one_plan_are_those_of_a_plan_each(name, denoise):
+    """To 1e-13 of the coefficients, and in fewer plans where the solver forgets what is further back."""
+    solver, options = parse_contender(name)
+    lams, made = grid.make("logsnr", SCHEDULE, 64), []
+
+    def counted(lams):
+        made.append(1)
+        return solver.plan(lams, SCHEDULE, **options)
+
+    steps = [(i, j, before) for before in range(4) for i in range(2 * before, 60, 4) for j in (i + 2, i + 4)]
+    steps += [(i, 64, 3) for i in range(50, 64)]
+    planner = StepPlanner(counted, lams, denoise)
+    together, count = planner.plan_steps(steps), len(made)
+    for step, expected in zip(together, [own_plan(planner, *step) for step in steps], strict=True):
+        assert (step.i, step.j, step.prediction, len(step.stages)) == (*expected[:3], len(expected[3]))
+        for stage, other in zip(step.stages, expected[3], strict=True):
+            assert [k for k, _ in stage.known + stage.within] == [k for k, _ in other.known + other.within]
+            mine, others = ([x.lam, x.x, *(c for _, c in x.known + x.within)] for x in (stage, other))
+            np.testing.assert_allclose(mine, others, rtol=1e-13, atol=0)
+    if name in ("ddim", "dpm2", "heun"):
+        assert count < len(steps) / 2
+    assert count <= len(set(steps)) + 5
+
+
+def own_plan(planner, i, j, before):
+    """(i, j, prediction, stages) of a step from the plan of a grid of its own."""
+    points, j = _window(i, j, before)
+    ((_, step),) = planner._on([*points, j], len(points) - 1)
+    return step.i, step.j, step.prediction, step.stages
 
 
 @pytest.mark.parametrize("name", ["dpmpp3m", "ipndm", "deis-rho"])
@@ -145,17 +183,17 @@ def test_better_than_grids_with_a_name_on_a_gaussian(gaussian, solver, nfe):
     assert min(found.measured, key=lambda grid: found.measured[grid]["typical"]) == OPTIMAL
     x = problem.initial_state(slice(0, 32), torch.float64, "cpu")
     exact = spread(SCHEDULE.lam_max) / spread(SCHEDULE.lam_min) * x
-    rms = {g: (problem.run(solver, g, nfe).x - exact).square().mean().sqrt() for g in grid.GRIDS}
-    assert (problem.run(solver, found.lam, nfe).x - exact).square().mean().sqrt() < 0.9 * min(rms.values())
+    rms = {g: (problem.run(problem.prepare(solver, g, nfe)).x - exact).square().mean().sqrt() for g in grid.GRIDS}
+    assert (problem.run(problem.prepare(solver, found.lam, nfe)).x - exact).square().mean().sqrt() < 0.9 * min(rms.values())
 
 
 def test_better_than_grids_with_a_name_on_the_mixture():
-    on_mixture = Settings("mixture", dtype="float64")
+    on_mixture = Settings.from_flat(model="mixture", dtype="float64")
     found, problem = find_optimal_grid(follow_trajectories(on_mixture, n=8), "unipc3", 7), Problem(replace(on_mixture, n=16))
     exact = follow_trajectories(on_mixture, n=16, seed=0).end
 
     def median(g):
-        return float(np.median(rms((problem.run("unipc3", g, 7).x - exact).flatten(1).numpy())))
+        return float(np.median(rms((problem.run(problem.prepare("unipc3", g, 7)).x - exact).flatten(1).numpy())))
 
     assert median(found.lam) < 0.5 * min(median(g) for g in grid.GRIDS)
     assert found.measured[OPTIMAL]["typical"] < found.measured[DYNAMIC_PROGRAMMING]["typical"]
@@ -169,7 +207,7 @@ def test_it_leads_from_end_to_end_and_spends_what_it_was_found_for(solver, nfe, 
     found = find_optimal_grid(trajectories, solver, nfe)
     assert (found.lam[0], found.lam[-1]) == (SCHEDULE.lam_min, SCHEDULE.lam_max)
     assert (np.diff(found.lam) > 0).all()
-    outcome = trajectories.problem.run(solver, found.lam, nfe)
+    outcome = trajectories.problem.run(trajectories.problem.prepare(solver, found.lam, nfe))
     assert outcome.nfe == nfe
     assert summarize((outcome.x - trajectories.end).flatten(1).numpy()) == pytest.approx(found.measured[OPTIMAL])
 
@@ -189,7 +227,7 @@ def test_one_evaluation_leaves_nothing_to_choose(denoise):
 
 def test_labels_and_guidance_are_those_of_each_sample():
     """What one sample of a guided, labelled model does is not changed by others."""
-    settings = Settings("mixture", dtype="float64", guidance=2.0, label="3,7", batch=3)
+    settings = Settings.from_flat(model="mixture", dtype="float64", guidance=2.0, label="3,7", batch=3)
     both, alone = follow_trajectories(settings, n=2, seed=6, known_at=32), follow_trajectories(settings, n=1, seed=7, known_at=32)
     torch.testing.assert_close(both.x[:, 1:], alone.x, rtol=0, atol=1e-9)
     steps = [(i, i + 4, 1) for i in range(4, 28, 2)]

@@ -12,7 +12,7 @@ of that one sample would be the mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from experiments.common.results import Row
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
-from solvers import Solver, find
+from experiments.sampling.recipe import flat
+from solvers import Solver
 
 MODELS = ("fashion", "mixture")
 CONTENDER = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run; the others say on what
-SETTINGS = frozenset(field.name for field in fields(Settings))
+SETTINGS = frozenset(flat(Settings("")))
 TIMES, KNOWN = ("seconds", "peak_mib"), ("rmse", "median")
 BATCH = 16  # samples that are solved together; the scripts share the solutions of the first samples
 TOLERANCE = 1e-7  # of the solutions for samples in float32
@@ -82,7 +83,7 @@ class Problems:
 
     def problem(self, cell: Mapping[str, Any]) -> Problem:
         """The problem of a cell; InputError if there is none."""
-        settings = Settings(**self.shared, **{name: value for name, value in cell.items() if name in SETTINGS})
+        settings = Settings.from_flat(**self.shared, **{name: value for name, value in cell.items() if name in SETTINGS})
         if settings not in self._problems:
             self._problems[settings] = Problem(settings)
         return self._problems[settings]
@@ -147,4 +148,4 @@ def conclude(rows: Sequence[Row], out: Path, plot: Callable[[Path], None], repor
 
 def solver_of(contender: str) -> Solver:
     """The solver that a contender is."""
-    return find(parse_contender(contender)[0])
+    return parse_contender(contender)[0]

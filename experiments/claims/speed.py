@@ -33,7 +33,6 @@ from experiments.common.results import Row
 from experiments.comparison.cost import metered
 from experiments.comparison.problem import Problem
 from experiments.comparison.ranking import contender_name, measured
-from solvers import find
 
 PLANNED = ("ddim", "heun", "dpm2", "dpm3", "rk:rk4", "ipndm", "deis-rho", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3")
 ADAPTIVE = ("dpm23", "dpmpp23", "bosh3", "dopri5")
@@ -45,9 +44,9 @@ WITHIN = 0.1
 def network_alone(problem: Problem) -> Callable[[int], None]:
     """call(n): n calls of the network and nothing else, on the samples of the first batch, at λ from one end to the other."""
     inputs: list[tuple[Any, Any]] = []
-    batch, settings = problem.batches[0], problem.settings
+    batch, recipe = problem.batches[0], problem.settings.recipe
     model = problem.labelled(problem.model, batch)
-    network, x = model.network, problem.initial_state(batch, settings.state_dtype, settings.device)
+    network, x = model.network, problem.initial_state(batch, recipe.state_dtype, recipe.device)
 
     def recorded(*x: Any, **condition: Any) -> torch.Tensor:
         inputs.append((x, condition))
@@ -68,20 +67,20 @@ def network_alone(problem: Problem) -> Callable[[int], None]:
 
 def memory(problem: Problem, contender: Mapping[str, Any]) -> int | None:
     """The states that the plan of a contender keeps, if it has one."""
-    name, lams, options = problem.plan(**contender)
-    plan = find(name).on(lams, problem.schedule, **options).plan
+    plan = problem.prepare(**contender).plan
     return None if plan is None else 1 + plan.memory
 
 
 def measure(problem: Problem, cell: Mapping[str, Any], turns: int) -> Row:
     """The row of a cell: the median ratio of its seconds to those of the network, its quartiles, and memory."""
     contender = {name: cell[name] for name in common.CONTENDER}
-    call_network, spent = network_alone(problem), problem.run(**contender).nfe  # which warms up both
+    prepared = problem.prepare(**contender)
+    call_network, spent = network_alone(problem), problem.run(prepared).nfe  # which warms up both
     ratios, peaks = [], []
     for _ in range(turns):
-        with metered(problem.settings.device) as network:
+        with metered(problem.settings.recipe.device) as network:
             call_network(round(spent))
-        run = problem.run(**contender)
+        run = problem.run(prepared)
         ratios.append(run.seconds / network.seconds * round(spent) / spent)
         peaks.append(run.peak_mib / network.peak_mib if run.peak_mib and network.peak_mib else np.nan)
     low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()

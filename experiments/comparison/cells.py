@@ -17,7 +17,7 @@ from typing import Any
 from diffode.errors import InputError
 from diffode.grid import GRIDS
 from experiments.sampling import jobs
-from solvers import SOLVERS
+from solvers import SOLVERS, Solver, registry
 from solvers.options import Options
 from solvers.registry import find
 
@@ -26,22 +26,22 @@ OPTIMAL = "optimal"  # the grid that is found for the solver, the model and the 
 OWN_STEPS = "own"  # the grid of an adaptive solver
 
 
-def parse_contender(contender: str) -> tuple[str, Options]:
-    """The solver's name and options that a contender names.
+def parse_contender(contender: str) -> tuple[Solver, Options]:
+    """The solver that a contender names, and its options.
 
     InputError for an unknown solver or option, a plan from a file, and a solver that draws noise.
     """
     match = re.fullmatch(r"([^()]+)(?:\(([^()]*)\))?", contender.strip())
     if match is None:
         raise InputError(f"{contender!r} is no solver: give NAME, or NAME(option=value, option=value)")
-    solver, pairs = match[1].strip(), [pair.partition("=") for pair in (match[2] or "").split(",") if pair.strip()]
+    name, pairs = match[1].strip(), [pair.partition("=") for pair in (match[2] or "").split(",") if pair.strip()]
     if any(not value.strip() for _, _, value in pairs):
         raise InputError(f"an option in {contender!r} has no value: give NAME(option=value)")
-    options = jobs.choose_options(solver, [(name.strip(), value.strip()) for name, _, value in pairs])
-    entry = find(solver)
-    if entry.fixed_plan is not None:
-        raise InputError(f"{solver} is a plan, and has one number of evaluations: give the name of a solver")
-    if entry.stochastic or options.get("eta"):
+    options = jobs.choose_options(name, [(option.strip(), value.strip()) for option, _, value in pairs])
+    solver = find(name)
+    if solver.fixed_plan is not None:
+        raise InputError(f"{name} is a plan, and has one number of evaluations: give the name of a solver")
+    if solver.stochastic or options.get("eta"):
         raise InputError(f"{contender} draws noise, so there is no solution to compare it with: take a solver of the ODE")
     return solver, options
 
@@ -75,13 +75,12 @@ def parse_tolerances(text: str) -> list[float]:
 
 def comparable_solvers() -> Iterator[str]:
     """Every registered solver of the ODE whose cost can be set, by a number of evaluations or by a tolerance."""
-    return (name for name, entry in SOLVERS.items() if not entry.stochastic and (entry.nfe_per_step or entry.chooses_steps))
+    return (name for name, solver in SOLVERS.items() if not solver.stochastic and (solver.nfe_per_step or solver.chooses_steps))
 
 
 def is_user_defined(contender: str) -> bool:
     """Whether it is MODULE:NAME, whose numbers may change while its name stays."""
-    name, _ = parse_contender(contender)
-    return ":" in name and name.removesuffix("+unic") not in SOLVERS
+    return registry.is_user_defined(contender.partition("(")[0].strip())
 
 
 def make_cells(
@@ -99,15 +98,14 @@ def make_cells(
     cells: list[Cell] = []
     for contender in contenders:
         solver, options = parse_contender(contender)
-        entry = find(solver)
-        if entry.chooses_steps and options.keys() & {"rtol", "atol"}:
+        if solver.chooses_steps and options.keys() & {"rtol", "atol"}:
             raise InputError(
                 f"{contender} sets its tolerance, and an adaptive solver is compared at several, rtol = atol: leave it out there"
             )
-        if entry.chooses_steps:
+        if solver.chooses_steps:
             cells += [{"solver": contender, "grid": OWN_STEPS, "nfe": None, "rtol": rtol} for rtol in tolerances]
             continue
-        possible = [grid for grid in grids if grid != OPTIMAL or (entry.has_plan and entry.fixed_plan is None)]
+        possible = [grid for grid in grids if grid != OPTIMAL or solver.has_plan]
         cells += [{"solver": contender, "grid": grid, "nfe": nfe, "rtol": None} for grid in possible for nfe in budgets]
     if not cells:
         raise InputError("there is nothing to compare: optimal grids are found for planned solvers only; name another grid")

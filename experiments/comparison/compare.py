@@ -13,7 +13,6 @@ the curves and report.html. A run that was killed is resumed by the same command
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from experiments.comparison.problem import Problem, Settings
 from experiments.comparison.ranking import answer, check_solution, median_answer, pareto
 from experiments.comparison.report import write_report
 from experiments.sampling.jobs import digest
-from solvers.registry import find
+from experiments.sampling.recipe import flat
 
 PICTURED = 8  # samples in a picture
 
@@ -88,7 +87,7 @@ def describe(problem: Problem, chosen: Measures) -> dict[str, Any]:
     """What all rows have in common: the settings, the model, the ends of the ODE and the measures."""
     settings = problem.settings
     return {
-        **{name: value for name, value in asdict(settings).items() if name != "label"},
+        **{name: value for name, value in flat(settings).items() if name != "label"},
         "labels": problem.labels and (settings.label or "all in turn"),
         "sha256": problem.loaded.sha256,
         "shape": list(problem.loaded.image),
@@ -117,10 +116,10 @@ def plan_digest(problem: Problem, cell: Mapping[str, Any]) -> str | None:
     """The digest of a solver's plan for the cell's budget on equal steps in λ, which identifies a user-defined solver; None if it
     has no plan for that budget."""
     try:
-        name, lams, options = problem.plan(cell["solver"], "logsnr", cell["nfe"])
+        plan = problem.prepare(cell["solver"], "logsnr", cell["nfe"]).plan
     except InputError:
         return None
-    return digest(find(name).plan(lams, problem.schedule, **options))
+    return None if plan is None else digest(plan)
 
 
 def check_user_defined(problem: Problem, rows: Sequence[Row]) -> None:

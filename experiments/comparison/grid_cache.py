@@ -13,6 +13,7 @@ from diffode.errors import InputError
 from experiments.comparison import local_errors, optimal_grid
 from experiments.comparison.cells import OPTIMAL, as_filename, is_user_defined
 from experiments.comparison.problem import Problem
+from experiments.sampling.recipe import flat
 
 DECISIVE = ("label", "guidance", "clip", "threshold", "denoise")  # settings that decide a grid
 
@@ -36,18 +37,18 @@ class OptimalGridCache:
         """
         if cell["grid"] != OPTIMAL:
             return dict(cell)
-        try:
-            self.problem.plan(cell["solver"], "logsnr", cell["nfe"])
-        except InputError:
-            return {**cell, "grid": "logsnr"}
         file = self.folder / f"{as_filename(cell['solver'])}-{cell['nfe']}.json"
         if is_user_defined(cell["solver"]) or not self._is_valid(file):
+            try:
+                self.problem.prepare(cell["solver"], "logsnr", cell["nfe"])
+            except InputError:
+                return {**cell, "grid": "logsnr"}
             optimal_grid.find_optimal_grid(self.trajectories, cell["solver"], cell["nfe"]).save(file, self.command)
         return {**cell, "grid": grids.load(file)}
 
     def _is_valid(self, file: Path) -> bool:
         """Whether the file holds a grid that was found for this model and these settings."""
-        wanted = {"sha256": self.problem.loaded.sha256} | {name: getattr(self.problem.settings, name) for name in DECISIVE}
+        wanted = {"sha256": self.problem.loaded.sha256} | {name: flat(self.problem.settings)[name] for name in DECISIVE}
         try:
             found_for = json.loads(file.read_text(encoding="utf-8"))["found_for"]
             return all(found_for[name] == value for name, value in wanted.items())

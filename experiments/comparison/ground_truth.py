@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,6 +31,7 @@ from diffode.models import pretrained
 from diffode.ode import accurate
 from diffode.schedule import Array
 from experiments.comparison.problem import Problem
+from experiments.sampling.recipe import flat
 from solvers.execute import refuse_nonfinite
 
 TOLERANCE = 1e-8
@@ -66,10 +67,10 @@ def measure_cell(
     """The row of a cell (cells.py), whose grid may be given as its λ: its cost, its errors, and what `further_measures` returns
     for its samples; or {"skipped": why}, if the contender cannot be run so."""
     try:
-        problem.plan(**cell)
+        prepared = problem.prepare(**cell)
     except InputError as error:
         return {"skipped": str(error)}
-    outcome = problem.run(**cell)
+    outcome = problem.run(prepared)
     cost = {"spent": outcome.nfe, "calls": outcome.calls, "seconds": outcome.seconds, "peak_mib": outcome.peak_mib}
     return {**cost, **solution.errors(outcome.x), **further_measures(outcome.x)}
 
@@ -119,12 +120,12 @@ def _in_float64(problem: Problem) -> tuple[str, EpsModel]:
 
 def _device(problem: Problem) -> str:
     """Where the solution is computed: mps has no float64."""
-    return "cpu" if problem.settings.device.startswith("mps") else problem.settings.device
+    return "cpu" if problem.settings.recipe.device.startswith("mps") else problem.settings.recipe.device
 
 
 def _digest(problem: Problem, rows: slice, tolerance: float, dtype: str) -> str:
     """Of all that decides the solution of these samples."""
-    settings = asdict(problem.settings)
+    settings = flat(problem.settings)
     recipe = {name: settings[name] for name in ("guidance", "clip", "threshold", "device", "denoise")}
     labels = problem.labels and problem.labels[rows]
     content = [problem.loaded.sha256, recipe, problem.seeds[rows], labels, tolerance, dtype]

@@ -18,8 +18,8 @@ two images, and would dominate any other mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -30,48 +30,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffode import grid as grids
-from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.prediction import convert
 from diffode.schedule import Array
+from experiments.comparison.local_steps import LocalStep, Planner, StepPlanner
 from experiments.comparison.problem import Problem, Settings
+from experiments.sampling.recipe import flat
 from solvers.execute import refuse_nonfinite, run
 from solvers.hooks import Hooks
-from solvers.plan import Plan, value
+from solvers.plan import Plan
 from solvers.registry import find
 
 SAMPLES, FIRST_SEED = 16, 2**31  # seeds that no comparison uses
 KNOWN_AT = 256  # M; with so many steps unipc3 errs by 1e-5
 STEPS_AT_A_TIME = 64  # whose local errors are computed in one batch
-LOOK_BACK = 3  # previous steps, the most that any solver here uses
-
-Planner = Callable[[Array], Plan]  # a grid -> the plan of one solver
-
-
-@dataclass(frozen=True)
-class StepStage:
-    """A stage of a step: its λ, its coefficient x of x*(λ_i), and its coefficients c of predictions: `known` of those at known λ,
-    (index of λ, c), and `within` of those evaluated within the step, (number of the evaluation, c)."""
-
-    lam: float
-    x: float
-    known: tuple[tuple[int, float], ...]
-    within: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class LocalStep:
-    """The step i → j. All stages but the last, whose result is u, are evaluated."""
-
-    i: int
-    j: int
-    prediction: str
-    stages: tuple[StepStage, ...]
-
-    @property
-    def shape(self) -> tuple[str, int]:
-        """Steps of the same shape can be computed in one batch."""
-        return self.prediction, len(self.stages)
 
 
 @dataclass(frozen=True)
@@ -92,7 +64,7 @@ class Trajectories:
         """The settings and the model that the trajectories belong to."""
         problem = self.problem
         return {
-            **asdict(problem.settings),
+            **flat(problem.settings),
             "sha256": problem.loaded.sha256,
             "labels": problem.labels,
             "known_at": len(self.lams) - 1,
@@ -104,7 +76,7 @@ class Trajectories:
 
     def local_errors(self, planner: Planner, steps: Sequence[tuple[int, int, int]]) -> Array:
         """e of steps (i, j, number of steps before), (len(steps),)."""
-        planned = [self._step(planner, *step) for step in steps]
+        planned = self._plan_steps(planner, steps)
         found: dict[LocalStep, float] = {}
         with tqdm(total=len(set(planned)), desc="local errors", disable=None, leave=False) as bar:
             for _, group in groupby(sorted(set(planned), key=lambda step: step.shape), lambda step: step.shape):
@@ -120,11 +92,13 @@ class Trajectories:
         """g at every λ, (M + 1,), interpolated from 16 of them."""
         ddim, last = find("ddim"), len(self.lams) - 1
         known = np.linspace(last // 12, last, 16).astype(int)
+        steps = [(j - last // 12, j, 0) for j in known.tolist()]
+        planned = self._plan_steps(lambda lams: ddim.plan(lams, self.problem.schedule), steps)
         g = []
-        for j in tqdm(known.tolist(), desc="growth of errors", disable=None, leave=False):
-            step = self._step(lambda lams: ddim.plan(lams, self.problem.schedule), j - last // 12, j, 0)
+        for step in tqdm(planned, desc="growth of errors", disable=None, leave=False):
             (error,) = self._errors([step])
-            with_error, without = self._to_end(torch.cat([self.x[j] + error, self.x[j]]), j).chunk(2)
+            exact = self.x[step.j]
+            with_error, without = self._to_end(torch.cat([exact + error, exact]), step.j).chunk(2)
             g.append(geometric_mean(rms(_host(with_error - without, 1))) / geometric_mean(rms(_host(error, 1))))
         return np.exp(np.interp(np.arange(last + 1), known, np.log(g)))
 
@@ -137,21 +111,8 @@ class Trajectories:
         plan = find("dpmpp2m").plan(np.array(way), self.problem.schedule)
         return run(plan, self.model.taking([*range(len(self.end))] * 2), x).x
 
-    def _step(self, planner: Planner, i: int, j: int, before: int) -> LocalStep:
-        """The step, from the plan of a short grid: the points that it looks back on, the step itself, and one more after it."""
-        last, count = len(self.lams) - 1, min(before, LOOK_BACK, i)
-        apart = min(j - i, i / count) if count == LOOK_BACK else i / max(count, 1)
-        knots = [*(i - round(apart * back) for back in range(count, 0, -1)), i, j, *[min(2 * j - i, last)] * (j < last)]
-        lams = [*self.lams[knots].tolist(), *[np.inf] * (j == last and self.problem.settings.denoise)]
-        plan = planner(np.array(lams))
-        if plan.stochastic or plan.grid != lams:
-            raise InputError(
-                f"{plan.solver} draws noise or leaves its grid, so no grid is optimal for it: take a solver of the ODE"
-            )
-        try:
-            return LocalStep(i, j, plan.prediction, tuple(_stages(plan, count, dict(zip(lams, knots, strict=False)))))
-        except KeyError:
-            raise InputError(f"{plan.solver} uses evaluations within earlier steps, which are not known exactly") from None
+    def _plan_steps(self, planner: Planner, steps: Sequence[tuple[int, int, int]]) -> list[LocalStep]:
+        return StepPlanner(planner, self.lams, self.problem.settings.denoise).plan_steps(steps)
 
     def _errors(self, steps: Sequence[LocalStep]) -> Tensor:
         """u − x* of steps of the same shape, (steps, n, *shape)."""
@@ -186,11 +147,11 @@ def follow_trajectories(
     One call serves all solvers and budgets. A network in half precision is run in float32, since its rounding would hide the
     local errors. InputError for a model whose output is not finite, and as for Problem.
     """
-    dtype = settings.dtype if settings.dtype == "float64" else "float32"
-    problem, rows = Problem(replace(settings, n=n, seed=seed, batch=max(n, settings.batch), dtype=dtype)), slice(0, n)
+    recipe = replace(settings.recipe, dtype="float64" if settings.recipe.dtype == "float64" else "float32")
+    problem, rows = Problem(replace(settings, n=n, seed=seed, batch=max(n, settings.batch), recipe=recipe)), slice(0, n)
     model, lams = problem.labelled(problem.model, rows), grids.make("logsnr", problem.schedule, known_at)
     states: list[Tensor] = []
-    x = problem.initial_state(rows, problem.settings.state_dtype, settings.device)
+    x = problem.initial_state(rows, recipe.state_dtype, recipe.device)
     with tqdm(total=known_at, desc="trajectories", disable=None, leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda evaluation, lam, m: bar.update())
         run(find("unipc3").plan(lams, problem.schedule), watched, x, Hooks(on_step=lambda step: states.append(step.x.clone())))
@@ -223,20 +184,3 @@ def geometric_mean(errors: Array) -> Array:
 def _host(x: Tensor, samples: int) -> Array:
     """States as float64 on the host, the dimensions from `samples` on flattened to one."""
     return x.flatten(samples).cpu().double().numpy()
-
-
-def _stages(plan: Plan, before: int, index: dict[float, int]) -> Iterator[StepStage]:
-    """The stages of the plan's step after `before` others; index: of each known λ."""
-    evaluated_at: list[float] = []  # λ of each evaluation
-    within: dict[int, int] = {}  # evaluation made within the step -> its number there
-    committed = -1
-    for stage in plan.stages:
-        if committed == before and (stage.evaluate or stage.commit):
-            c = {k: value(number) for k, number in stage.c.items()}
-            known = tuple((index[evaluated_at[k]], c[k]) for k in c if k not in within)
-            yield StepStage(stage.lam, value(stage.x), known, tuple((within[k], c[k]) for k in c if k in within))
-            within[len(evaluated_at)] = len(within)
-        evaluated_at += [stage.lam] * stage.evaluate
-        committed += stage.commit
-        if committed > before:
-            return

@@ -75,7 +75,7 @@ def choose_measures(features: str, data: str | None, problem: Problem) -> Measur
     """
     image, n = problem.loaded.image, problem.settings.n
     name = AUTOMATIC if features == AUTO else features
-    chosen = None if features == NONE else load_features(name, problem.settings.device)
+    chosen = None if features == NONE else load_features(name, problem.settings.recipe.device)
     if chosen is None or (features == AUTO and (n < 2 or image != chosen.takes)):
         if data is not None:
             raise InputError(f"data {data} are compared in features: choose inception, which takes images of any size")

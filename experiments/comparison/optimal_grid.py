@@ -1,7 +1,8 @@
-"""Optimal grids: python -m experiments.comparison.optimal_grid --model fashion --solver unipc3 --nfe 10 --out
-grids/unipc3-10.json
+"""The optimal grid of one solver with one number of steps for one model.
 
-A grid for one model, one solver and one number of steps, on which the solver ends nearest to the solution. With e(i, j) the local
+    python -m experiments.comparison.optimal_grid --model fashion --solver unipc3 --nfe 10 --out grids/unipc3-10.json
+
+It is the grid on which the solver ends nearest to the solution. With e(i, j) the local
 error of the step i → j and g_j the factor by which it grows until the end, both measured (local_errors.py), the grid of N steps
 among M' + 1 candidates, equally spaced in λ, that minimises
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +42,17 @@ from experiments.comparison.cells import OPTIMAL, cell_filename, parse_contender
 from experiments.comparison.ground_truth import error_summary
 from experiments.comparison.local_errors import (
     FIRST_SEED,
-    LOOK_BACK,
     SAMPLES,
-    Planner,
     Trajectories,
     follow_trajectories,
     geometric_mean,
     rms,
 )
+from experiments.comparison.local_steps import LOOK_BACK, Planner
 from experiments.comparison.problem import Problem, Settings
 from experiments.sampling.recipe import choose_device
+from solvers.budget import Prepared
 from solvers.plan import Plan
-from solvers.registry import find
 
 DYNAMIC_PROGRAMMING = "dynamic programming"
 LONGEST = 2.5  # the longest step considered, relative to the mean step
@@ -86,27 +87,32 @@ def find_optimal_grid(trajectories: Trajectories, contender: str, nfe: int) -> O
 
     InputError for a solver that has no plan, cannot make exactly so many, or takes more steps than λ are known.
     """
-    entry, problem = find(parse_contender(contender)[0]), trajectories.problem
-    if not entry.has_plan or entry.fixed_plan is not None:
+    solver, problem = parse_contender(contender)[0], trajectories.problem
+    if not solver.has_plan:
         raise InputError(f"{contender} has no plan whose grid could be optimal: take a planned solver")
-    named = {grid: problem.plan(contender, grid, nfe)[1:] for grid in grids.GRIDS}
-    options = named["logsnr"][1]
+    named = {grid: problem.prepare(contender, grid, nfe) for grid in grids.GRIDS}
+    options = named["logsnr"].options
 
     def planner(lams: Array) -> Plan:
-        return entry.plan(lams, problem.schedule, **options)
+        return solver.plan(lams, problem.schedule, **options)
 
-    def end_error(lams: Array) -> Array:
+    @lru_cache(maxsize=2)  # the refinement asks for its derivative where it has just asked for the error
+    def end_error_on(lams: tuple[float, ...]) -> Array:
         try:
-            return trajectories.end_error(planner(np.append(lams, [np.inf] * problem.settings.denoise)))
+            return trajectories.end_error(planner(np.array([*lams, *[np.inf] * problem.settings.denoise])))
         except InputError:  # steps so unequal that they cannot be planned
             return np.full((len(trajectories.end), trajectories.end[0].numel()), np.nan)
 
-    starts = {grid: lams[lams < np.inf] for grid, (lams, _) in named.items()}
+    def end_error(lams: Array) -> Array:
+        return end_error_on(tuple(lams.tolist()))
+
+    starts = {grid: prepared.grid[prepared.grid < np.inf] for grid, prepared in named.items()}
+    measured = {grid: summarize(trajectories.end_error(_plan(prepared))) for grid, prepared in named.items()}
     steps = len(starts["logsnr"]) - 1
     starts[DYNAMIC_PROGRAMMING], predicted = (
         dynamic_programming(trajectories, planner, steps) if steps else (starts["logsnr"], 0.0)
     )
-    measured = {grid: summarize(end_error(lams)) for grid, lams in starts.items()}
+    measured[DYNAMIC_PROGRAMMING] = summarize(end_error(starts[DYNAMIC_PROGRAMMING]))
     best = min(starts, key=lambda grid: measured[grid]["typical"])
     results = []
     for start in dict.fromkeys([DYNAMIC_PROGRAMMING, best]):
@@ -114,6 +120,11 @@ def find_optimal_grid(trajectories: Trajectories, contender: str, nfe: int) -> O
         results += [(summarize(end_error(refined)), start, refined), (measured[start], start, starts[start])]
     errors, start, lams = min(results, key=lambda result: result[0]["typical"])
     return OptimalGrid(lams.tolist(), contender, nfe, start, predicted, {OPTIMAL: errors, **measured}, trajectories.provenance)
+
+
+def _plan(prepared: Prepared) -> Plan:
+    assert prepared.plan is not None
+    return prepared.plan
 
 
 def summarize(errors: Array) -> dict[str, float]:
@@ -216,8 +227,8 @@ def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: 
     out = out or Path("grids") / f"{cell_filename(cell)}.json"
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: give --out another name, or --overwrite")
-    chosen = Settings(**settings, device=choose_device(device))
-    Problem(chosen).plan(solver, "logsnr", nfe)  # refuses what is impossible before the work begins
+    chosen = Settings.from_flat(**settings, device=choose_device(device))
+    Problem(chosen).prepare(solver, "logsnr", nfe)  # refuses what is impossible before the work begins
     with folder_for(out):
         found = find_optimal_grid(follow_trajectories(chosen, n=n, seed=seed), solver, nfe)
         found.save(out, command_line())

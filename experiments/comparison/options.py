@@ -17,11 +17,9 @@ if TYPE_CHECKING:  # --help does not wait for torch
 
 def settings(model: str, n: int, seed: int, label: str | None, recipe: Recipe, denoise: bool, batch: int) -> Settings:
     """The Settings of the options."""
-    from dataclasses import asdict
-
     from experiments.comparison.problem import Settings
 
-    return Settings(model, n, seed, label, **asdict(recipe), denoise=denoise, batch=batch)
+    return Settings(model, n, seed, label, recipe, denoise, batch)
 
 
 comparison_options = together(

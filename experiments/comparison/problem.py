@@ -7,28 +7,23 @@ problem.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import grid as grids
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from diffode.schedule import Array
 from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
 from experiments.sampling import generate, jobs
-from experiments.sampling.recipe import Recipe
-from solvers import Budget, sample
-from solvers.options import Options
-from solvers.registry import find
-
-Planning = tuple[str, Array, Options]
+from experiments.sampling.recipe import Recipe, nested
+from solvers import Budget, Prepared, sample
 
 
 @dataclass(frozen=True)
@@ -39,23 +34,14 @@ class Settings:
     n: int = 32
     seed: int = 0
     label: str | None = None
-    guidance: float = 1.0
-    clip: bool = False
-    threshold: float | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
+    recipe: Recipe = field(default_factory=Recipe)
     denoise: bool = False
     batch: int = 32
 
-    @property
-    def recipe(self) -> Recipe:
-        """How the model is run."""
-        return Recipe(self.guidance, self.clip, self.threshold, self.dtype, self.device)
-
-    @property
-    def state_dtype(self) -> torch.dtype:
-        """Of x."""
-        return self.recipe.state_dtype
+    @classmethod
+    def from_flat(cls, **values: Any) -> Settings:
+        """From fields as JSON and cells have them, those of the recipe (guidance, clip, ...) among the others."""
+        return cls(**nested(values))
 
 
 @dataclass(frozen=True)
@@ -82,21 +68,21 @@ class Problem:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        loaded = self.loaded = pretrained.load(settings.model, settings.state_dtype)
+        loaded = self.loaded = pretrained.load(settings.model, settings.recipe.state_dtype)
         self.schedule, self.seeds = loaded.model.schedule, list(range(settings.seed, settings.seed + settings.n))
         if loaded.model.clock == "label" or not np.isfinite([self.schedule.lam_min, self.schedule.lam_max]).all():
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
             raise InputError(f"{settings.model} {why}: its ODE has no solution between finite ends to compare with")
         self.labels = jobs.choose_labels(settings.label, loaded.classes, self.seeds)
         settings.recipe.require_labels(self.labels)
-        if settings.device.startswith("cuda"):  # the rounding of tf32 would be taken for an error of the solver
+        if settings.recipe.device.startswith("cuda"):  # the rounding of tf32 would be taken for an error of the solver
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @cached_property
     def model(self) -> EpsModel:
         """The model on its device, after one warm-up call, so that no contender pays for the first."""
-        model, rows = self.settings.recipe.apply(self.loaded.model), self.batches[0]
-        x = self.initial_state(rows, self.settings.state_dtype, self.settings.device)
+        recipe, rows = self.settings.recipe, self.batches[0]
+        model, x = recipe.apply(self.loaded.model), self.initial_state(rows, recipe.state_dtype, recipe.device)
         self.labelled(model, rows)(x, self.schedule.lam_min)
         return model
 
@@ -116,35 +102,33 @@ class Problem:
         """The model with the labels of these samples, if it takes any."""
         return model if self.labels is None else model.labelled(self.labels[rows])
 
-    def plan(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Planning:
-        """The solver's name, grid and options for one cell.
+    def prepare(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Prepared:
+        """The solver of a cell (cells.py), planned.
 
         grid: a name, OWN_STEPS, or the finite λ themselves. rtol: both tolerances of an adaptive solver.
         InputError if the contender cannot make exactly nfe evaluations, or cannot end where all do.
         """
-        if not isinstance(grid, str):  # apart from the steps, what a budget decides is the same on all grids
-            name, _, options = self.plan(solver, "logsnr", nfe)
-            return name, grids.make(grid, self.schedule, denoise=self.settings.denoise), options
-        name, options = parse_contender(solver)
-        options = options if rtol is None else {**options, "rtol": rtol, "atol": rtol}
-        spacing = "logsnr" if grid == OWN_STEPS else grid  # of which an adaptive solver takes the ends
-        prepared = find(name).prepare(Budget(nfe=nfe, grid=spacing, denoise=self.settings.denoise), self.schedule, **options)
-        return name, prepared.grid, prepared.options
+        entry, options = parse_contender(solver)
+        if rtol is not None:
+            options = {**options, "rtol": rtol, "atol": rtol}
+        if entry.split_nfe is not None and nfe is not None and not isinstance(grid, str):  # decided by nfe alone, on any grid
+            options = {**options, **entry.split_nfe(nfe, self.settings.denoise)[1]}
+        spacing = None if grid == OWN_STEPS else grid  # an adaptive solver takes the ends of the default grid
+        return entry.prepare(Budget(nfe=nfe, grid=spacing, denoise=self.settings.denoise), self.schedule, **options)
 
-    def run(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Outcome:
-        """Run one cell, described as for `plan`; InputError for a state that is not finite."""
-        name, lams, options = self.plan(solver, grid, nfe, rtol)
+    def run(self, prepared: Prepared) -> Outcome:
+        """Run a prepared contender from x_T, batch by batch; InputError for a state that is not finite."""
+        recipe, name = self.settings.recipe, prepared.solver.name
         xs, counts, costs = [], [], []
         for rows in self.batches:
-            model = self.labelled(self.model, rows)
-            x = self.initial_state(rows, self.settings.state_dtype, self.settings.device)
-            with metered(self.settings.device) as cost:
-                result = sample(model, x=x, solver=name, grid=lams.tolist(), **options)
+            model, x = self.labelled(self.model, rows), self.initial_state(rows, recipe.state_dtype, recipe.device)
+            with metered(recipe.device) as cost:
+                result = sample(model, x=x, solver=prepared)
             if not result.finished:
-                raise InputError(f"{solver} was stopped by max_nfe before the end")
+                raise InputError(f"{name} was stopped by max_nfe before the end")
             xs.append(result.x.cpu())
-            counts.append(generate.counts(model, result, bool(options.get("per_sample"))))
+            counts.append(generate.counts(model, result, bool(prepared.options.get("per_sample"))))
             costs.append(cost)
-        evaluations, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
+        nfe, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
         peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]
-        return Outcome(torch.cat(xs), evaluations, calls, sum(cost.seconds for cost in costs), max(peaks, default=None))
+        return Outcome(torch.cat(xs), nfe, calls, sum(cost.seconds for cost in costs), max(peaks, default=None))
