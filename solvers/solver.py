@@ -6,7 +6,6 @@ integrator, has `integrate`. All else that distinguishes solvers is data on this
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from diffode import grid as grids
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.budget import DEFAULT_NFE, Budget, Prepared, naming
+from solvers.budget import Budget, Prepared, naming
 from solvers.options import Options, keywords, refuse_unknown
 from solvers.plan import Plan
+from solvers.prepare import prepare
 from solvers.result import Result
 
 ALL_HOOKS = frozenset({"on_commit", "on_step", "trajectory"})
@@ -109,101 +108,7 @@ class Solver:
         InputError names the nearest numbers of evaluations if `budget.nfe` cannot be spent exactly.
         """
         refuse_unknown(self.name, self.options, options)
-        if self.fixed_plan is not None:
-            return self._ready(budget, schedule)
-        self._refuse(budget)
-
-        def prepared(steps: int | None, lams: Array | None = None) -> Prepared:
-            lams = budget.lams(schedule, steps, labels_only=labels_only) if lams is None else lams
-            if backwards and not np.isfinite(lams).all():
-                raise InputError(f"{self.name} cannot be run backwards from λ = {lams[-1]:g}: give a grid with finite ends")
-            return self.on(lams[::-1] if backwards else lams, schedule, **options)
-
-        if budget.values is not None:
-            found = prepared(budget.steps)
-            if budget.nfe not in (None, found.nfe):
-                raise InputError(
-                    f"{self.name} spends {found.nfe or 'no fixed number of'} evaluations on the grid given, not {budget.nfe}: "
-                    "leave nfe out"
-                )
-            return found
-        if budget.nfe is None:
-            least = 1 + budget.denoise if self.chooses_steps else math.ceil(DEFAULT_NFE / max(self.nfe_per_step, 1))
-            return prepared(least if budget.steps is None else budget.steps)
-        if self.split_nfe is not None and budget.nfe > 0:
-            steps, decided = self.split_nfe(budget.nfe, budget.denoise)
-            if both := [name for name, value in decided.items() if options.get(name, value) != value]:
-                raise InputError(f"nfe decides the option {both[0]} of {self.name}: leave one of them out")
-            options = {**options, **decided}
-            return prepared(steps)
-        return self._spending(budget, schedule, prepared)
-
-    def _spending(self, budget: Budget, schedule: Schedule, prepared: Callable[..., Prepared]) -> Prepared:
-        """Steps that cost exactly budget.nfe. n finite steps cost a n + b: a is declared, and b is what a plan shows."""
-        nfe, a = budget.nfe or 0, max(self.nfe_per_step, 1)
-        steps = max(math.ceil((nfe - budget.denoise) / a), 0) + budget.denoise
-        for _ in range(2):
-            if steps < 1:
-                break
-            try:
-                found = prepared(steps)
-            except InputError:  # this number of steps cannot be, but it may be the wrong one
-                break
-            assert found.nfe is not None
-            if found.nfe == nfe:
-                return found
-            if (nfe - found.nfe) % a:
-                break
-            steps += (nfe - found.nfe) // a
-        return prepared(self._search(budget, schedule, prepared))
-
-    def _search(self, budget: Budget, schedule: Schedule, prepared: Callable[..., Prepared]) -> int:
-        """The same by bisection, since more steps cost more, for budgets near a method's start. InputError if there are none."""
-        countable = (
-            replace(budget, grid="time") if budget.spacing in grids.TAUS else budget
-        )  # not every number of steps makes a τ
-        nfe = budget.nfe or 0
-
-        def cost(steps: int) -> int:
-            return prepared(steps, countable.lams(schedule, steps)).nfe or 0
-
-        low, high = 0, max(nfe, 1)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if cost(middle) < nfe else (low, middle)
-        if cost(high) == nfe:
-            return high
-        nearest = sorted((abs(n - nfe), n) for n in (cost(steps) for steps in (low, high) if steps))
-        raise InputError(
-            f"{self.name} cannot spend exactly {nfe} evaluations: the nearest it can is {' or '.join(str(n) for _, n in nearest)}"
-        )
-
-    def _refuse(self, budget: Budget) -> None:
-        """InputError for a budget that this kind of solver cannot have."""
-        if budget.denoise and not self.accepts_denoise:
-            raise InputError(
-                f"{self.name} integrates over finite λ only, not to λ = inf: leave denoise out, or take a planned solver"
-            )
-        if self.chooses_steps:
-            dense = "trajectory" in self.supported_hooks  # inner values are where its trajectory is given
-            inner = budget.values is not None and int(np.isfinite(budget.values).sum()) > 2
-            if budget.nfe is not None:
-                raise InputError(
-                    f"{self.name} is adaptive and chooses its own number of evaluations: leave nfe out and give rtol and atol"
-                )
-            if budget.spacing in grids.TAUS or (not dense and (budget.steps is not None or inner)):
-                raise InputError(
-                    f"{self.name} chooses its own steps: leave steps, τ and inner values of the grid out, and give rtol and atol"
-                )
-        elif not self.nfe_per_step and budget.nfe is not None:
-            raise InputError(f"{self.name} does not spend the same number of evaluations on each step: give steps instead of nfe")
-
-    def _ready(self, budget: Budget, schedule: Schedule) -> Prepared:
-        """A ready plan; InputError for any other grid or number of evaluations than its own."""
-        assert self.fixed_grid is not None
-        if not (budget.nfe is budget.steps is None) or isinstance(budget.grid, str) or (budget.values is None and budget.denoise):
-            raise InputError(f"{self.name} is a plan with its own grid: leave nfe, steps, grid and denoise out")
-        return self.on(self.fixed_grid if budget.values is None else [*budget.values, *[np.inf] * budget.denoise], schedule)
+        return prepare(self, budget, schedule, options, labels_only=labels_only, backwards=backwards)
 
 
 def ready(plan: Plan, name: str) -> Solver:
