@@ -21,6 +21,7 @@ from torch import Tensor
 
 from experiments.common import figures, results, script_options
 from experiments.common.commands import command_line
+from experiments.common.options import Decorator, as_one, together
 from experiments.common.results import Row
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
@@ -48,24 +49,17 @@ class ClaimOptions:
     fast: bool
 
 
-def claim_options(name: str, n: int) -> Callable[[Callable[[ClaimOptions], None]], Callable[..., None]]:
-    """The options of every claim, handed to the command as ClaimOptions; n: how many samples by default."""
-    each = (
+def claim_options(name: str, n: int) -> Decorator:
+    """The options of every claim, handed to the command as `options`; n: how many samples by default."""
+    return together(
         click.option("--model", "models", multiple=True, help="As of `cli.py sample`. May be given again. [default: all]"),
         click.option("--n", default=n, show_default=True, type=click.IntRange(1), help="Samples."),
         script_options.seed(),
         script_options.out(f"results/{name}"),
         script_options.overwrite,
         script_options.fast("few samples, few evaluations"),
+        as_one("options", ClaimOptions),
     )
-
-    def decorate(command: Callable[[ClaimOptions], None]) -> Callable[..., None]:
-        main = script_options.as_one(ClaimOptions)(command)
-        for option in reversed(each):
-            main = option(main)
-        return main
-
-    return decorate
 
 
 class Problems:

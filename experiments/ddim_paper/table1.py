@@ -30,6 +30,7 @@ from experiments import published
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
+from experiments.common.options import as_one
 from experiments.ddim_paper.table1_cells import BLOCK, ETAS, NetworkSamples, Table1Model, lams_of_tau, of_mixture, of_network
 from experiments.ddim_paper.table1_presets import PRESETS, Table1Options
 from experiments.metrics.features import FEATURES
@@ -151,7 +152,7 @@ def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -
 @script_options.out(None, "OUT.csv, OUT.json and OUT.png: a name without suffix. [default: results/table1_PRESET]")
 @script_options.overwrite
 @script_options.fast("40 samples per cell, S = 10 and 20, no floor")
-@script_options.as_one(Table1Options)
+@as_one("options", Table1Options)
 def main(options: Table1Options) -> None:
     """Judge samples for each η and number of steps S, as Table 1 of the DDIM paper."""
     out = options.out or Path("results") / f"table1_{options.preset}"
