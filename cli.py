@@ -71,16 +71,17 @@ def sample(
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
     """
     from diffode.models import pretrained
-    from experiments.sampling import generate, jobs
+    from experiments.sampling import jobs
+    from experiments.sampling.generate import generate
     from experiments.sampling.progress import progress
 
     loaded = pretrained.load(model, recipe.state_dtype)
-    job = jobs.make_job(
+    task = jobs.prepare_job(
         loaded,
         model,
         solver,
         budget,
-        options=jobs.choose_options(solver, typed_options),
+        options=typed_options,
         seeds=images.seeds,
         labels=jobs.choose_labels(images.label, loaded.classes, images.seeds),
         batch=batch,
@@ -88,13 +89,11 @@ def sample(
         trajectory=trajectory,
     )
     out = out or Path("samples") / f"{default_name(model, solver, from_command_line(ctx))}.png"
-    with progress(job) as watch:
-        report = generate.generate(
-            job, loaded, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch
-        )
-    count = f"{len(job.seeds)} image{'s' * (len(job.seeds) > 1)}"
-    click.echo(f"{solver}: {count}, {report.spent}, {report.seconds:.1f} s, {out}")
-    warn(ctx, report.warnings)
+    with progress(task.job) as watch:
+        summary = generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
+    count = f"{len(images.seeds)} image{'s' * (len(images.seeds) > 1)}"
+    click.echo(f"{solver}: {count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
+    warn(ctx, summary.warnings)
 
 
 @main.command(
@@ -121,11 +120,12 @@ def plan(
     overwrite: bool,
 ) -> None:
     """Print the table of numbers that SOLVER, a name or a plan's .json file, is at a given budget."""
-    from experiments.sampling import generate, jobs
+    from experiments.sampling.jobs import make_plan
+    from experiments.sampling.outputs import write_plan
 
-    made = jobs.make_plan(solver, schedule, budget, options=jobs.choose_options(solver, typed_options))
-    generate.write_plan(made, save, png, overwrite)
-    click.echo(str(made))
+    table = make_plan(solver, schedule, budget, options=typed_options)
+    write_plan(table, save, png, overwrite)
+    click.echo(str(table))
 
 
 @main.command(

@@ -99,7 +99,7 @@ def test_version():
 def test_sample_writes_what_it_says(here, solver, nfe, out):
     result = run("sample", "--model", "mixture", "--solver", solver, "--nfe", nfe, "--n", 3, "--batch", 2, "--out", out)
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(rf"{solver}: 3 images, {nfe} NFE an image, \d+\.\d s, {out}\n", result.stdout)
+    assert re.fullmatch(rf"{solver}: 3 images, {nfe} NFE per image, \d+\.\d s, {out}\n", result.stdout)
     path = here / out
     assert sorted(os.listdir(path.parent)) == sorted([path.name, f"{path.name}.json"])
     card = json.loads((here / f"{out}.json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def test_sample_writes_what_it_says(here, solver, nfe, out):
 
 
 def test_sample_says_what_guidance_costs():
-    assert "2 NFE (4 network calls) an image" in sample("--guidance", "2").stdout
+    assert "2 NFE (4 network calls) per image" in sample("--guidance", "2").stdout
 
 
 def test_sample_counts_an_adaptive_solver():
@@ -129,7 +129,7 @@ ADAPTIVE = ["--model", "mixture", "--solver", "dpm23", "--rtol", "0.05", "--atol
 
 def test_sample_says_what_an_adaptive_pair_did():
     result = run("sample", *ADAPTIVE, "--n", 5, "--batch", 2, "--out", "a.npz")
-    numbers = r"(\d+) to (\d+) NFE an image \(mean (\d+\.\d)\), (\d+\.\d) steps accepted, (\d+\.\d) rejected"
+    numbers = r"(\d+) to (\d+) NFE per image \(mean (\d+\.\d)\), (\d+\.\d) steps accepted, (\d+\.\d) rejected"
     low, high, mean, accepted, rejected = map(float, re.search(numbers, result.stdout).groups())
     card = json.loads(Path("a.npz.json").read_text())
     assert result.stderr == ""
@@ -144,7 +144,7 @@ def test_sample_within_max_nfe_hands_back_the_last_state():
     """The images are written, and it is said which did not arrive."""
     result = run("sample", *ADAPTIVE, "--n", 3, "--max-nfe", 10, "--out", "a.png")
     assert result.exit_code == 0
-    assert " 9 NFE an image, 3.0 steps accepted, 0.0 rejected, " in result.stdout  # three steps of three
+    assert " 9 NFE per image, 3.0 steps accepted, 0.0 rejected, " in result.stdout  # three steps of three
     card = json.loads(Path("a.png.json").read_text())
     assert card["nfe_of_each"] == [9, 9, 9]
     assert all(card["grid"][0] < lam < card["grid"][-1] for lam in card["lam_reached"])
@@ -725,7 +725,7 @@ def test_another_plan_of_the_same_name_is_another_job(here):
     assert process.wait() == 130, process.communicate()
     save_plan("dpmpp2m", "--nfe", 2, "--overwrite")
     result = run(*args)
-    assert "36 images, 2 NFE an image" in result.stdout
+    assert "36 images, 2 NFE per image" in result.stdout
     whole = run("sample", "--model", "mixture", "--n", 36, "--batch", 3, "--solver", "dpmpp2m", "--nfe", 2, "--out", "b.npz")
     assert whole.exit_code == 0
     assert (np.load("a.npz")["arr_0"] == np.load("b.npz")["arr_0"]).all()

@@ -14,10 +14,16 @@ from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.sampling import generate, jobs
 from experiments.sampling.jobs import Job, choose_labels
+from experiments.sampling.outputs import Outputs
 from experiments.sampling.recipe import Recipe, choose_device, flat, nested
 from solvers import Budget, Plan
 
 NFE = 3
+
+
+def draw(job, loaded, out, **how):
+    """The images of a job as its card holds it."""
+    return generate.generate(jobs.restore(job, loaded), out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,7 @@ def make(mixture):
         rest = nested({"seeds": list(range(10)), "batch": 4, **rest})
         rest.setdefault("labels", choose_labels(None, mixture.classes, rest["seeds"]))
         budget = Budget(nfe, None, grid, denoise)
-        return jobs.make_job(mixture, "mixture", solver, budget, options=options or {}, **rest)
+        return jobs.prepare_job(mixture, "mixture", solver, budget, options=(options or {}).items(), **rest).job
 
     return job
 
@@ -44,7 +50,7 @@ def run(mixture, tmp_path):
 
     def go(job, name="a.npz", **options):
         loaded = pretrained.load("mixture", torch.float64) if job.recipe.dtype == "float64" else mixture
-        generate.generate(job, loaded, tmp_path / name, **options)
+        draw(job, loaded, tmp_path / name, **options)
         return np.load(tmp_path / name)["arr_0"]
 
     return go
@@ -68,7 +74,7 @@ def interrupted(*args):
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
 @pytest.mark.parametrize("name", ["a.npz", "a"])
 def test_exactly_n_images(make, mixture, tmp_path, n, name):
-    generate.generate(make(seeds=list(range(n))), mixture, tmp_path / name)
+    draw(make(seeds=list(range(n))), mixture, tmp_path / name)
     if name == "a":
         assert sorted(os.listdir(tmp_path / "a")) == [f"{seed:06}.png" for seed in range(n)]
     else:
@@ -124,14 +130,14 @@ def test_labels_that_cannot_be(wanted, classes):
 def test_an_interrupted_run_goes_on_where_it_was(make, mixture, tmp_path, name, after):
     job, out, whole = make(options={"eta": 0.5}), tmp_path / name, tmp_path / "whole" / name
     with pytest.raises(KeyboardInterrupt):
-        generate.generate(job, mixture, out, watch=interrupt_after(after))
+        draw(job, mixture, out, watch=interrupt_after(after))
     assert not [file for file in os.listdir(tmp_path) if not file.startswith(".")]
     done = (after - 1) // NFE
     calls = []
-    report = generate.generate(job, mixture, out, watch=lambda done, lam: calls.append(lam))
+    report = draw(job, mixture, out, watch=lambda done, lam: calls.append(lam))
     assert report.resumed == done
     assert len(calls) == NFE * (3 - done)
-    generate.generate(job, mixture, whole)
+    draw(job, mixture, whole)
     files = sorted(whole.iterdir()) if whole.is_dir() else [whole]
     for file in files:
         assert (out / file.name if out.is_dir() else out).read_bytes() == file.read_bytes()
@@ -142,10 +148,10 @@ def test_an_interrupted_run_goes_on_where_it_was(make, mixture, tmp_path, name, 
 def test_what_each_image_took_is_kept_when_a_run_is_interrupted(make, mixture, tmp_path, after):
     """Of an adaptive pair, whose images differ in it."""
     job = make("dpm23", nfe=None, batch=3, seeds=list(range(8)), options={"rtol": 0.05, "atol": 0.05, "max_nfe": 25})
-    whole = generate.generate(job, mixture, tmp_path / "whole.npz")
+    whole = draw(job, mixture, tmp_path / "whole.npz")
     with pytest.raises(KeyboardInterrupt):
-        generate.generate(job, mixture, tmp_path / "a.npz", watch=interrupt_after(after))
-    report = generate.generate(job, mixture, tmp_path / "a.npz")
+        draw(job, mixture, tmp_path / "a.npz", watch=interrupt_after(after))
+    report = draw(job, mixture, tmp_path / "a.npz")
     assert report.resumed == (after > 25)
     cards = [strict(tmp_path / f"{name}.npz.json") for name in ("a", "whole")]
     for name in ("nfe_of_each", "accepted", "rejected", "lam_reached"):
@@ -158,10 +164,10 @@ def test_what_each_image_took_is_kept_when_a_run_is_interrupted(make, mixture, t
 def test_a_sample_that_reached_the_end_did_not_stop(make, mixture, tmp_path):
     """The warning counts those that did, and says where."""
     options = {"rtol": 0.05, "atol": 0.05}
-    generate.generate(make("dpm23", nfe=None, seeds=list(range(8)), options=options), mixture, tmp_path / "free.npz")
+    draw(make("dpm23", nfe=None, seeds=list(range(8)), options=options), mixture, tmp_path / "free.npz")
     least = min(strict(tmp_path / "free.npz.json")["nfe_of_each"])
     job = make("dpm23", nfe=None, seeds=list(range(8)), options={**options, "max_nfe": least})
-    (warning,) = generate.generate(job, mixture, tmp_path / "a.npz").warnings
+    (warning,) = draw(job, mixture, tmp_path / "a.npz").warnings
     lams = strict(tmp_path / "a.npz.json")["lam_reached"]
     stopped = [lam for lam in lams if lam < job.grid[-1]]
     assert 0 < len(stopped) < 8
@@ -172,10 +178,10 @@ def test_the_plan_that_was_taken_outlives_an_interruption(make, mixture, tmp_pat
     """Between the batch and the output; and it is there for who asks for it only then."""
     job = make("dpm12", nfe=None, seeds=[3], options={"rtol": 0.1, "atol": 0.1})
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write", interrupted)
+        patch.setattr(Outputs, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            generate.generate(job, mixture, tmp_path / "a.npz")
-    report = generate.generate(job, mixture, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
+            draw(job, mixture, tmp_path / "a.npz")
+    report = draw(job, mixture, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
     assert report.resumed == 1
     assert Plan.load(tmp_path / "plan.json").nfe == report.nfe
     assert sorted(os.listdir(tmp_path)) == ["a.npz", "a.npz.json", "plan.json"]
@@ -185,13 +191,13 @@ def test_the_plan_that_was_taken_outlives_an_interruption(make, mixture, tmp_pat
 def test_a_trajectory_outlives_an_interruption(make, mixture, tmp_path, monkeypatch, solver):
     """Its states are those of the batch, which is not sampled again."""
     job = make(solver, nfe=8, batch=10, trajectory=True)
-    generate.generate(job, mixture, tmp_path / "whole.png")
+    draw(job, mixture, tmp_path / "whole.png")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write", interrupted)
+        patch.setattr(Outputs, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            generate.generate(job, mixture, tmp_path / "a.png")
+            draw(job, mixture, tmp_path / "a.png")
     calls = []
-    assert generate.generate(job, mixture, tmp_path / "a.png", watch=lambda done, lam: calls.append(lam)).resumed == 1
+    assert draw(job, mixture, tmp_path / "a.png", watch=lambda done, lam: calls.append(lam)).resumed == 1
     assert calls == []
     one, two = (np.load(tmp_path / f"{name}-trajectory.npz") for name in ("a", "whole"))
     assert set(one) == set(two) == {"lam", "x", *(["x0"] if solver != "rk4" else [])}
@@ -259,12 +265,12 @@ def test_another_plan_of_the_same_name_is_another_job(make, mixture, plan_file, 
     job = make("plan.json", nfe=None)
     (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace("\n", " "))
     assert make("plan.json", nfe=None) == job  # the same numbers, written otherwise
-    plan_file("ddim", 4, options={"eta": 1e-3})
+    plan_file("ddim", 4, options=[("eta", 1e-3)])
     other = make("plan.json", nfe=None)
     assert other.digest != job.digest
     assert dataclasses.replace(other, plan=job.plan) == job  # the table alone tells them apart
     with pytest.raises(InputError, match=r"plan\.json is not the plan that it was"):
-        generate.generate(job, mixture, tmp_path / "a.npz")
+        draw(job, mixture, tmp_path / "a.npz")
     assert sorted(os.listdir(tmp_path)) == ["plan.json"]
 
 
@@ -294,8 +300,8 @@ def test_a_network_of_whole_labels_is_given_them(mixture, tmp_path):
 
     model = EpsModel(network, mixture.model.schedule, clock="label")
     loaded = dataclasses.replace(mixture, model=model)
-    job = jobs.make_job(loaded, "mine", "ddim", Budget(7), seeds=[0], labels=None, batch=1)
-    generate.generate(job, loaded, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
+    job = jobs.prepare_job(loaded, "mine", "ddim", Budget(7), seeds=[0], labels=None, batch=1).job
+    draw(job, loaded, tmp_path / "a.npz", save_plan=tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").grid == job.grid
     np.testing.assert_allclose(model.schedule.t(np.array(job.grid[:-1])), seen, rtol=0, atol=1e-6)
 
@@ -303,9 +309,9 @@ def test_a_network_of_whole_labels_is_given_them(mixture, tmp_path):
 def test_another_job_of_the_same_name_is_unaffected(make, mixture, run, tmp_path):
     job, other = make(), make(options={"eta": 1.0})
     with pytest.raises(KeyboardInterrupt):
-        generate.generate(job, mixture, tmp_path / "a.npz", watch=interrupt_after(NFE + 1))
+        draw(job, mixture, tmp_path / "a.npz", watch=interrupt_after(NFE + 1))
     assert (run(other, "a.npz") == run(other, "alone.npz")).all()
-    assert generate.generate(job, mixture, tmp_path / "a.npz", overwrite=True).resumed == 1
+    assert draw(job, mixture, tmp_path / "a.npz", overwrite=True).resumed == 1
     assert (np.load(tmp_path / "a.npz")["arr_0"] == run(job, "job.npz")).all()
 
 
@@ -344,7 +350,7 @@ def test_two_runs_at_once(make, mixture, run, tmp_path):
     def second(done, lam):
         for job in (make(), make(options={"eta": 1.0})):
             with pytest.raises(InputError, match="another run"):
-                generate.generate(job, mixture, tmp_path / "a.npz", overwrite=True)
+                draw(job, mixture, tmp_path / "a.npz", overwrite=True)
             refused.append(job)
 
     pixels = run(make(), watch=second)
@@ -357,24 +363,24 @@ def test_two_runs_at_once(make, mixture, run, tmp_path):
 def test_what_exists_is_not_touched(make, mixture, tmp_path, name):
     (tmp_path / name).write_text("years of work")
     out = tmp_path / name.removesuffix(".json").replace("-trajectory", "")
-    with pytest.raises(InputError, match=rf"{name} exists.*--overwrite"):
-        generate.generate(make(batch=10, trajectory=True), mixture, out)
+    with pytest.raises(InputError, match=rf"{name} exists.*overwrite=True"):
+        draw(make(batch=10, trajectory=True), mixture, out)
     assert (tmp_path / name).read_text() == "years of work"
     assert os.listdir(tmp_path) == [name]
 
 
 def test_what_comes_to_exist_meanwhile_is_not_touched(make, mixture, tmp_path):
     out = tmp_path / "a.npz"
-    with pytest.raises(InputError, match="--overwrite"):
-        generate.generate(make(), mixture, out, watch=lambda done, lam: out.write_text("years of work"))
+    with pytest.raises(InputError, match="overwrite=True"):
+        draw(make(), mixture, out, watch=lambda done, lam: out.write_text("years of work"))
     assert out.read_text() == "years of work"
 
 
 def test_a_dangling_link_is_not_replaced(make, mixture, tmp_path):
     """It exists, though what it points to does not: on an unmounted disk, say."""
     (tmp_path / "a.npz").symlink_to(tmp_path / "elsewhere.npz")
-    with pytest.raises(InputError, match="--overwrite"):
-        generate.generate(make(), mixture, tmp_path / "a.npz")
+    with pytest.raises(InputError, match="overwrite=True"):
+        draw(make(), mixture, tmp_path / "a.npz")
     assert (tmp_path / "a.npz").is_symlink()
 
 
@@ -386,7 +392,7 @@ def test_overwrite_refuses_in_advance_what_cannot_be_replaced(make, mixture, tmp
     calls, out = [], tmp_path / (name if name == "a" else "a.npz")
     more = {"save_plan": tmp_path / "p.json", "overwrite": True, "watch": lambda done, lam: calls.append(lam)}
     with pytest.raises(InputError, match=name):
-        generate.generate(make(batch=10, trajectory=True), mixture, out, **more)
+        draw(make(batch=10, trajectory=True), mixture, out, **more)
     assert not calls
     assert (tmp_path / name / "notes.txt").read_text() == "years of work"
     assert os.listdir(tmp_path) == [name]
@@ -432,7 +438,7 @@ def test_the_json_is_enough_to_make_it_again(make, run, tmp_path, changes):
 
 def test_a_tolerance_that_is_not_a_number_of_json_is_refused(make, mixture, tmp_path):
     with pytest.raises(InputError, match="rtol"):
-        generate.generate(make("dopri5", nfe=None, options={"rtol": float("inf")}), mixture, tmp_path / "a.npz")
+        draw(make("dopri5", nfe=None, options={"rtol": float("inf")}), mixture, tmp_path / "a.npz")
     assert not (tmp_path / "a.npz").exists()
 
 
@@ -441,9 +447,9 @@ def test_images_that_torchdiffeq_takes_alone_are_counted_alone(make, mixture, tm
     """NFE and network calls an image are the means over images, as they would be in batches of one."""
     options = {"rtol": 1e-2, "atol": 1e-2}
     one = make("dopri5", nfe=None, batch=1, guidance=guidance, options=options)
-    alone = generate.generate(one, mixture, tmp_path / "one.npz")
+    alone = draw(one, mixture, tmp_path / "one.npz")
     job = make("dopri5", nfe=None, batch=10, guidance=guidance, options={**options, "per_sample": True})
-    report = generate.generate(job, mixture, tmp_path / "a.npz")
+    report = draw(job, mixture, tmp_path / "a.npz")
     assert (report.nfe, report.calls) == pytest.approx((alone.nfe, alone.calls), rel=1e-12)
     assert report.calls == pytest.approx(guidance * report.nfe)
     assert (np.load(tmp_path / "a.npz")["arr_0"] == np.load(tmp_path / "one.npz")["arr_0"]).all()
@@ -453,7 +459,7 @@ def test_images_that_torchdiffeq_takes_alone_are_counted_alone(make, mixture, tm
 def test_nfe_is_counted_at_the_model(make, mixture, tmp_path, guidance, calls):
     seen = []
     job = make("dpm2", nfe=4, guidance=guidance)
-    report = generate.generate(job, mixture, tmp_path / "a.npz", watch=lambda done, lam: seen.append(lam))
+    report = draw(job, mixture, tmp_path / "a.npz", watch=lambda done, lam: seen.append(lam))
     assert (report.nfe, report.calls) == (4, 4 * calls)
     assert len(seen) == 4 * 3
     card = strict(tmp_path / "a.npz.json")
@@ -491,7 +497,7 @@ def test_a_solver_of_ones_own_under_unic_is_another_job_when_it_is_edited(mixtur
     )
     monkeypatch.chdir(tmp_path)
     rest = {"budget": Budget(5), "seeds": [0], "labels": None, "batch": 1}
-    own = [jobs.make_job(mixture, "mixture", f"unicown:mine{suffix}", **rest).plan for suffix in ("", "+unic")]
+    own = [jobs.prepare_job(mixture, "mixture", f"unicown:mine{suffix}", **rest).job.plan for suffix in ("", "+unic")]
     assert None not in own
     assert own[0] != own[1]
-    assert jobs.make_job(mixture, "mixture", "dpmpp2m+unic", **rest).plan is None
+    assert jobs.prepare_job(mixture, "mixture", "dpmpp2m+unic", **rest).job.plan is None

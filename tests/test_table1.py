@@ -66,17 +66,17 @@ def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatc
     )  # where the 10,000 test images are, which take seconds to judge
     out, made, real = tmp_path / "t", [], generate.generate
 
-    def counted(job, loaded, file, **rest):
+    def counted(task, file):
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(file)
-        return real(job, loaded, file, **rest)
+        return real(task, file)
 
     monkeypatch.setattr(generate, "generate", counted)
     arguments = ("--steps", "2", "--n", 40, "--out", out)
     assert run(*arguments).exit_code == 130
     assert len(results.read(out)[1]) == 1  # two blocks of one cell, and one of the next
-    monkeypatch.setattr(generate, "generate", lambda job, loaded, file, **rest: (made.append(file), real(job, loaded, file))[1])
+    monkeypatch.setattr(generate, "generate", lambda task, file: (made.append(file), real(task, file))[1])
     assert run(*arguments).exit_code == 0
     assert len(made) == len(set(made)) == 2 * len(table1.ETAS)
     assert {"frechet", "frechet ±", "own label", "kernel", "precision", "recall"} <= results.read(out)[1][0].keys()

@@ -16,7 +16,7 @@ from typing import Any
 
 from diffode.errors import InputError
 from diffode.grid import GRIDS
-from experiments.sampling import jobs
+from experiments.sampling.jobs import parse_options
 from solvers import SOLVERS, Solver, registry
 from solvers.options import Options
 from solvers.registry import find
@@ -37,8 +37,8 @@ def parse_contender(contender: str) -> tuple[Solver, Options]:
     name, pairs = match[1].strip(), [pair.partition("=") for pair in (match[2] or "").split(",") if pair.strip()]
     if any(not value.strip() for _, _, value in pairs):
         raise InputError(f"an option in {contender!r} has no value: give NAME(option=value)")
-    options = jobs.choose_options(name, [(option.strip(), value.strip()) for option, _, value in pairs])
     solver = find(name)
+    options = parse_options(solver, [(option.strip(), value.strip()) for option, _, value in pairs])
     if solver.fixed_plan is not None:
         raise InputError(f"{name} is a plan, and has one number of evaluations: give the name of a solver")
     if solver.stochastic or options.get("eta"):

@@ -21,8 +21,9 @@ from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
-from experiments.sampling import generate, jobs
+from experiments.sampling import jobs
 from experiments.sampling.recipe import Recipe, nested
+from experiments.sampling.summary import counts as counts_per_image
 from solvers import Budget, Prepared, sample
 
 
@@ -127,7 +128,7 @@ class Problem:
             if not result.finished:
                 raise InputError(f"{name} was stopped by max_nfe before the end")
             xs.append(result.x.cpu())
-            counts.append(generate.counts(model, result, bool(prepared.options.get("per_sample"))))
+            counts.append(counts_per_image(model, result, bool(prepared.options.get("per_sample"))))
             costs.append(cost)
         nfe, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
         peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]

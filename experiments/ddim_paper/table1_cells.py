@@ -105,12 +105,12 @@ class NetworkSamples:
     def draw(self, cell: Cell, seeds: list[int]) -> datasets.ImageSet:
         """The samples of these seeds, one block; InputError for a file that holds those of another model or setting."""
         solver, options = ETAS[cell["eta"]]
-        job = jobs.make_job(
+        task = jobs.prepare_job(
             self.loaded,
             self.name,
             solver,
             Budget(grid=lams_of_tau(self.tau, self.loaded.model.schedule, cell["S"]), denoise=True),
-            options=options,
+            options=options.items(),
             seeds=seeds,
             labels=jobs.choose_labels(None, self.loaded.classes, seeds),
             batch=BLOCK,
@@ -118,8 +118,8 @@ class NetworkSamples:
         )
         file = self.folder / f"eta-{cell['eta']}-S-{cell['S']}" / f"{seeds[0]}-{seeds[-1]}.npz"
         if not file.exists():
-            generate.generate(job, self.loaded, file)
-        elif not _is_of(file, job):
+            generate.generate(task, file)
+        elif not _is_of(file, task.job):
             raise InputError(f"{file} holds samples of another model or setting: remove it, or choose another name for the table")
         return datasets.load(file)
 

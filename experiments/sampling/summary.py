@@ -1,0 +1,96 @@
+"""What an output took, in numbers, in words, and on its card."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffode.files import json_value
+from diffode.model import EpsModel
+from experiments.common.results import versions
+from experiments.sampling.jobs import Job, PreparedJob
+from experiments.sampling.recipe import flat
+from experiments.sampling.trajectory import Arrays
+from solvers import Plan, Result
+
+
+@dataclass(frozen=True)
+class Summary:
+    """per_image: nfe and calls, evaluations and network calls of every image; of an adaptive pair also its steps, accepted and
+    rejected, and lam_reached. seconds: of sampling, in this run and those that it resumed. resumed: batches that were there.
+    warnings: sentences on what did not come as far as was asked."""
+
+    per_image: Arrays
+    seconds: float
+    resumed: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def nfe(self) -> float:
+        return float(self.per_image["nfe"].mean())
+
+    @property
+    def calls(self) -> float:
+        return float(self.per_image["calls"].mean())
+
+    @property
+    def cost(self) -> str:
+        """NFE, network calls where they differ, and steps, in words."""
+        low, high = self.per_image["nfe"].min(), self.per_image["nfe"].max()
+        calls = f"{self.calls:.6g} network calls" if abs(self.calls - self.nfe) > 1e-9 else ""
+        if low < high:
+            text = f"{low:g} to {high:g} NFE per image (mean {', '.join(filter(None, [f'{self.nfe:.1f}', calls]))})"
+        else:
+            text = f"{low:g} NFE{calls and f' ({calls})'} per image"
+        if "accepted" in self.per_image:
+            accepted, rejected = (self.per_image[name].mean() for name in ("accepted", "rejected"))
+            text += f", {accepted:.1f} steps accepted, {rejected:.1f} rejected"
+        return text
+
+
+def counts(model: EpsModel, result: Result, per_sample: bool = False) -> Arrays:
+    """What each image of a batch took, see Summary; per_sample: whether each was integrated apart from the others."""
+    n, calls_each = len(result.x), 2 if model.guidance else 1
+    if result.adaptive is not None:
+        taken = {name: np.array(getattr(result.adaptive, name)) for name in ("nfe", "accepted", "rejected")}
+        return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.adaptive.lam)}
+    if per_sample:  # calls are then those of all images, one after the other
+        return {"nfe": np.full(n, result.calls / n / calls_each), "calls": np.full(n, result.calls / n)}
+    return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
+
+
+def warnings_of(job: Job, per_image: Arrays, save_plan: Path | None, plan: Plan | None) -> Iterator[str]:
+    """What did not come as far as was asked."""
+    if save_plan is not None and plan is None:
+        yield f"no step was accepted within `max_nfe`: there is no plan to write to {save_plan}"
+    short = per_image["lam_reached"][per_image["lam_reached"] != job.lams[-1]] if "lam_reached" in per_image else np.empty(0)
+    if len(short):
+        where = f"λ = {short.min():.6g}" + (f" to {short.max():.6g}" if short.min() < short.max() else "")
+        yield (
+            f"{len(short)} of {len(job.seeds)} images stopped at {where} of {job.lams[-1]:.6g}, with max_nfe="
+            f"{job.options.get('max_nfe')}: the last state of each is written; raise `max_nfe`, or loosen `rtol` and `atol`"
+        )
+
+
+def card(task: PreparedJob, summary: Summary, command: str) -> dict[str, Any]:
+    """What is needed to make the output again, and what it was made with."""
+    lists = {name: [json_value(value) for value in array.tolist()] for name, array in summary.per_image.items()}
+    steps = {name: lists[name] for name in lists if name not in ("nfe", "calls")}
+    return {
+        **flat(task.job),
+        "order": task.prepared.solver.order or None,
+        "nfe": summary.nfe,
+        "network_calls": summary.calls,
+        **({**steps, "nfe_of_each": lists["nfe"]} if steps else {}),
+        "seconds": round(summary.seconds, 3),
+        "command": command,
+        "versions": versions(),
+        "machine": platform.machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
