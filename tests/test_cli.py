@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from PIL import Image
 import cli
 from diffode.images import datasets
 from diffode.models import checkpoint, pretrained
+from experiments.common.commands import command_line
 from experiments.common.options import from_command_line
+from experiments.sampling import jobs
 from experiments.sampling.names import default_name
-from solvers import SOLVERS, Plan
+from solvers import SOLVERS, Plan, registry, sampling
 
 ROOT = Path(cli.__file__).parent
 CLI = [sys.executable, str(ROOT / "cli.py")]
@@ -110,6 +113,39 @@ def test_sample_writes_what_it_says(here, solver, nfe, out):
         assert np.load(path)["arr_0"].shape == (3, 28, 28, 1)
     else:
         assert sorted(os.listdir(path)) == ["000000.png", "000001.png", "000002.png"]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The plans that are made, and the names that are looked up, from here on."""
+    made, found = [], []
+
+    def find(name):
+        found.append(name)
+        return registry.find(name)
+
+    def check(plan):
+        made.append(plan.solver)
+        return checked(plan)
+
+    checked = Plan.__post_init__
+    monkeypatch.setattr(Plan, "__post_init__", check)
+    for module in (jobs, sampling):
+        monkeypatch.setattr(module, "find", find)
+    return made, found
+
+
+@pytest.mark.parametrize("denoise", ["--denoise", "--no-denoise"])
+@pytest.mark.parametrize("solver", ["unipc3", "ddim", "dpm3", "heun", "dpmpp2m+unic", "dpm-fast"])
+def test_a_command_looks_a_solver_up_once_and_plans_once(counted, solver, denoise):
+    """However many batches there are."""
+    to_zero = denoise == "--denoise"
+    nfe = {"dpm3": 48 + to_zero, "heun": 50 - to_zero}.get(solver, 50)
+    args = ["--solver", solver, "--nfe", nfe, denoise]
+    assert run("sample", "--model", "mixture", "--n", 2, "--batch", 1, *args, "--out", "a.png").exit_code == 0
+    assert counted == ([solver], [solver])
+    assert run("plan", solver, *args[2:]).exit_code == 0
+    assert counted == ([solver] * 2, [solver] * 2)
 
 
 def test_sample_says_what_guidance_costs():
@@ -243,6 +279,50 @@ def test_two_commands_do_not_meet_in_one_default_name():
 def test_what_does_not_decide_the_images_is_not_in_the_default_name():
     for command in ("--batch 3", "--device cpu", "--overwrite", "--trajectory", "--save-plan p.json"):
         assert named(command) == "fashion-ddim"
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "typed"),
+    [
+        (None, ["cli.py"], ["python", "cli.py"]),
+        (None, ["/usr/bin/diffode"], ["diffode"]),
+        ("diffode.__main__", ["/a/diffode/__main__.py"], ["python", "-m", "diffode"]),
+        ("experiments.claims.order", ["/a/experiments/claims/order.py"], ["python", "-m", "experiments.claims.order"]),
+    ],
+)
+def test_a_command_is_recorded_as_it_was_typed(monkeypatch, module, argv, typed):
+    """But for --resume, which the first run did not have."""
+    spec = module and ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", [*argv, "train", "--resume", "--out", "it's a λ"])
+    assert shlex.split(command_line()) == [*typed, "train", "--out", "it's a λ"]
+
+
+@pytest.mark.parametrize("program", [[str(ROOT / "cli.py")], ["-m", "diffode"]], ids=str)
+def test_the_first_command(here, program):
+    """In a process of its own, from both front doors: images, and a card that records the command."""
+    args = ["sample", "--model", "mixture", "--n", "1", "--nfe", "1", "--out", "a.npz"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, *program, *args], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert shlex.split(json.loads(Path("a.npz.json").read_text())["command"]) == ["python", *program, *args]
+
+
+@pytest.mark.parametrize("name", cli.main.commands)
+def test_the_examples_of_the_help_can_be_typed(name):
+    command = cli.main.commands[name]
+    text = run(name, "--help").stdout
+    examples = re.findall(rf"^  python cli\.py {name}(.*)$", text, re.M)
+    assert 2 <= len(examples) <= 4
+    for line in examples:
+        words = shlex.split(line.partition(" | ")[0])
+        command.make_context(name, words)
+
+
+def test_the_help_of_sample_is_in_groups():
+    text = run("sample", "--help").stdout
+    titles = ["What is drawn:", "The solver and its budget:", "How the model is run:", "Where it goes:"]
+    assert sorted(titles, key=text.index) == titles
 
 
 def test_the_recorded_command_can_be_typed_again(monkeypatch):
