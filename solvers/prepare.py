@@ -1,8 +1,8 @@
 """prepare: from a solver and a budget to the grid and the plan, each made once.
 
-n finite steps cost a n + b evaluations. a is declared by the solver; b, what a start or an end costs besides, is 0 for most solvers,
-and is read off the first plan for the others. So a budget takes one plan, or two, and no search; only near a method's start, where
-steps do not cost what later ones do, is their number found by bisection.
+n finite steps cost a n + b evaluations: a is declared by the solver; b, what a start or an end costs besides, is 0 for most, and
+is read off the first plan for the others. So a budget takes one plan, or two, and no search; only near a start, where steps do
+not cost what later ones do, is their number found by bisection.
 """
 
 from __future__ import annotations
