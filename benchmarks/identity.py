@@ -2,10 +2,11 @@
 
     python -m benchmarks.identity --against HEAD~1
 
-Every solver, and every solver under UniC, is planned on each of five schedules, four grids and three numbers of steps, with and
-without a last step to σ = 0; and both shipped models are sampled with every solver. This file is run in a checkout of the other
-commit and in this one, on the front that both have (`SOLVERS`, `solvers.sample`), and the digests are compared. Exit code 1 if
-any differs. What is refused is compared as refused; its wording may change.
+Every solver, alias, and solver under UniC is planned on five schedules, four grids and three numbers of steps, forwards and
+backwards, with and without a last step to σ = 0, with every option of `OPTIONS` that it has; and both shipped models are sampled
+with every solver. This file is run in a checkout of the other commit and in this one, through the functions that both have
+(`SOLVERS`, `solvers.sample`), and the digests are compared. Exit code 1 if any differs. A plan that is refused must be refused at
+both; the message may differ. Set OMP_NUM_THREADS=1 where the machine is shared.
 """
 
 from __future__ import annotations
@@ -63,11 +64,10 @@ def digests() -> dict[str, str]:
         rows = [(s.lam, s.x, tuple(s.c.items()), s.noise, s.draw, s.evaluate, s.commit) for s in plan.stages]  # type: ignore[attr-defined]
         return [plan.path.name, plan.prediction, plan.exact_marginals, rows]  # type: ignore[attr-defined]
 
-    try:
-        from solvers import ALIASES
-    except ImportError:
-        ALIASES = {}  # noqa: N806
-    names = [*SOLVERS, *ALIASES]
+    import solvers
+
+    aliases = getattr(solvers, "ALIASES", {})  # which older commits lack
+    names = [*SOLVERS, *aliases]
     names += [f"{name}+unic" for name in names]
     for name in names:
         try:
@@ -90,13 +90,11 @@ def digests() -> dict[str, str]:
                                     f"{name} {options} {schedule.name} {spacing} {steps} {denoise} {backwards}",
                                     lambda s=solver, g=lams, n=schedule, o=options: table(s.plan(g, n, **o)),
                                 )
-    try:
-        from diffode.models.pretrained import load
-    except ImportError:
-        from diffode.models.pretrained import load
+    from diffode.models.pretrained import load
+
     for model_name in ("mixture", "fashion"):
         model = load(model_name).model.labelled([3, 9])
-        for name in (*SOLVERS, *ALIASES, "dpmpp3m+unic"):
+        for name in (*SOLVERS, *aliases, "dpmpp3m+unic"):
             solver = find(name)
             budgets: list[dict[str, object]] = (
                 [{"rtol": 0.05, "atol": 0.05}]

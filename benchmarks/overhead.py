@@ -18,10 +18,8 @@ import inspect
 import json
 import platform
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,47 +30,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers
+from benchmarks.measure import STEPS, markdown, median_seconds, seconds, setting, size, touched
 from diffode import EpsModel, InputError, schedules
 from diffode.files import atomic, write_json
 from experiments.sampling.recipe import choose_device
-from solvers import SOLVERS, Plan, run
+from solvers import run
 
 SHAPES = ((1, 4, 64, 64), (64, 1, 28, 28), (16, 3, 256, 256))
 NAMES = ("ddim", "dpm2", "dpm3", "dpmpp2m", "unipc3")
 PEER_SHAPES = ((1, 4, 64, 64), (16, 3, 256, 256))
 MEMORY_SHAPE = (64, 3, 256, 256)
-STEPS = 30
 Prepare = Callable[[], Callable[[], object]]  # makes ready, off the clock, what is then timed
-
-
-def setting(name: str, steps: int) -> tuple[Plan, EpsModel]:
-    """A plan, and a model whose network costs nothing and predicts what the plan wants."""
-    schedule = schedules.ddpm_linear()
-    plan = SOLVERS[name].plan(np.linspace(schedule.lam_min, schedule.lam_max, steps + 1), schedule)
-    return plan, EpsModel(lambda x, t: x, schedule, plan.prediction)
-
-
-def touched(plan: Plan) -> float:
-    """Tensors of the state's size that an evaluation must read or write: a term of a row is one read, a row one write; storing
-    an evaluation is a read and a write."""
-    reads = sum(bool(stage.x) + len(stage.c) for stage in plan.stages[1:])
-    return (reads + len(plan.stages) - 1 + 2 * plan.nfe) / plan.nfe
-
-
-def median_seconds(function: Callable[[], object], device: str, repeats: int) -> float:
-    """Median seconds a call, after two calls that warm up."""
-    for _ in range(2):
-        function()
-    return statistics.median(timed(function, device) for _ in range(repeats))
-
-
-def timed(function: Callable[[], object], device: str) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    function()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def speed(name: str, shape: tuple[int, ...], device: str, repeats: int) -> dict[str, object]:
@@ -91,7 +59,7 @@ def speed(name: str, shape: tuple[int, ...], device: str, repeats: int) -> dict[
     tensors = touched(plan)
     return {
         "solver": name,
-        "shape": "×".join(map(str, shape)),
+        "shape": size(shape),
         "microseconds_per_nfe": round(1e6 * loop, 1),
         "tensors_touched": round(tensors, 2),
         "ratio_to_copying_them": round(loop / (one_copy * tensors / 2), 2),  # a copy touches two
@@ -161,13 +129,12 @@ def against_peers(shape: tuple[int, ...], device: str, repeats: int, file: Path 
     times: dict[str, list[float]] = {name: [] for name in prepared}
     for turn in range(repeats + 1):  # the first warms up
         for name, prepare in prepared.items():
-            seconds = timed(prepare(), device)
-            times[name] += [seconds] * bool(turn)
+            times[name] += [seconds(prepare(), device)] * bool(turn)
     best = {name: min(values) / STEPS for name, values in times.items()}
     return [
         {
             "sampler": name,
-            "shape": "×".join(map(str, shape)),
+            "shape": size(shape),
             "microseconds_per_step": round(1e6 * seconds, 1),
             "ratio_to_diffode": round(seconds / best["diffode"], 2),
         }
@@ -199,12 +166,6 @@ def memory(name: str, device: str) -> dict[str, object]:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         row[f"states_added_by_{steps}_steps"] = round(float(done.stdout), 2)
     return row
-
-
-def markdown(rows: list[dict[str, object]]) -> str:
-    """Rows with the same keys as a table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(str, row.values())) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("_", " ") for cell in line) + " |" for line in lines) + "\n"
 
 
 @click.command()

@@ -5,12 +5,13 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers
+from benchmarks import gpu, peers
 from diffode import InputError, schedules
 from diffode.noise import SeededNoise
 from solvers import SOLVERS, run
@@ -32,6 +33,36 @@ def test_overhead_runs(tmp_path):
     assert result["peers"][0]["sampler"] == "diffode"
     assert {row["sampler"] for row in result["peers"]} <= {"diffode", "diffusers", "k-diffusion"}
     assert text.strip() in (tmp_path / "overhead.md").read_text()
+
+
+def test_what_is_for_a_gpu_runs_in_small_on_the_cpu(tmp_path):
+    """Every part of it, with no row that is not ok; the page is made from the JSON."""
+    bench("gpu", "--fast", "--commit", "abc1234", "--out", str(tmp_path / "gpu"))
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["commit"] == "abc1234"
+    parts = {name: part["rows"] for name, part in result["parts"].items()}
+    assert set(parts) == {part.name for part in gpu.PARTS}
+    assert all(row["ok"] for rows in parts.values() for row in rows)
+    assert all(rows for name, rows in parts.items() if name != "compiled")  # which needs a GPU
+    assert bench("gpu", "--render", str(tmp_path / "gpu.json")) == (tmp_path / "gpu.md").read_text()
+
+
+def test_a_part_that_fails_or_takes_too_long_is_a_row():
+    def fails(device, fast):
+        """Of this part."""
+        yield {"ok": True}
+        raise RuntimeError("no such kernel")
+
+    def sleeps(device, fast):
+        """Of this part."""
+        time.sleep(10)
+        yield {}
+
+    rows = gpu.measured(gpu.Part("a", "A", fails), "cpu", True, 10)["rows"]
+    assert rows[0] == {"ok": True}
+    assert not rows[1]["ok"]
+    assert "no such kernel" in rows[1]["error"]
+    assert "stopped" in gpu.measured(gpu.Part("b", "B", sleeps), "cpu", True, 0.2)["rows"][0]["error"]
 
 
 @pytest.fixture(scope="module")
