@@ -29,7 +29,7 @@ import click
 import numpy as np
 import torch
 
-from benchmarks import gpu_checks, gpu_speed
+from benchmarks import gpu_checks, gpu_compile, gpu_speed
 from benchmarks.gpu_checks import Row
 from benchmarks.measure import markdown
 from diffode.files import atomic, write_json
@@ -55,7 +55,7 @@ PARTS = (
     Part("adaptive", "Solvers that choose their steps", gpu_speed.adaptive),
     Part("fashion", "The shipped U-Net", gpu_speed.fashion_rates, 90),
     Part("cifar", "A U-Net for CIFAR-10", gpu_speed.cifar_rates),
-    Part("compiled", "Compiled", gpu_speed.compiled, 150),
+    Part("compiled", "Compiled", gpu_compile.compiled, 150),
 )
 
 

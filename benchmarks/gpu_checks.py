@@ -32,10 +32,10 @@ class TimeIsUpError(Exception):
     """The time limit of a part."""
 
 
-def attempt(label: Row, measure: Callable[[], Row]) -> Row:
-    """The row, or a row with the error that it ended in, and the line of ours that raised it."""
+def attempt(label: Row, measure: Callable[..., Row], *args: Any, **options: Any) -> Row:
+    """The row that `measure` makes of its arguments; or one with the error that it ended in, and the line of ours that raised it."""
     try:
-        return {**label, **measure()}
+        return {**label, **measure(*args, **options)}
     except TimeIsUpError:
         raise
     except Exception as error:  # a row among many: the others are wanted
@@ -73,7 +73,7 @@ def solvers(device: str, fast: bool) -> Iterator[Row]:
     for dtype in (torch.float64, torch.float32)[: 1 if fast else 2]:
         models = {where: mixture(dtype, where).labelled([3, 9]) for where in ("cpu", device)}
         for name in names:
-            yield attempt({"solver": name, "dtype": text(dtype)}, lambda name=name, m=models, d=dtype: compare(name, m, d))
+            yield attempt({"solver": name, "dtype": text(dtype)}, compare, name, models, dtype)
 
 
 def compare(name: str, models: dict[str, EpsModel], dtype: torch.dtype, **how: Any) -> Row:
@@ -107,7 +107,7 @@ def models(device: str, fast: bool) -> Iterator[Row]:
     exact = {where: mixture(torch.float32, where).labelled([3, 9]) for where in both}
     nfe = 1 if fast else 10
     for name in ("ddim",) if fast else ("ddim", "dpmpp2m", "unipc3", "sde-dpmpp2m"):
-        yield attempt({"case": f"U-Net, {name}"}, lambda name=name: compare(name, unet, torch.float32, nfe=nfe))
+        yield attempt({"case": f"U-Net, {name}"}, compare, name, unet, torch.float32, nfe=nfe)
     changes: dict[str, Callable[[EpsModel], EpsModel]] = {
         "guidance 2": lambda model: model.guided(2.0),
         "x̂0 clipped": lambda model: model.clipped(),
@@ -117,10 +117,10 @@ def models(device: str, fast: bool) -> Iterator[Row]:
     for case, change in changes.items():
         changed = {where: change(model) for where, model in exact.items()}
         for name in ("dpmpp2m",) if fast else ("dpmpp2m", "dpm23"):
-            yield attempt({"case": f"{case}, {name}"}, lambda n=name, c=changed: compare(n, c, torch.float32))
-    yield attempt({"case": "a step to σ = 0, unipc3"}, lambda: compare("unipc3", exact, torch.float32, denoise=True))
-    yield attempt({"case": "callbacks and trajectory, heun"}, lambda: callbacks(exact))
-    yield attempt({"case": "encode and back, dpm3"}, lambda: there_and_back(exact, 6 if fast else 60))
+            yield attempt({"case": f"{case}, {name}"}, compare, name, changed, torch.float32)
+    yield attempt({"case": "a step to σ = 0, unipc3"}, compare, "unipc3", exact, torch.float32, denoise=True)
+    yield attempt({"case": "callbacks and trajectory, heun"}, callbacks, exact)
+    yield attempt({"case": "encode and back, dpm3"}, there_and_back, exact, 6 if fast else 60)
 
 
 def callbacks(models: dict[str, EpsModel]) -> Row:
@@ -144,20 +144,26 @@ def there_and_back(models: dict[str, EpsModel], nfe: int) -> Row:
 
 def likelihoods(device: str, fast: bool) -> Iterator[Row]:
     """log p of the mixture, by the exact trace and by Hutchinson's estimate: the device against the CPU, in nats."""
-    found = {}
-    x0 = torch.linspace(-1, 1, 98, dtype=torch.float64).view(2, 1, 7, 7)
     for probes in (0, 4):
+        yield attempt({"probes": probes or "exact trace"}, likelihood, device, probes, 3 if fast else 48)
 
-        def measure(probes: int = probes) -> Row:
-            for where in ("cpu", device):
-                model = mixture(torch.float64, where).labelled([3, 9])
-                how = {"solver": "dpm3", "nfe": 3 if fast else 48, "probes": probes}
-                found[where] = log_likelihood(model, x0.to(where), encode, **how).log_p.cpu()
-            difference = float((found["cpu"] - found[device]).abs().max())
-            value = f"{float(found[device][0]):.4f}"
-            return {"log_p": value, "largest_difference": f"{difference:.1e}", "tolerance": 1e-8, "ok": difference <= 1e-8}
 
-        yield attempt({"probes": probes or "exact trace"}, measure)
+def likelihood(device: str, probes: int, nfe: int) -> Row:
+    """log p of two images on the CPU and on the device."""
+    x0 = torch.linspace(-1, 1, 98, dtype=torch.float64).view(2, 1, 7, 7)
+    on_cpu, other = (
+        log_likelihood(
+            mixture(torch.float64, where).labelled([3, 9]), x0.to(where), encode, probes=probes, solver="dpm3", nfe=nfe
+        ).log_p.cpu()
+        for where in ("cpu", device)
+    )
+    difference = float((on_cpu - other).abs().max())
+    return {
+        "log_p": f"{float(other[0]):.4f}",
+        "largest_difference": f"{difference:.1e}",
+        "tolerance": 1e-8,
+        "ok": difference <= 1e-8,
+    }
 
 
 @contextmanager
@@ -185,9 +191,9 @@ def synchronisation(device: str, fast: bool) -> Iterator[Row]:
     names = [name for name in [*all_names(), *ALIASES] if find(name).has_plan]
     for guidance in (1.0, 2.0):
         for name in names[:: 10 if fast or guidance != 1 else 1]:
-            yield attempt({"solver": name, "guidance": guidance}, lambda n=name, w=guidance: planned_loop(n, w, x, noise, device))
-    yield attempt({"solver": "ddim, run() as a whole"}, lambda: waits(device, lambda: run_once(x)))
-    yield attempt({"solver": "ddim, sample() as a whole"}, lambda: waits(device, lambda: sample_once(device)))
+            yield attempt({"solver": name, "guidance": guidance}, planned_loop, name, guidance, x, noise, device)
+    yield attempt({"solver": "ddim, run() as a whole"}, waits, device, run_once, x)
+    yield attempt({"solver": "ddim, sample() as a whole"}, waits, device, sample_once, device)
 
 
 def planned_loop(name: str, guidance: float, x: Tensor, noise: Callable[[int, Tensor], Tensor], device: str) -> Row:
@@ -204,17 +210,17 @@ def planned_loop(name: str, guidance: float, x: Tensor, noise: Callable[[int, Te
     return {"waits_in_the_loop": 0, "ok": finite}
 
 
-def waits(device: str, function: Callable[[], object]) -> Row:
+def waits(device: str, function: Callable[..., object], *args: Any) -> Row:
     """How often the host waited."""
     if not device.startswith("cuda"):
-        function()
+        function(*args)
         return {"waits": 0, "ok": True}
-    function()
+    function(*args)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            function()
+            function(*args)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     lines = [f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroni" in str(one.message)]

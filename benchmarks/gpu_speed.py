@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.gpu_checks import Row, attempt
-from benchmarks.measure import STEPS, median_seconds, seconds, setting, size, synchronise, touched
+from benchmarks.measure import STEPS, median_seconds, setting, size, synchronise, touched
 from diffode import EpsModel, schedules
 from diffode.models.pretrained import load
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
-from solvers import Budget, Hooks, find, run, sample
+from solvers import Hooks, run, sample
 from solvers.execute import loop
+from solvers.hooks import Observers
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def fashion_rates(device: str, fast: bool) -> Iterator[Row]:
         for nfe in (1,) if fast else (10, 50):
             for precision in (FLOAT32,) if fast else (FLOAT32, TF32, BF16, BF16_LAST):
                 with precision.of(model) as how:
-                    yield attempt(
-                        {"network": precision.name}, lambda m=how, b=batch, n=nfe: rate(m, b, n, device, 1 if fast else 3)
-                    )
+                    yield attempt({"network": precision.name}, rate, how, batch, nfe, device, 1 if fast else 3)
 
 
 def cifar_rates(device: str, fast: bool) -> Iterator[Row]:
@@ -105,74 +103,7 @@ def cifar_rates(device: str, fast: bool) -> Iterator[Row]:
     model, batch, nfe = cifar(device, fast), 1 if fast else 128, 1 if fast else 10
     for precision in (FLOAT32,) if fast else (FLOAT32, TF32, BF16, BF16_LAST):
         with precision.of(model) as how:
-            yield attempt({"network": precision.name}, lambda m=how: rate(m, batch, nfe, device, 1 if fast else 3))
-
-
-def compiled(device: str, fast: bool) -> Iterator[Row]:
-    """The shipped U-Net under torch.compile, after warm-up calls: images per second, and the difference from the images of the
-    network as it is. reduce-overhead replays CUDA graphs, whose outputs lie in the same memory every time."""
-    batch, nfe = 64, 10
-    if fast:
-        return
-    model = fashion(batch, device)
-    with TF32.of(model) as plain:
-        expected = sample(plain, solver="dpmpp2m", nfe=nfe, shape=(batch, 1, 28, 28), device=device).x
-        for mode in ("default", "reduce-overhead"):
-            yield attempt({"mode": mode}, lambda mode=mode: compiled_rate(plain, mode, nfe, expected, device))
-    yield attempt({"mode": "CUDA graph of the whole loop"}, lambda: graphed(model, nfe, expected, device))
-
-
-def compiled_rate(model: EpsModel, mode: str, nfe: int, expected: Tensor, device: str) -> Row:
-    """torch.compile of the network alone."""
-    network = torch.compile(model.network, mode=mode, dynamic=False)
-    fast_model = model.replace(network=network)
-    shape = tuple(expected.shape)
-
-    def images() -> Tensor:
-        return sample(fast_model, solver="dpmpp2m", nfe=nfe, shape=shape, device=device).x
-
-    preparation = seconds(lambda: [images() for _ in range(3)], device)
-    difference = float((images() - expected).abs().max())
-    return {
-        **rate(fast_model, shape[0], nfe, device, 3),
-        "compiled_in_s": round(preparation, 1),
-        "largest_difference": f"{difference:.1e}",
-        "ok": difference < 5e-2,
-    }
-
-
-def graphed(model: EpsModel, nfe: int, expected: Tensor, device: str) -> Row:
-    """solvers.execute.loop of dpmpp2m, captured once as a CUDA graph and replayed."""
-    x = torch.randn(expected.shape, device=device, generator=torch.Generator(device).manual_seed(0))
-    plan = find("dpmpp2m").prepare(Budget(nfe), model.schedule).plan
-    assert plan is not None
-    evaluate = model.bind([stage.lam for stage in plan.stages if stage.evaluate], x, plan.prediction)
-    with torch.no_grad():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                evaluate.counter.nfe = 0
-                eager = loop(plan, evaluate, x)
-        torch.cuda.current_stream().wait_stream(stream)
-        eager = eager.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = loop(plan, evaluate, x)
-        graph.replay()
-        synchronise(device)
-        difference = float((out - eager).abs().max())
-        replay = median_seconds(graph.replay, device, 5)
-        plain = median_seconds(lambda: loop(plan, evaluate, x), device, 5)
-    return {
-        "batch": len(x),
-        "nfe": nfe,
-        "images_per_s": round(len(x) / replay, 1),
-        "seconds": round(replay, 4),
-        "loop_without_graph_s": round(plain, 4),
-        "largest_difference": f"{difference:.1e}",
-        "ok": difference < 1e-4,
-    }
+            yield attempt({"network": precision.name}, rate, how, batch, nfe, device, 1 if fast else 3)
 
 
 def memory(device: str, fast: bool) -> Iterator[Row]:
@@ -180,7 +111,7 @@ def memory(device: str, fast: bool) -> Iterator[Row]:
     must need what 40 need."""
     shape = (2, 3, 8, 8) if fast else (16, 3, 256, 256)
     for name in ("ddim", "dpm3", "dpmpp2m", "unipc3", "sde-dpmpp2m"):
-        yield attempt({"solver": name}, lambda name=name: added(name, shape, device))
+        yield attempt({"solver": name}, added, name, shape, device)
 
 
 def added(name: str, shape: tuple[int, ...], device: str) -> Row:
@@ -210,7 +141,7 @@ def overhead(device: str, fast: bool) -> Iterator[Row]:
     for shape in ((1, 4, 8, 8),) if fast else ((1, 4, 64, 64), (16, 3, 256, 256)):
         for name in ("ddim", "dpmpp2m", "unipc3"):
             label: Row = {"solver": name, "shape": size(shape)}
-            yield attempt(label, lambda name=name, shape=shape: loop_cost(name, shape, device, 2 if fast else 20))
+            yield attempt(label, loop_cost, name, shape, device, 2 if fast else 20)
 
 
 def loop_cost(name: str, shape: tuple[int, ...], device: str, repeats: int) -> Row:
@@ -225,7 +156,7 @@ def loop_cost(name: str, shape: tuple[int, ...], device: str, repeats: int) -> R
             others[i % 8].copy_(x)
 
     with torch.no_grad():
-        each = median_seconds(lambda: loop(plan, evaluate, x), device, repeats) / plan.nfe
+        each = median_seconds(lambda: loop(plan, evaluate, x, Observers(plan)), device, repeats) / plan.nfe
         whole = median_seconds(lambda: run(plan, model, x), device, repeats) / plan.nfe
         one = median_seconds(copy, device, repeats) / 64
     return {
@@ -243,7 +174,7 @@ def adaptive(device: str, fast: bool) -> Iterator[Row]:
     model = fashion(batch, device)
     tolerance = 5.0 if fast else 0.01
     for name in ("dpm23",) if fast else ("dpm23", "dpmpp23", "dopri5"):
-        yield attempt({"solver": name}, lambda name=name: chosen(name, model, batch, tolerance, device, 1 if fast else 3))
+        yield attempt({"solver": name}, chosen, name, model, batch, tolerance, device, 1 if fast else 3)
 
 
 def chosen(name: str, model: EpsModel, batch: int, tolerance: float, device: str, repeats: int) -> Row:
@@ -254,9 +185,8 @@ def chosen(name: str, model: EpsModel, batch: int, tolerance: float, device: str
         return sample(model, solver=name, shape=(batch, 1, 28, 28), device=device, **how)
 
     result, spent = whole(), median_seconds(whole, device, repeats, warm_up=0)
-    evaluate: Callable[[], Tensor] = lambda: model(result.x, 0.0, "velocity")  # noqa: E731
     with torch.no_grad():
-        one = median_seconds(evaluate, device, 5)
+        one = median_seconds(lambda: model(result.x, 0.0, "velocity"), device, 5)
     return {
         "batch": batch,
         "rtol_and_atol": tolerance,

@@ -23,10 +23,10 @@ def setting(name: str, steps: int) -> tuple[Plan, EpsModel]:
 
 
 def touched(plan: Plan) -> float:
-    """Tensors of the state's size that an evaluation must read or write: a term of a row is one read, a row one write. The
-    prediction itself is the network's output, which is kept and not copied."""
+    """Tensors of the state's size that an evaluation must read or write: a term of a row is one read, a row one write; storing
+    an evaluation is a read and a write, since the network of `setting` returns memory that the loop will write to."""
     reads = sum(bool(stage.x) + len(stage.c) for stage in plan.stages[1:])
-    return (reads + len(plan.stages) - 1) / plan.nfe
+    return (reads + len(plan.stages) - 1 + 2 * plan.nfe) / plan.nfe
 
 
 def seconds(function: Callable[[], object], device: str) -> float:
