@@ -33,7 +33,7 @@ class TimeIsUpError(Exception):
 
 
 def attempt(label: Row, measure: Callable[..., Row], *args: Any, **options: Any) -> Row:
-    """The row that `measure` makes of its arguments; or one with the error that it ended in, and the line of ours that raised it."""
+    """The row that `measure` makes of its arguments; or one with the error that it ended in, and our line that raised it."""
     try:
         return {**label, **measure(*args, **options)}
     except TimeIsUpError:
