@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from diffode import __version__
+from diffode._version import __version__
 from experiments.common.commands import Commands, Script, command_line, warn
 from experiments.common.options import examples, from_command_line
 from experiments.comparison.options import comparison_options

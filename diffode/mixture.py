@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from diffode.errors import InputError
-from diffode.images.datasets import ImageSet, to_tensor
 
 ALPHA = {
     "vp": lambda lam: torch.sigmoid(2 * lam).sqrt(),
@@ -193,19 +193,21 @@ class Mixture(nn.Module):
         return variance.sqrt() * ((r * excess).sum(1) - (1 + variance[:, 0]) * scattered)[:, None]
 
 
-def fit(data: ImageSet, per_class: int = 3, rank: int = 24, iterations: int = 10, seed: int = 0) -> dict[str, Tensor]:
+def fit(
+    x0: Tensor, labels: NDArray[np.int64] | None = None, per_class: int = 3, rank: int = 24, iterations: int = 10, seed: int = 0
+) -> dict[str, Tensor]:
     """Fit `per_class` components to each class by EM for mixtures of probabilistic PCA (Tipping and Bishop, 1999).
 
-    It starts from k-means. Returns the float32 tensors of a Mixture. Data without labels is one class. InputError for sizes that
-    make no mixture, and for a class with too few images.
+    x0: data (n, *shape), labels: (n,), without which all is one class. It starts from k-means. Returns the float32 tensors of a
+    Mixture. InputError for sizes that make no mixture, and for a class with too few images.
     """
-    images = to_tensor(data.pixels).flatten(1).double().numpy()
+    images = x0.flatten(1).double().numpy()
     if per_class < 1 or iterations < 1 or not 0 < rank < images.shape[1]:
         raise InputError(
             f"a fit needs at least 1 component a class, 1 iteration and 0 < rank < {images.shape[1]} pixels, "
             f"not {per_class}, {iterations} and {rank}"
         )
-    labels = data.labels if data.labels is not None else np.zeros(len(images), np.int64)
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
     parts = []
     for label in np.unique(labels):
         x = images[labels == label]

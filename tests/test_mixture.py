@@ -327,18 +327,26 @@ def small():
     return datasets.ImageSet("small", whole.pixels[kept][:, ::2, ::2], whole.labels[kept])
 
 
+def arrays(images):
+    return datasets.to_tensor(images.pixels), images.labels
+
+
 def test_em_increases_the_likelihood(small):
     x, y = datasets.to_tensor(small.pixels).double(), torch.from_numpy(small.labels)
     values = []
     for iterations in (1, 2, 3, 8):
-        mixture = Mixture(fit(small, per_class=2, rank=4, iterations=iterations), small.shape, dtype=torch.float64)
+        mixture = Mixture(
+            fit(*arrays(small), per_class=2, rank=4, iterations=iterations),
+            small.shape,
+            dtype=torch.float64,
+        )
         values.append(float(mixture.log_density(x, at(np.inf, x), y).sum()))
     assert (np.diff(values) > -1e-3).all()  # the tensors are rounded to float32
     assert values[-1] > values[0] + 10
 
 
 def test_fit_is_a_mixture(small):
-    tensors = fit(small, per_class=2, rank=4, iterations=3)
+    tensors = fit(*arrays(small), per_class=2, rank=4, iterations=3)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
         "log_pi": (4,),
         "mean": (4, 196),
@@ -356,7 +364,7 @@ def test_fit_is_a_mixture(small):
 
 def test_fit_keeps_the_moments_of_the_data(small):
     """The M step leaves Σ π μ the mean of the data, and Σ π tr Σ_k + Σ π |μ|² its mean square; in each class, too."""
-    tensors = {name: tensor.double() for name, tensor in fit(small, per_class=2, rank=4, iterations=3).items()}
+    tensors = {name: tensor.double() for name, tensor in fit(*arrays(small), per_class=2, rank=4, iterations=3).items()}
     x = datasets.to_tensor(small.pixels).flatten(1).double()
     for label in (0, 1):
         pi = tensors["log_pi"].exp() * (tensors["label"] == label)
@@ -371,7 +379,7 @@ def test_fit_keeps_the_moments_of_the_data(small):
 def test_fit_finds_what_is_far_apart():
     rng = np.random.default_rng(0)
     pixels = np.concatenate([rng.integers(low, low + 30, (n, 6, 6, 1)) for low, n in ((20, 90), (200, 60))]).astype(np.uint8)
-    tensors = fit(datasets.ImageSet("two", pixels), per_class=2, rank=2, iterations=3)
+    tensors = fit(datasets.to_tensor(pixels), per_class=2, rank=2, iterations=3)
     x = datasets.to_tensor(pixels).flatten(1).double()
     for k, group in zip(tensors["mean"].mean(1).argsort(), (x[:90], x[90:]), strict=True):
         assert abs(tensors["mean"][k] - group.mean(0)).max() < 1e-6  # float32; no image is in doubt
@@ -384,17 +392,17 @@ def test_fit_finds_what_is_far_apart():
 
 
 def test_fit_without_labels(small):
-    tensors = fit(datasets.ImageSet("unlabelled", small.pixels), per_class=3, rank=4, iterations=1)
+    tensors = fit(datasets.to_tensor(small.pixels), per_class=3, rank=4, iterations=1)
     assert tensors["label"].tolist() == [0, 0, 0]
     assert abs(tensors["log_pi"].exp().sum() - 1) < 1e-6
 
 
 def test_too_few_images(small):
     with pytest.raises(InputError, match="too few for 3 components of rank 24"):
-        fit(small)
+        fit(*arrays(small))
     n = int((small.labels == 0).sum())
     with pytest.raises(InputError, match=f"class 0 has {n} images, too few for 1 components of rank {n // 2 + 1}"):
-        fit(small, per_class=1, rank=n // 2 + 1)
+        fit(*arrays(small), per_class=1, rank=n // 2 + 1)
 
 
 # The shipped file

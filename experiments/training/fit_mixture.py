@@ -28,7 +28,8 @@ from experiments.common.commands import Script, command_line
 def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations: int, seed: int) -> None:
     """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint."""
     images = datasets.load(data_dir)
-    tensors = mixture.fit(images, per_class, rank, iterations, seed)
+    how = {"per_class": per_class, "rank": rank, "iterations": iterations, "seed": seed}
+    tensors = mixture.fit(datasets.to_tensor(images.pixels), images.labels, **how)
     provenance = {
         "data": images.identity,
         "command": command_line(),
