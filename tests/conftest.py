@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the shipped mixture, and a toy small enough to be written out densely."""
+"""Fixtures shared by all tests: the shipped mixture, also at 7 × 7 pixels, and a toy small enough to be written out densely."""
 
 from pathlib import Path
 
@@ -30,6 +30,14 @@ def mixture64():
 def mixture32():
     """The same in float32."""
     return pretrained.load("mixture").model
+
+
+@pytest.fixture(scope="session")
+def pooled64(mixture64):
+    """The same at 7 × 7 pixels, which costs a tenth: for what does not depend on the number of pixels."""
+    network = mixture64.network.pooled(4)
+    network.rows = 16
+    return EpsModel(network, mixture64.schedule, "velocity", clock="lam", classes=10)
 
 
 @pytest.fixture(scope="session")

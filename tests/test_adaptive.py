@@ -19,6 +19,8 @@ BY_NAME = {pair.name: pair for pair in PAIRS}
 ENDS = np.array([-4.0, 4.0])
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=BY_NAME)
 every_path = pytest.mark.parametrize("path", PATHS)
+# Each path once or twice: that one trajectory takes the same steps on all of them is a test of its own.
+on_some_path = pytest.mark.parametrize(("pair", "path"), zip(PAIRS, [*PATHS, "vp"], strict=True), ids=BY_NAME)
 noise_and_data = pytest.mark.parametrize("pair", [BY_NAME["dpm12"], BY_NAME["dpmpp23"]], ids=["dpm12", "dpmpp23"])
 
 
@@ -64,15 +66,14 @@ def test_pairs_are_rows_of_the_planned_solvers(pair, mixture64):
     assert {j: c / total for j, c in lower.stages[-1].c.items()} == pytest.approx(pair.low(sign * 2.0)[-1][1])
 
 
-@every_path
-@every_pair
+@on_some_path
 def test_the_error_follows_the_tolerance(pair, path, toy):
     """Below ten times the tolerance and falling with it, in units of the state's size at the end."""
     model = toy(path)
     x = start(model, 4)
     exact = ode.accurate(model, x, *ENDS)
     errors = []
-    for tolerance in (1e-2, 1e-3, 1e-4) if pair.order == 2 else (1e-3, 1e-4, 1e-5, 1e-6):
+    for tolerance in (1e-2, 1e-3, 1e-4) if pair.order == 2 else (1e-3, 1e-4, 1e-5):
         result = integrate(pair, model, x, ENDS, **loose(tolerance))
         errors.append(float((result.x - exact).flatten(1).square().mean(1).sqrt().max()))
         assert errors[-1] < 10 * tolerance
@@ -111,10 +112,10 @@ def test_tolerances_mean_the_same_on_every_path(pair, toy):
 def test_backwards_and_forth(pair, toy):
     model = toy()
     x = start(model, 3, lam=3.0)
-    noise = integrate(pair, model, x, np.array([3.0, -3.0]), **loose(1e-5))
+    noise = integrate(pair, model, x, np.array([3.0, -3.0]), **loose(1e-4))
     assert all(np.all(np.diff(plan.grid) < 0) for plan in noise.adaptive.plans)
-    back = integrate(pair, model, noise.x, np.array([-3.0, 3.0]), **loose(1e-5))
-    assert abs(back.x - x).max() < 1e-4
+    back = integrate(pair, model, noise.x, np.array([-3.0, 3.0]), **loose(1e-4))
+    assert abs(back.x - x).max() < 1e-3
     assert abs(noise.x - x).max() > 0.1
 
 
@@ -144,8 +145,7 @@ def controlled(pair, model, x, h, rtol, atol):
     return lams, rejected
 
 
-@every_path
-@every_pair
+@on_some_path
 @pytest.mark.parametrize("first_step", [0.05, 1.0, 7.9])
 def test_the_controller_is_as_stated(pair, path, first_step, toy):
     """Accepted, rejected and chosen as by the formulas, written out again for one sample."""
@@ -168,7 +168,7 @@ def test_an_image_does_not_depend_on_its_batch(pair, guided, mixture32):
     x[5] *= 30
     model = mixture32.labelled([i % 10 for i in range(16)]).guided(3.0) if guided else mixture32
     whole = integrate(pair, model, x, ENDS, **loose(0.02))
-    for i in (0, 4, 5, 15):
+    for i in (4, 5):
         alone = integrate(pair, model.taking([i]), x[i : i + 1], ENDS, **loose(0.02))
         assert torch.equal(alone.x[0], whole.x[i])
         assert alone.plan == whole.adaptive.plans[i]

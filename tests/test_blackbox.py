@@ -16,7 +16,7 @@ METHODS = {method.name: method for method in blackbox.METHODS} | {"euler-lambda"
 STATES = Hooks(trajectory=True)
 ADAPTIVE = [name for name, method in METHODS.items() if method.adaptive]
 FIXED = [name for name, method in METHODS.items() if not method.adaptive]
-KW = {"shape": (16, 1, 28, 28), "dtype": torch.float64}
+KW = {"shape": (16, 1, 7, 7), "dtype": torch.float64}
 every_variable = pytest.mark.parametrize("variable", VARIABLES)
 
 
@@ -44,10 +44,22 @@ def times(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def truth(mixture64):
-    schedule = mixture64.schedule
+def truth(pooled64):
+    schedule = pooled64.schedule
     x = SeededNoise(range(16))(0, torch.empty(KW["shape"], dtype=torch.float64)) * float(schedule.sigma(schedule.lam_min))
-    return ode.accurate(mixture64, x, schedule.lam_min, schedule.lam_max)
+    return ode.accurate(pooled64, x, schedule.lam_min, schedule.lam_max)
+
+
+@pytest.fixture(scope="module")
+def inside(toy):
+    """From noise(3, 1, 2, 3) at λ = −1 to λ = 1, on the vp path."""
+    return ode.accurate(toy(), noise(3, 1, 2, 3), -1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def across(toy):
+    """From noise(3, 1, 2, 3) over the whole schedule."""
+    return ode.accurate(toy(), noise(3, 1, 2, 3), toy().schedule.lam_min, toy().schedule.lam_max, tolerance=1e-8)
 
 
 def rms(x):
@@ -55,36 +67,35 @@ def rms(x):
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def test_dopri5_agrees_with_the_accurate_solution(mixture64, truth):
-    assert (sample(mixture64, solver="dopri5", rtol=1e-10, atol=1e-10, **KW).x - truth).abs().max() < 1e-6
+def test_dopri5_agrees_with_the_accurate_solution(pooled64, truth):
+    assert (sample(pooled64, solver="dopri5", rtol=1e-10, atol=1e-10, **KW).x - truth).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("method", ["dopri8", "rk4", "explicit_adams", "implicit_adams"])
-def test_images_are_those_of_the_accurate_solution(method, mixture64, truth):
+def test_images_are_those_of_the_accurate_solution(method, pooled64, truth):
     how = {"rtol": 1e-6, "atol": 1e-6} if find(method).chooses_steps else {"steps": 100}
-    assert rms(sample(mixture64, solver=method, **how, **KW).x - truth).median() < 0.01
+    assert rms(sample(pooled64, solver=method, **how, **KW).x - truth).median() < 0.01
 
 
-def test_dpm3_at_600_evaluations_agrees_with_the_accurate_solution(mixture64, truth):
+def test_dpm3_at_600_evaluations_agrees_with_the_accurate_solution(pooled64, truth):
     """To 1e-6: the median sample on the default grid, and the rms of all on one that is denser where the images form."""
-    assert rms(sample(mixture64, solver="dpm3", nfe=600, **KW).x - truth).median() < 1e-6
-    ends = mixture64.schedule.lam_min, mixture64.schedule.lam_max
+    assert rms(sample(pooled64, solver="dpm3", nfe=600, **KW).x - truth).median() < 1e-6
+    ends = pooled64.schedule.lam_min, pooled64.schedule.lam_max
     normal = scipy.stats.norm(-0.5, 3)
     lams = [ends[0], *normal.ppf(np.linspace(*normal.cdf(ends), 201))[1:-1], ends[1]]
-    result = sample(mixture64, solver="dpm3", nfe=600, grid=lams, **KW)
+    result = sample(pooled64, solver="dpm3", nfe=600, grid=lams, **KW)
     assert rms(result.x - truth).square().mean().sqrt() < 1e-6
 
 
 @every_variable
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_solves_the_equation_and_stays_between_the_ends(method, variable, toy, times):
+def test_every_method_solves_the_equation_and_stays_between_the_ends(method, variable, toy, inside, times):
     """Ends inside the schedule, where no one else would refuse a call; times in float64 need no putting back."""
     asked = []
     model = toy().watched(lambda evaluation, lam, m: asked.append(lam))
     x, grid = noise(3, 1, 2, 3), grid_in(variable, model.schedule, -1.0, 1.0, 100)
     result = integrate(METHODS[method], model, x, grid, rtol=1e-6, atol=1e-6, variable=variable)
-    exact = ode.accurate(toy(), x, -1.0, 1.0, tolerance=1e-7)
-    assert (result.x - exact).abs().max() < (0.02 if METHODS[method].order == 1 else 1e-3)
+    assert (result.x - inside).abs().max() < (0.02 if METHODS[method].order == 1 else 1e-3)
     assert result.nfe == result.calls == len(asked) == len(times)
     low, high = sorted(VARIABLES[variable].of(model.schedule, [-1.0, 1.0]))
     assert low - 1e-15 <= min(times) <= max(times) <= high + 1e-15
@@ -94,11 +105,11 @@ def test_every_method_solves_the_equation_and_stays_between_the_ends(method, var
 
 @every_variable
 @pytest.mark.parametrize("method", ADAPTIVE)
-def test_adaptive_methods_cross_the_whole_schedule(method, variable, toy):
+def test_adaptive_methods_cross_the_whole_schedule(method, variable, toy, across):
     model, x = toy(), noise(3, 1, 2, 3)
     ends = np.array([model.schedule.lam_min, model.schedule.lam_max])
     result = integrate(METHODS[method], model, x, ends, rtol=1e-5, atol=1e-5, variable=variable)
-    assert (result.x - ode.accurate(model, x, *ends, tolerance=1e-8)).abs().max() < 5e-3
+    assert (result.x - across).abs().max() < 5e-3
 
 
 @every_variable
@@ -149,14 +160,14 @@ def test_a_float32_state_does_not_leave_the_ends(method, variable, v_s, v_t, toy
     assert ends[0] <= min(asked) <= max(asked) <= ends[1]
 
 
-@every_variable
+@pytest.mark.parametrize("variable", [name for name in VARIABLES if name != "lam"])
 @pytest.mark.parametrize("method", FIXED)
-def test_fixed_methods_are_of_their_order(method, variable, toy):
+def test_fixed_methods_are_of_their_order(method, variable, toy, inside):
+    """In λ, `verify` measures it."""
     model, x, errors = toy(), noise(3, 1, 2, 3), []
-    exact = ode.accurate(model, x, -1.0, 1.0)
-    for steps in (80, 160):
+    for steps in (40, 80) if METHODS[method].order < 4 else (80, 160):
         grid = grid_in(variable, model.schedule, -1.0, 1.0, steps)
-        difference = integrate(METHODS[method], model, x, grid, variable=variable).x - exact
+        difference = integrate(METHODS[method], model, x, grid, variable=variable).x - inside
         errors.append(float(difference.square().mean().sqrt()))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(METHODS[method].order, abs=0.15)
 

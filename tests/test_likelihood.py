@@ -18,7 +18,7 @@ from experiments.ddim_paper import likelihood as experiment
 from solvers import encode, sample
 
 LABELS = torch.tensor([0, 1, 1, 0])
-WINDOW = (-2.0, 2.0)  # of λ, where orders are measured
+WINDOW = (-1.0, 1.0)  # of λ, where orders are measured
 
 
 def at(lam, x):
@@ -90,18 +90,20 @@ def check_divergence(network, label, atol):
         ("dopri8", {"rtol": 1e-8, "atol": 1e-8, "variable": "sigma_bar"}),
         ("dpm23", {"rtol": 1e-6, "atol": 1e-6}),
         ("unipc3", {"nfe": 256}),
-        ("dpmpp2m", {"nfe": 800}),
         ("dpm3", {"nfe": 600}),
     ],
 )
 def test_log_p_is_the_exact_log_density(toy, pooled, solver, how):
     """To 1e-4 nats, absolute, by plans in both predictions, adaptive pairs, and black boxes in every variable."""
-    model = toy() if solver in ("dpm23", "dpmpp2m") or "variable" in how else pooled  # a clock in t that is smooth; fewer steps
+    model = toy() if solver == "dpm23" or "variable" in how else pooled  # a clock in t that is smooth; fewer steps
     model.network.rows = 4
     assert error(model, model.network.sample(4, seed=3), solver=solver, **how).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("solver", "how"), [("dopri5", {"rtol": 1e-9, "atol": 1e-9}), ("unipc3", {"nfe": 320})])
+@pytest.mark.parametrize(
+    ("solver", "how"),
+    [pytest.param("dopri5", {"rtol": 1e-9, "atol": 1e-9}, marks=pytest.mark.slow), ("unipc3", {"nfe": 320})],
+)
 def test_log_p_is_the_exact_log_density_of_the_shipped_mixture(solver, how):
     """On 784 pixels, of log p of some hundred nats: to 1e-4 nats, conditionally on the label."""
     model = pretrained.load("mixture", torch.float64).model
@@ -110,16 +112,22 @@ def test_log_p_is_the_exact_log_density_of_the_shipped_mixture(solver, how):
     assert error(model, x0, torch.tensor([3, 7]), solver=solver, **how).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("path", ["vp", "flow", "ve"])
 @pytest.mark.parametrize(
-    ("solver", "order"),
-    [("ddim", 1), ("dpm2", 2), ("dpmpp2m", 2), ("dpm3", 3), ("dpmpp3s", 3), ("unipc3", 4)],
+    ("path", "solver", "order"),
+    [
+        ("vp", "ddim", 1),
+        ("flow", "dpm2", 2),
+        ("ve", "dpmpp2m", 2),
+        ("ve", "dpm3", 3),
+        ("flow", "dpmpp3s", 3),
+        ("vp", "unipc3", 4),
+    ],
 )
 def test_log_p_has_the_order_of_its_solver(toy, path, solver, order):
     """It is one more coordinate of the state, so what holds of the state holds of it."""
     model, options = toy(path), {"start": "single"} if solver == "unipc3" else {}
     x0, errors = model.network.sample(8, seed=1), []
-    for steps in (50, 100) if order > 2 else (100, 200):
+    for steps in (25, 50) if order > 2 else (50, 100):
         grid = np.linspace(*WINDOW, steps + 1).tolist()
         errors.append(error(model, x0, solver=solver, grid=grid, **options).square().mean().sqrt())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
@@ -235,8 +243,8 @@ def test_hutchinson_is_unbiased_and_knows_its_error(toy):
     ("solver", "how"),
     [
         ("dpmpp2m", {"nfe": 10}),
-        ("dpm23", {"rtol": 1e-3, "atol": 1e-3}),
-        ("dopri5", {"rtol": 1e-3, "atol": 1e-3, "per_sample": True}),
+        ("dpm23", {"rtol": 1e-2, "atol": 1e-2}),
+        ("dopri5", {"rtol": 1e-2, "atol": 1e-2, "per_sample": True}),
     ],
 )
 def test_a_seed_is_a_probe_in_any_batch(toy, solver, how):

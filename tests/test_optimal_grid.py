@@ -21,6 +21,7 @@ from solvers import SOLVERS
 from solvers.execute import run
 from solvers.hooks import Hooks
 from solvers.registry import find
+from solvers.verify import problem
 
 SCHEDULE = schedules.vp_linear()
 C = torch.tensor([[[0.2, 0.4, 0.6], [0.8, 1.0, 1.5]]], dtype=torch.float64)  # standard deviations of the data
@@ -41,6 +42,7 @@ def model_of(c):
     return EpsModel(epsilon, SCHEDULE, clock="lam", shape=(1, 2, 3))
 
 
+POOLED = problem.model_of(SCHEDULE).replace(shape=(1, 7, 7))  # one class of the shipped mixture, at 7 × 7 pixels
 GAUSSIAN, ROUND = model_of(C), model_of(torch.full_like(C, 0.3))
 EXPLODING = EpsModel(lambda x, lam: x / (lam.view(-1, 1, 1, 1) < 3.0), SCHEDULE, clock="lam", shape=(1, 2, 3))
 
@@ -188,7 +190,7 @@ def test_better_than_grids_with_a_name_on_a_gaussian(gaussian, solver, nfe):
 
 
 def test_better_than_grids_with_a_name_on_the_mixture():
-    on_mixture = Settings.from_flat(model="mixture", dtype="float64")
+    on_mixture = on("POOLED")
     found, problem = find_optimal_grid(follow_trajectories(on_mixture, n=8), "unipc3", 7), Problem(replace(on_mixture, n=16))
     exact = follow_trajectories(on_mixture, n=16, seed=0).end
 
@@ -202,7 +204,7 @@ def test_better_than_grids_with_a_name_on_the_mixture():
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize(("solver", "nfe"), [("ddim", 3), ("dpm-fast", 5), ("unipc3", 3), ("dpmpp3m(start=single)", 7)])
 def test_it_leads_from_end_to_end_and_spends_what_it_was_found_for(solver, nfe, denoise):
-    trajectories = follow_trajectories(on("GAUSSIAN", denoise=denoise), n=2, known_at=64)
+    trajectories = follow_trajectories(on("GAUSSIAN", denoise=denoise), n=2, known_at=32)
     nfe += denoise
     found = find_optimal_grid(trajectories, solver, nfe)
     assert (found.lam[0], found.lam[-1]) == (SCHEDULE.lam_min, SCHEDULE.lam_max)

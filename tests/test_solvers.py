@@ -23,30 +23,30 @@ TO_ZERO = re.compile("(deis-rho|lms|i?pndm)(\\+unic)?$")  # whose step to σ̄ =
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("solver", PLANNED)
-def test_ends(solver, denoise, steps, mixture64):
+def test_ends(solver, denoise, steps, pooled64):
     """One, two and three steps, also to σ = 0: finite, evaluations as declared, and never outside the grid."""
     asked = []
-    model = mixture64.watched(lambda evaluation, lam, m: asked.append(lam))
-    result = sample(model, solver=solver, steps=steps, denoise=denoise, shape=(4, 1, 28, 28), dtype=torch.float64)
+    model = pooled64.watched(lambda evaluation, lam, m: asked.append(lam))
+    result = sample(model, solver=solver, steps=steps, denoise=denoise, shape=(4, 1, 7, 7), dtype=torch.float64)
     assert torch.isfinite(result.x).all()
     assert result.nfe == result.plan.nfe == len(asked)
     if solver not in ("dpm-fast", "pndm"):
         assert result.nfe == find(solver).nfe_per_step * (steps - denoise) + denoise
     assert min(asked) == result.plan.grid[0]
-    assert max(asked) <= mixture64.schedule.lam_max
+    assert max(asked) <= pooled64.schedule.lam_max
 
 
 @pytest.mark.parametrize("solver", [name for name in ODE + CORRECTED if not TO_ZERO.match(name)])
-def test_the_step_to_infinity_ends_with_x0_hat(solver, mixture64):
+def test_the_step_to_infinity_ends_with_x0_hat(solver, pooled64):
     """The last row puts σ = 0 and α = 1: the result is the network's own x̂0 at the last finite state that it was asked for."""
     last = []
 
     def network(x, lam):
-        last.append(mixture64(x, float(lam[0]), "data"))
+        last.append(pooled64(x, float(lam[0]), "data"))
         return last[-1]
 
-    data = EpsModel(network, mixture64.schedule, "data", clock="lam")
-    result = sample(data, solver=solver, steps=4, denoise=True, shape=(2, 1, 28, 28), dtype=torch.float64)
+    data = EpsModel(network, pooled64.schedule, "data", clock="lam")
+    result = sample(data, solver=solver, steps=4, denoise=True, shape=(2, 1, 7, 7), dtype=torch.float64)
     torch.testing.assert_close(result.x, last[-1], rtol=0, atol=1e-10)
 
 
@@ -85,14 +85,14 @@ def flow_of(model, x, lam):
     return model(x, at, "flow")
 
 
-@pytest.mark.parametrize("solver", [name for name in ODE if name not in ("heun-churn",)])
+@pytest.mark.parametrize("solver", ["ddim", "dpm3", "dpmpp3m", "unipc3", "pndm"])
 def test_encode_and_back(solver, toy):
-    """The same grid backwards and forwards returns to the data, with an error that falls with the order."""
+    """The same grid backwards and forwards returns to the data, with an error that falls with the order: of all, by `verify`."""
     model = toy("vp")
     x0 = model.network.sample(6, seed=2) * float(model.schedule.alpha(model.schedule.lam_max))
     errors = []
-    lams = {n: np.linspace(-2, 3, n + 1) for n in (80, 160)}
-    for n in (80, 160):
+    lams = {n: np.linspace(-2, 3, n + 1) for n in (40, 80)}
+    for n in (40, 80):
         noise = encode(model, x0, solver=solver, grid=lams[n]).x
         back = run(find(solver).plan(lams[n], model.schedule), model, noise).x
         errors.append(float((back - x0).square().mean().sqrt()))

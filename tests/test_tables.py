@@ -156,14 +156,14 @@ def test_multistep_solvers_are_their_papers_formulas(solver, options, formula, t
     torch.testing.assert_close(result, formula(lams, x, model), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("s", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "flow"])
 @pytest.mark.parametrize("solver", PLANNED)
-def test_a_point_mass_and_pure_noise_are_exact_and_gaussians_nearly(solver, schedule, s):
+def test_a_point_mass_and_pure_noise_are_exact_and_gaussians_nearly(solver, schedule):
     """The variance of the output for data N(0, s²): exact for a point mass whatever the solver, and nearly so for any s."""
     schedule = SCHEDULES[schedule]()
     plan = find(solver).plan(np.linspace(-1.5, 1.5, 61), schedule)
-    assert variance(plan, s) == pytest.approx(exact(plan, 1.5, s), rel=0.06)
+    for s in (0.3, 1.0, 3.0):
+        assert variance(plan, s) == pytest.approx(exact(plan, 1.5, s), rel=0.06)
     if find(solver).name != "heun-churn":
         assert variance(plan, 1e-9) == pytest.approx(exact(plan, 1.5, 1e-9), rel=1e-9)
 
