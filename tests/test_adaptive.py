@@ -20,7 +20,7 @@ ENDS = np.array([-4.0, 4.0])
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=BY_NAME)
 every_path = pytest.mark.parametrize("path", PATHS)
 # Each path once or twice: that one trajectory takes the same steps on all of them is a test of its own.
-on_some_path = pytest.mark.parametrize(("pair", "path"), zip(PAIRS, [*PATHS, "vp"], strict=True), ids=BY_NAME)
+on_some_path = pytest.mark.parametrize(("pair", "path"), [*zip(PAIRS, [*PATHS, "vp"], strict=True)], ids=BY_NAME)
 noise_and_data = pytest.mark.parametrize("pair", [BY_NAME["dpm12"], BY_NAME["dpmpp23"]], ids=["dpm12", "dpmpp23"])
 
 
