@@ -25,7 +25,7 @@ from PIL import Image
 import cli
 from diffode.images import datasets
 from diffode.models import checkpoint, pretrained
-from experiments.common.commands import command_line
+from experiments.common.commands import command_line, with_flags
 from experiments.common.options import from_command_line
 from experiments.sampling import jobs, progress
 from experiments.sampling.names import default_name
@@ -321,6 +321,20 @@ def test_the_examples_of_the_help_can_be_typed(name):
     for line in examples:
         words = shlex.split(line.partition(" | ")[0])
         command.make_context(name, words)
+
+
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        ("give `save_plan` another name, or overwrite=True", "give --save-plan another name, or --overwrite"),
+        ('grid="time" or denoise=False', "--grid time or --no-denoise"),
+        ("more than batch=2: ask for n=1", "more than --batch 2: ask for --n 1"),
+        ("max_nfe=9: raise `max_nfe`; leave nfe out", "--max-nfe 9: raise --max-nfe; leave nfe out"),
+        ("`solvers` lists the options, as start=single; order=3", "`solvers` lists the options, as start=single; order=3"),
+    ],
+)
+def test_parameters_are_printed_as_options(message, printed):
+    assert with_flags(message, cli.sample) == printed
 
 
 def test_the_help_of_sample_is_in_groups():

@@ -21,9 +21,6 @@ ROOMS = {
     "ddim_paper": {"common", "sampling", "metrics", "comparison", "published"},
 }
 LONGEST_FILE = 250
-STILL_LONG = {  # until the solvers are one type
-    "diffode/model.py", "diffode/schedule.py",
-}  # fmt: skip
 
 
 def name_of(path):
@@ -70,9 +67,20 @@ def test_the_rooms_are_all_there_and_have_an_order():
             assert ROOMS[other] <= lower
 
 
+@pytest.mark.parametrize(("path", "tree"), trees())
+def test_solvers_are_told_apart_by_data(path, tree):
+    """Nothing asks what kind of solver it has."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            kinds = {
+                ast.unparse(kind).split(".")[-1] for kind in ast.walk(node.args[1]) if isinstance(kind, ast.Name | ast.Attribute)
+            }
+            assert not kinds & {"Solver", "Planned", "Adaptive", "BlackBox"}, f"{path.name}:{node.lineno}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_is_long(path):
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE or name_of(path) in STILL_LONG
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
 
 
 @pytest.mark.parametrize(("path", "tree"), trees())

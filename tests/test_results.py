@@ -99,7 +99,7 @@ def test_whatever_a_cell_raises_is_a_row_but_what_the_disk_says_is_not(tmp_path,
 
 def test_rows_of_other_settings_are_not_mixed(tmp_path):
     fill(tmp_path / "x", n=10)
-    with pytest.raises(InputError, match="another n: give --out another name, or --overwrite"):
+    with pytest.raises(InputError, match="another n: give `out` another name, or overwrite=True"):
         fill(tmp_path / "x", n=20)
     results.fill(tmp_path / "x", CELLS, lambda cell: {}, about={"n": 20}, command="c", overwrite=True)
     assert results.read(tmp_path / "x")[0]["n"] == 20

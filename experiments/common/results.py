@@ -126,7 +126,7 @@ def check(out: Path, about: Mapping[str, Any], *, all_settings: bool = False) ->
     names = {*wanted, *existing} if all_settings else wanted.keys()
     if differing := sorted(name for name in names if wanted.get(name) != existing.get(name)):
         file = with_suffix(out, ".json")
-        raise InputError(f"{file} was made with another {', '.join(differing)}: give --out another name, or --overwrite")
+        raise InputError(f"{file} was made with another {', '.join(differing)}: give `out` another name, or overwrite=True")
 
 
 def finish(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -161,7 +161,7 @@ def _load(file: Path) -> Row | None:
             return table
     except (OSError, ValueError):
         pass
-    raise InputError(f"{file} does not hold the rows of an experiment: give --out another name, or --overwrite")
+    raise InputError(f"{file} does not hold the rows of an experiment: give `out` another name, or overwrite=True")
 
 
 def _write(out: Path, table: Row) -> None:

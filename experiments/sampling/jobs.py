@@ -85,16 +85,10 @@ def prepare_job(
 
     InputError for a solver, budget, option or recipe that cannot be.
     """
-    recipe = recipe or Recipe()
+    recipe, found = recipe or Recipe(), find(solver)
     recipe.require_labels(labels)
-    if trajectory and len(seeds) > batch:
-        raise InputError(
-            f"trajectory=True keeps every state of one batch, and {len(seeds)} images are more than batch={batch}: "
-            "ask for fewer images, or raise `batch`"
-        )
-    found = find(solver)
-    if trajectory and found.chooses_steps and budget.steps is None and budget.values is None and found.supported_hooks:
-        budget = replace(budget, steps=figures.MOST_STATES - 1)  # its own steps are unknown: states at equal steps of the grid
+    if trajectory:
+        budget = _budget_of_trajectory(found, budget, len(seeds), batch)
     labels_only = loaded.model.clock == "label"
     prepared = found.prepare(budget, loaded.model.schedule, labels_only=labels_only, **parse_options(found, options))
     lams = prepared.grid.tolist()
@@ -114,6 +108,17 @@ def prepare_job(
         trajectory=trajectory,
     )
     return PreparedJob(job, loaded, prepared)
+
+
+def _budget_of_trajectory(solver: Solver, budget: Budget, images: int, batch: int) -> Budget:
+    """The budget, with steps for the states of a solver whose own are not known; InputError for more than one batch."""
+    if images > batch:
+        raise InputError(
+            f"trajectory=True keeps every state of one batch, and {images} images are more than batch={batch}: "
+            "ask for fewer images, or raise `batch`"
+        )
+    open_ended = solver.chooses_steps and budget.steps is None and budget.values is None
+    return replace(budget, steps=figures.MOST_STATES - 1) if open_ended and solver.supported_hooks else budget
 
 
 def restore(job: Job, loaded: pretrained.Pretrained) -> PreparedJob:
