@@ -33,14 +33,14 @@ class Variable:
 
         x = scale(λ) u      du/dv = a(λ) u + b(λ) ε(x, λ)
 
-    All take the schedule and a number; `of` is v(λ) and takes an array of them too, `lam` is λ(v), `pair` is (a, b).
+    All take the schedule and a number; `of` is v(λ) and takes an array of them too, `lam` is λ(v), `coefficients` are (a, b).
     """
 
     symbol: str
     of: Callable[[Schedule, Any], Any]
     lam: Callable[[Schedule, float], float]
     scale: Callable[[Schedule, float], float]
-    pair: Callable[[Schedule, float], tuple[float, float]]
+    coefficients: Callable[[Schedule, float], tuple[float, float]]
 
     def inverse(self, schedule: Schedule, lam_s: float, lam_t: float) -> Callable[[float], float]:
         """λ(v) between two ends in either order; what rounding puts outside them is put back on them."""
@@ -49,37 +49,48 @@ class Variable:
         return lambda v: float(min(max(self.lam(schedule, min(max(v, low), high)), noisy), clean))
 
 
-def _pair(schedule: Schedule, lam: float) -> tuple[float, float]:
+def _in_lam(schedule: Schedule, lam: float) -> tuple[float, float]:
     """dx/dλ = (d log α/dλ) x − σ ε."""
     return float(schedule.path.dlog_alpha(lam)), -float(schedule.sigma(lam))
 
 
-def _pair_in_t(schedule: Schedule, lam: float) -> tuple[float, float]:
+def _in_t(schedule: Schedule, lam: float) -> tuple[float, float]:
     """dx/dt = dx/dλ · dλ/dt."""
     rate = float(schedule.rate(schedule.t(lam)))
-    a, b = _pair(schedule, lam)
+    a, b = _in_lam(schedule, lam)
     return a * rate, b * rate
 
 
 VARIABLES = {
-    "lam": Variable("λ", lambda schedule, lam: lam, lambda schedule, v: v, lambda schedule, lam: 1.0, _pair),
+    "lam": Variable(
+        "λ", of=lambda schedule, lam: lam, lam=lambda schedule, v: v, scale=lambda schedule, lam: 1.0, coefficients=_in_lam
+    ),
     "sigma_bar": Variable(
         "σ̄",
-        lambda schedule, lam: np.exp(np.negative(lam)),
-        lambda schedule, v: -float(np.log(v)),
-        lambda schedule, lam: float(schedule.alpha(lam)),
-        lambda schedule, lam: (0.0, 1.0),
+        of=lambda schedule, lam: np.exp(np.negative(lam)),
+        lam=lambda schedule, v: -float(np.log(v)),
+        scale=lambda schedule, lam: float(schedule.alpha(lam)),
+        coefficients=lambda schedule, lam: (0.0, 1.0),
     ),
-    "t": Variable("t", Schedule.t, lambda schedule, v: float(schedule.lam(v)), lambda schedule, lam: 1.0, _pair_in_t),
+    "t": Variable(
+        "t",
+        of=Schedule.t,
+        lam=lambda schedule, v: float(schedule.lam(v)),
+        scale=lambda schedule, lam: 1.0,
+        coefficients=_in_t,
+    ),
 }
 
 
 def drift(model: EpsModel, variable: Variable = VARIABLES["lam"], counter: Counter | None = None) -> Drift:
-    """du/dv as f(λ, u), by default dx/dλ; for u (batch, *shape). Each call is one evaluation of the model, and is counted."""
+    """du/dv as a function f(λ, u) for u (batch, *shape): it takes λ, not v, since the model does. By default v = λ, f = dx/dλ.
+
+    Each call is one evaluation of the model, and is counted.
+    """
     schedule = model.schedule
 
     def f(lam: float, u: Tensor) -> Tensor:
-        a, b = variable.pair(schedule, lam)
+        a, b = variable.coefficients(schedule, lam)
         return model(u * variable.scale(schedule, lam), lam, counter=counter).mul_(b).add_(u, alpha=a)
 
     return f
@@ -91,8 +102,8 @@ def accurate(
 ) -> Tensor:
     """The state at λ_t of the trajectory through x (batch, *shape) at λ_s, by SciPy's DOP853 in float64: a ground truth.
 
-    It takes hundreds of evaluations, by a model in float64. rtol and atol are `tolerance`, of an error that is the rms over the
-    batch. InputError if the tolerance cannot be met.
+    It takes hundreds of evaluations, by a model in float64. rtol and atol are both `tolerance`; DOP853 takes one norm over the
+    whole batch, so a single sample may be worse. InputError if the tolerance cannot be met.
     """
     f = drift(model, counter=counter)
 

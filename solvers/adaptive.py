@@ -61,63 +61,63 @@ PAIRS = (
 
 
 class _Batch:
-    """The samples: states x and first evaluations m0, (batch, *shape), and a walk for each. Methods take some of them, `rows`."""
+    """The samples: states x and first evaluations m0, (batch, *shape), and a walk for each. Methods take some of them, `samples`."""
 
     def __init__(self, pair: Pair, model: EpsModel, x: Tensor, walks: list[Walk]) -> None:
         self.pair, self.model, self.walks, self.counter = pair, model, walks, Counter()
         self.x, self.m0 = x.clone(), torch.empty_like(x)
 
-    def lams(self, rows: list[int]) -> Array:
-        return np.array([self.walks[i].lam for i in rows])
+    def lams(self, samples: list[int]) -> Array:
+        return np.array([self.walks[i].lam for i in samples])
 
-    def evaluate(self, rows: list[int], x: Tensor, lams: Array) -> Tensor:
-        """The predictions at x (rows, *shape) and lams (rows,); InputError where one is not finite."""
-        m = self.model.at(x, lams, self.pair.prediction, rows if len(rows) < len(self.walks) else None, self.counter)
-        for i in rows:
+    def evaluate(self, samples: list[int], x: Tensor, lams: Array) -> Tensor:
+        """The predictions at x (samples, *shape) and lams (samples,); InputError where one is not finite."""
+        m = self.model.at(x, lams, self.pair.prediction, samples if len(samples) < len(self.walks) else None, self.counter)
+        for i in samples:
             self.walks[i].nfe += 1
         if not torch.isfinite(m).all():
-            for i, lam, m_i in zip(rows, lams, m, strict=True):
+            for i, lam, m_i in zip(samples, lams, m, strict=True):
                 refuse_nonfinite(self.walks[i].nfe, lam, m_i)
         return m
 
-    def leap(self, rows: list[int], lam_t: float) -> None:
-        """The first-order step from or to an infinite λ, which has no length to control; all rows are at one λ."""
-        if rows:
-            lams = self.lams(rows)
-            a, c = transfer(self.model.schedule.path, self.pair.prediction, lams[0], lam_t)
-            self.x[rows] = a * self.x[rows] + c * self.evaluate(rows, self.x[rows], lams)
-            for i in rows:
+    def leap(self, samples: list[int], lam_t: float) -> None:
+        """The first-order step from or to an infinite λ, which has no length to control; all samples are at one λ."""
+        if samples:
+            lams = self.lams(samples)
+            keep, gain = transfer(self.model.schedule.path, self.pair.prediction, lams[0], lam_t)
+            self.x[samples] = keep * self.x[samples] + gain * self.evaluate(samples, self.x[samples], lams)
+            for i in samples:
                 self.walks[i].grid.append(lam_t)
 
-    def attempt(self, rows: list[int], rtol: float, atol: float) -> None:
+    def attempt(self, samples: list[int], rtol: float, atol: float) -> None:
         """Try the next step of each."""
-        if new := [i for i in rows if not self.walks[i].was_rejected]:
+        if new := [i for i in samples if not self.walks[i].was_rejected]:
             self.m0[new] = self.evaluate(new, self.x[new], self.lams(new))
-        lam_s, lam_t = self.lams(rows), np.array([self.walks[i].target() for i in rows])
-        u, difference = self._step(rows, lam_s, lam_t)
+        lam_s, lam_t = self.lams(samples), np.array([self.walks[i].target() for i in samples])
+        u, difference = self._step(samples, lam_s, lam_t)
         s_s, s_t = (np.hypot(self.model.schedule.alpha(lam), self.model.schedule.sigma(lam)) for lam in (lam_s, lam_t))
         least, ratio = columns(np.stack([atol * s_t, s_t / s_s]), u)
-        tolerance = least + rtol * torch.maximum(self.x[rows].abs() * ratio, u.abs())
+        tolerance = least + rtol * torch.maximum(self.x[samples].abs() * ratio, u.abs())
         delta = (difference.abs() + torch.finfo(u.dtype).eps * u.abs()) / tolerance
         # One norm per sample: in one for all, the order of summation may depend on the batch.
         errors = torch.stack([row.norm() for row in delta]) / math.sqrt(u[0].numel())
-        for i, u_i, lam, error in zip(rows, u, lam_t.tolist(), errors.tolist(), strict=True):
+        for i, u_i, lam, error in zip(samples, u, lam_t.tolist(), errors.tolist(), strict=True):
             if self.walks[i].judge(lam, error):
                 self.x[i] = u_i
 
-    def _step(self, rows: list[int], lam_s: Array, lam_t: Array) -> tuple[Tensor, Tensor]:
+    def _step(self, samples: list[int], lam_s: Array, lam_t: Array) -> tuple[Tensor, Tensor]:
         """The state of the higher order at λ_t, and its difference from that of the lower."""
         path, prediction, h = self.model.schedule.path, self.pair.prediction, lam_t - lam_s
         high, low = ([method(SIGN[prediction] * step) for step in h.tolist()] for method in (self.pair.high, self.pair.low))
-        x, m = self.x[rows], [self.m0[rows]]
-        for row, (r, _) in enumerate(high[0]):
+        x, m = self.x[samples], [self.m0[samples]]
+        for stage, (r, _) in enumerate(high[0]):  # r is the same for all samples
             lams = lam_t if r == 1 else lam_s + r * h
-            a, c = np.array([transfer(path, prediction, *ends) for ends in zip(lam_s, lams, strict=True)]).T
-            w = _weights(high, row, len(m))
-            u = _sum(np.stack([a, *c * w]), [x, *m])
-            if row < len(high[0]) - 1:
-                m.append(self.evaluate(rows, u, lams))
-        return u, _sum(c * (w - _weights(low, -1, len(m))), m)
+            keep, gain = np.array([transfer(path, prediction, *ends) for ends in zip(lam_s, lams, strict=True)]).T
+            w = _weights(high, stage, len(m))
+            u = _sum(np.stack([keep, *gain * w]), [x, *m])
+            if stage < len(high[0]) - 1:
+                m.append(self.evaluate(samples, u, lams))
+        return u, _sum(gain * (w - _weights(low, -1, len(m))), m)
 
 
 @torch.no_grad()
@@ -133,10 +133,10 @@ def integrate(
     max_nfe: int = 100_000,
     first_step: float = 0.05,
 ) -> Result:
-    """Integrate x (batch, *shape) from the first to the last λ of the grid, whose inner values are not heeded.
+    """Integrate x (batch, *shape) from the first to the last λ of the grid; only these two are used.
 
-    If the last is +∞, one first-order step goes there from the last finite one. If the first is −∞ (zero terminal SNR, for pairs
-    in data form), one comes from there to e^(2λ) = atol/10, being wrong by about e^(2λ). λ may also fall.
+    If the last is +∞, one first-order step goes there from the last finite λ. From a first λ of −∞ (zero terminal SNR, for pairs
+    in data form) one first-order step leads to the λ where e^(2λ) = atol/10; its error is about e^(2λ). λ may also fall.
 
     rtol, atol: at the default the exact images of a mixture are met to about one grey level of 255, rms, for some 45 evaluations.
     max_nfe: what a sample may spend. One that would need more stops, and its last accepted state is returned, with its λ in
@@ -205,12 +205,13 @@ def _ends(pair: Pair, grid: Array, atol: float) -> tuple[float, float]:
             f"{pair.name} goes from one finite λ, or from −∞, to another finite one, and on to +∞ if asked, not along "
             f"{grid.tolist()}: give both ends"
         )
-    return (finite[0] if finite[0] == grid[0] else min(0.5 * math.log(0.1 * atol), finite[-1])), finite[-1]
+    end = finite[-1]
+    return (finite[0] if np.isfinite(grid[0]) else min(0.5 * math.log(0.1 * atol), end)), end
 
 
-def _weights(methods: list[Rows], row: int, evaluations: int) -> Array:
-    """The weights of one row of each method, (evaluations, methods)."""
-    return np.array([[rows[row][1].get(j, 0.0) for rows in methods] for j in range(evaluations)])
+def _weights(methods: list[Rows], stage: int, evaluations: int) -> Array:
+    """The weights of one stage of each method, (evaluations, methods)."""
+    return np.array([[rows[stage][1].get(j, 0.0) for rows in methods] for j in range(evaluations)])
 
 
 def _sum(coefficients: Array, terms: list[Tensor]) -> Tensor:

@@ -61,7 +61,7 @@ def _black_box(method: blackbox.Method, name: str = "") -> Solver:
     )
 
 
-_ALL = (
+ENTRIES = (
     Solver("ddpm", ddim.ddpm, 1, 1, "Ho et al. 2020, Alg. 2", stochastic=True),
     Solver("ddim", ddim.ddim, 1, 1, "Song et al. 2021a, Eq. 12"),
     Solver("dpm2", dpm_solver.dpm2, 2, 2, "Lu et al. 2022a, Alg. 4"),
@@ -100,8 +100,8 @@ _ALL = (
     _black_box(blackbox.Method("euler", 1, 1), "euler-lambda"),
     *map(_black_box, blackbox.METHODS),
 )
-SOLVERS = {solver.name: solver for solver in _ALL}
-assert len(SOLVERS) == len(_ALL), "two solvers share a name"
+SOLVERS = {solver.name: solver for solver in ENTRIES}
+assert len(SOLVERS) == len(ENTRIES), "two solvers share a name"
 
 
 def _alias(name: str, of: str, source: str, *, only: tuple[str, ...], **changes: Any) -> Solver:

@@ -17,7 +17,7 @@ from solvers.plan import Plan
 from solvers.transfer import PlanBuilder
 
 Rows = list[tuple[float, dict[int, float]]]  # one per stage at λ_s + r h: (r, index of an evaluation of this step -> its weight)
-Method = Callable[[float], Rows]  # h -> the rows of a step of length h
+Method = Callable[[float], Rows]  # h -> the rows of a step of length h; those below take z = SIGN · h
 SIGN = {"noise": 1.0, "data": -1.0}  # z = SIGN · h
 
 

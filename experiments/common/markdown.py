@@ -13,7 +13,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def provenance_sentence(about: Mapping[str, Any]) -> str:
-    """The model and the last run of rows. about: the first that results.read returns."""
+    """The sentence that names the model and the run that computed rows last. about: what results.read returns first."""
     runs = f" ({len(about['made'])} runs, of which this is the last)" if len(about["made"]) > 1 else ""
     return f"Model `{about['model']}` (SHA-256 {about['sha256'][:12]}). Made by {run_sentence(about['made'][-1], runs)}."
 

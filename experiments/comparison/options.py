@@ -45,7 +45,7 @@ comparison_options = together(
             "--rtol",
             default="0.1,0.03,0.01,0.003,0.001,0.0001",
             show_default=True,
-            help="Tolerances of adaptive solvers, which have no NFE.",
+            help="Tolerances that adaptive solvers are run at; they have no NFE to set.",
         ),
         options.denoise,
     ),
@@ -53,23 +53,25 @@ comparison_options = together(
         "What it is measured on",
         cloup.option("--n", type=click.IntRange(1), default=32, show_default=True, help="How many samples."),
         cloup.option(
-            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first sample; the next have the next."
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Seed of the first sample; sample i has seed + i.",
         ),
         options.label,
-        cloup.option(
-            "--tolerance", type=float, default=1e-8, show_default=True, help="Of the solution that all are compared with."
-        ),
+        cloup.option("--tolerance", type=float, default=1e-8, show_default=True, help="Tolerance of the reference solution."),
         cloup.option(
             "--features",
             type=click.Choice(["auto", "classifier", "inception", "none"]),
             default="auto",
             show_default=True,
-            help="Compare images in these, too; auto is the classifier for images of its size.",
+            help="Also compare images in these features; auto: the classifier if the images have its size; none: do not.",
         ),
         cloup.option(
             "--data",
             metavar="PATH|fashion-train",
-            help="Add the Fréchet distance from these, as `evaluate --reference` takes them.",
+            help="Also measure the Fréchet distance from these images, given as to `evaluate --reference`.",
         ),
     ),
     options.recipe_group(

@@ -8,13 +8,13 @@ network, the ODE run backwards, and decoded with S more. The error is the paper'
 
 Nothing is clipped. The error of a step of order p and length h is C h^(p+1), that of the step back C (−h)^(p+1): with odd p the
 two add up, with even p they cancel to the next order. So E falls as S^(−2p) for odd p, ddim's 1 among them, and as S^(−2(p+1))
-for even p. Beside DDIM stand solvers of higher order at equal cost: S is the limit of evaluations each way, so with three per
-step they take S // 3 steps. Whether the network is right does not matter: any ε has an ODE, and E says how well it is followed.
+for even p. Beside DDIM stand solvers of higher order at equal cost: S is the most evaluations that may be spent each way, so a
+solver with three per step takes S // 3 steps. Whether the network is right does not matter: any ε has an ODE, and E says how well it is followed.
 
 Two things are not the paper's: the data set, and the clean end. The paper's last step ends at σ = 0; here both ways begin and
 end at the first label, where λ is finite, as a backward step out of λ = +∞ does not exist for higher orders. A real image is
-taken for the state there, which would have noise of its σ; without it x_T has too little noise as well: see `x_T`, its mean
-square, which is 1 for N(0, I), and the row that begins at α x0 + σ z. The row in float64 shows how much of E is rounding.
+taken for the state at that λ, though such a state has noise. So x_T gets too little noise, too: column `x_T` is its mean square
+(1 for N(0, I)), and one row starts from α x0 + σ z instead. The row in float64 shows how much of E is rounding.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def picture(images: Reconstruction, n: int, budgets: tuple[int, ...]) -> Image.I
     trips = [round_trip(model, x0.to(model.device), solver="ddim", nfe=nfe, grid="time") for nfe in budgets]
     columns = torch.stack([x0, trips[-1][0].cpu() / 3, *(decoded.cpu() for _, decoded, _ in trips)], 1)
     sheet = writers.grid(to_pixels(columns.flatten(0, 1)), columns=columns.shape[1], width=84 * columns.shape[1])
-    return figures.headed(sheet, ["original", "x_T", *(f"S = {nfe}" for nfe in budgets)])
+    return figures.headed(sheet, ["original", "x_T / 3", *(f"S = {nfe}" for nfe in budgets)])
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -65,8 +65,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             line = [row for row in _compared(rows) if (row["solver"], row["grid"]) == (solver, grid)]
             nfe, mse, mse_se = ([row[name] for row in line] for name in ("nfe", "mse", "mse_se"))
             axis.errorbar(nfe, mse, mse_se, marker="o", ms=3.5, lw=1.3, color=COLOURS.get(solver), label=solver)
-        paper = [(int(row["S"]), float(row["error"])) for row in published.table("ddim_table2")]
-        axis.plot(*zip(*paper, strict=True), "k:", marker="s", ms=3.5, mfc="none", label="DDIM on CIFAR-10, the paper")
+        if grid == "time":  # the paper's
+            paper = [(int(row["S"]), float(row["error"])) for row in published.table("ddim_table2")]
+            axis.plot(*zip(*paper, strict=True), "k:", marker="s", ms=3.5, mfc="none", label="DDIM on CIFAR-10, the paper")
         axis.set(xscale="log", yscale="log", xlabel="S, evaluations each way", title=title)
         axis.set_xticks(BUDGETS, [str(nfe) for nfe in BUDGETS])
         axis.minorticks_off()
@@ -137,9 +138,9 @@ def _rounding_and_noise(rows: Sequence[Row]) -> str:
 @click.command(cls=Script)
 @script_options.model()
 @script_options.solvers(SOLVERS)
-@click.option("--n", default=50, show_default=True, type=click.IntRange(2, 500), help="Images.")
+@click.option("--n", default=50, show_default=True, type=click.IntRange(2, 500), help="How many images.")
 @click.option("--data-dir", help="Other test images, as `cli.py train` takes them.")
-@script_options.seed("Of the noise in the row that has any.")
+@script_options.seed("Of the noise, in the one row that adds noise to the images.")
 @script_options.out("results/table2")
 @script_options.overwrite
 @script_options.fast("2 images, S = 10 and 20")

@@ -132,7 +132,9 @@ solver_group = together(
 planning_group = together(
     cloup.option_group(
         "The schedule and the budget",
-        cloup.option("--schedule", help="ddpm_linear, vp_linear, cosine, edm or flow. [default: ddpm_linear]"),
+        cloup.option(
+            "--schedule", help="A name in diffode.schedules: ddpm_linear, vp_linear, cosine, edm, flow. [default: ddpm_linear]"
+        ),
         *budget_options,
         *solver_options(*PLANNED),
     ),
