@@ -61,7 +61,7 @@ PAIRS = (
 
 
 class _Batch:
-    """The samples: states x and first evaluations m0, (batch, *shape), and a walk for each. Methods take some of them, `samples`."""
+    """States x and first evaluations m0, (batch, *shape), and a walk for each sample. Methods take some of the `samples`."""
 
     def __init__(self, pair: Pair, model: EpsModel, x: Tensor, walks: list[Walk]) -> None:
         self.pair, self.model, self.walks, self.counter = pair, model, walks, Counter()

@@ -8,8 +8,9 @@ network, the ODE run backwards, and decoded with S more. The error is the paper'
 
 Nothing is clipped. The error of a step of order p and length h is C h^(p+1), that of the step back C (−h)^(p+1): with odd p the
 two add up, with even p they cancel to the next order. So E falls as S^(−2p) for odd p, ddim's 1 among them, and as S^(−2(p+1))
-for even p. Beside DDIM stand solvers of higher order at equal cost: S is the most evaluations that may be spent each way, so a
-solver with three per step takes S // 3 steps. Whether the network is right does not matter: any ε has an ODE, and E says how well it is followed.
+for even p. Beside DDIM stand solvers of higher order at equal cost: S is the most evaluations that may be spent each way, so
+a solver with three per step takes S // 3 steps. Whether the network is right does not matter: any ε has an ODE, and E says
+how well it is followed.
 
 Two things are not the paper's: the data set, and the clean end. The paper's last step ends at σ = 0; here both ways begin and
 end at the first label, where λ is finite, as a backward step out of λ = +∞ does not exist for higher orders. A real image is
