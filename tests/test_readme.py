@@ -1,5 +1,6 @@
 """What documents show is what the code does: snippets run, and generated parts are up to date."""
 
+import ast
 import re
 import shlex
 import sys
@@ -25,8 +26,8 @@ def part(text, name):
     return re.search(rf"<!-- {name}.*?-->\n(.*?)<!-- /{name} -->", text, re.S)[1].strip()
 
 
-def forgotten(monkeypatch, module):
-    """Let what is imported under this name be imported anew, now and after the test."""
+def reimported(monkeypatch, module):
+    """A module of this name is imported again, now and after the test."""
     monkeypatch.setitem(sys.modules, module, None)
     del sys.modules[module]
 
@@ -34,20 +35,23 @@ def forgotten(monkeypatch, module):
 def test_readme_snippets_run(capsys):
     scope = {"network": lambda x, t, y=None: 0.1 * x}
     found = snippets("README.md")
-    assert len(found) == 4
+    assert len(found) == 5
     for code in found:
         exec(code, scope)
     assert scope["result"].nfe == 20
-    assert capsys.readouterr().out.startswith("20 40\nddim: 20 steps")
+    shown = capsys.readouterr().out
+    assert shown.startswith("20 40\nddim: 20 steps")
+    assert "\nunipc3: 10 steps, 10 NFE" in shown
+    assert len(scope["batches"]) == 2
 
 
 def test_the_solver_of_contributing_is_a_solver(mixture64, tmp_path, monkeypatch):
-    """Saved and named as its text says, it is dpm2, with and without a last step to λ = +∞, and spends what it is given."""
+    """Saved and named as its text says, it is dpm2, with and without a last step to λ = +∞, and spends its budget exactly."""
     (code,) = snippets("CONTRIBUTING.md")
     assert len([line for line in code.splitlines() if line]) <= 10
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    forgotten(monkeypatch, "mine")
+    reimported(monkeypatch, "mine")
     for budget in ({"nfe": 8}, {"nfe": 9, "denoise": True}):
         kw = {"shape": (2, 1, 28, 28), "dtype": torch.float64, **budget}
         mine, theirs = (sample(mixture64, solver=solver, **kw) for solver in ("mine:mymidpoint", "dpm2"))
@@ -56,18 +60,18 @@ def test_the_solver_of_contributing_is_a_solver(mixture64, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("command", ["compare", "sample --model mine:model --nfe 3"])
-def test_a_network_of_ones_own_takes_ten_lines_and_one_command(tmp_path, monkeypatch, command):
-    """What README says, typed; and with few samples here."""
+def test_a_users_network_takes_ten_lines_and_one_command(tmp_path, monkeypatch, command):
+    """The file and the command that README shows, with few samples."""
     import cli
 
     shown = r"<!-- mine\.py: tests run this -->\n```python\n(.*?)```.*?```\npython cli\.py (.*?)\n```"
-    code, typed = re.search(shown, (ROOT / "README.md").read_text(encoding="utf-8"), re.S).groups()
+    code, command_line = re.search(shown, (ROOT / "README.md").read_text(encoding="utf-8"), re.S).groups()
     assert len([line for line in code.splitlines() if line]) <= 10
-    assert typed.startswith("compare --model mine:model ")
+    assert command_line.startswith("compare --model mine:model ")
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    forgotten(monkeypatch, "mine")
-    args = shlex.split(typed if command == "compare" else command)
+    reimported(monkeypatch, "mine")
+    args = shlex.split(command_line if command == "compare" else command)
     result = CliRunner().invoke(cli.main, [*args, "--n", "2"])
     assert result.exit_code == 0, result.output
 
@@ -115,12 +119,35 @@ def test_every_command_that_documents_type_exists():
     import cli
 
     found = 0
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*.py"))):
+    documents = *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/*.md")
+    for path in sorted((*documents, *ROOT.glob("experiments/**/*.py"))):
         text = path.read_text(encoding="utf-8")
-        for kind, name, rest in re.findall(r"python (-m experiments\.|cli\.py )(\w+)([^`\n;|&]*)", text):
-            command = import_module(f"experiments.{name}").main if kind.startswith("-m") else cli.main.commands[name]
+        for kind, name, rest in re.findall(r"python (-m experiments\.|-m diffode |cli\.py )(\w+(?:\.\w+)*)([^`\n;|&]*)", text):
+            command = import_module(f"experiments.{name}").main if "experiments" in kind else cli.main.commands[name]
             known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             typed = {word.split("=")[0].rstrip(",.)") for word in rest.split() if re.match(r"--[a-z]", word)}
             assert typed <= known, f"{path.name}: {name} {typed - known}"
             found += 1
     assert found > 30
+
+
+def test_every_function_that_design_names_exists():
+    """FILE:FUNCTION, as the walks have it; each in at most twelve calls."""
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", text)
+    assert len(named) > 30
+    for path, name in named:
+        body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        for part in name.split("."):
+            found = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part]
+            assert found, f"{path} has no {name}"
+            body = found[0].body
+    walks = re.findall(r"(?:^\d+\. .*\n)+", text, re.M)
+    assert len(walks) == 3
+    assert all(len(walk.splitlines()) <= 12 for walk in walks)
+
+
+def test_files_that_design_names_exist():
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:diffode|solvers|experiments|docs|tests)/[\w/]*(?:\.\w+)?)`", text):
+        assert (ROOT / path).exists(), path

@@ -12,7 +12,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
-from diffode import EpsModel
+from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.schedule import Array
 
