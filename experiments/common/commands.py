@@ -93,7 +93,7 @@ class Commands(cloup.Group):
 def command_line() -> str:
     """The running command as it was typed, and can be typed again: without --resume, which its first run did not have.
 
-    `python cli.py ...`, `python -m diffode ...`, `diffode ...` or `python -m experiments.room.name ...`.
+    `python cli.py ...`, `python -m diffode ...`, `diffode ...` or `python -m experiments.ROOM.NAME ...`.
     """
     spec = sys.modules["__main__"].__spec__  # of `python -m`; sys.argv[0] is then the path of the module's file
     if spec is not None:
