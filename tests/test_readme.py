@@ -118,11 +118,12 @@ def test_every_command_that_documents_type_exists():
     """Modules and options of `python -m experiments.NAME` and `python cli.py NAME`, in code spans and blocks."""
     import cli
 
+    shown = r"python (-m experiments\.|-m diffode |cli\.py )([a-z]\w*(?:\.\w+)*)([^`\n;|&]*)"
     found = 0
     documents = *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/*.md")
     for path in sorted((*documents, *ROOT.glob("experiments/**/*.py"))):
         text = path.read_text(encoding="utf-8")
-        for kind, name, rest in re.findall(r"python (-m experiments\.|-m diffode |cli\.py )([a-z]\w*(?:\.\w+)*)([^`\n;|&]*)", text):
+        for kind, name, rest in re.findall(shown, text):
             command = import_module(f"experiments.{name}").main if "experiments" in kind else cli.main.commands[name]
             known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             typed = {word.split("=")[0].rstrip(",.)") for word in rest.split() if re.match(r"--[a-z]", word)}
