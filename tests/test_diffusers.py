@@ -1,5 +1,6 @@
 """Against diffusers: the same numbers where it does what the papers say, and proof of who is right where it does not."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
+from benchmarks.peers import PEERS, Peer, double, drive, make, on_grid, run_peer
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.noise import SeededNoise
 from diffode.ode import accurate
@@ -14,11 +16,11 @@ from solvers import run
 from solvers.hooks import Hooks
 from solvers.registry import find
 
-pytest.importorskip("diffusers")
-from benchmarks.peers import PEERS, Peer, double, drive, make, on_grid, run_peer
-
 DDPM = schedules.ddpm_linear()
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what diffusers and numpy say of each other
+pytestmark = [
+    pytest.mark.skipif(find_spec("diffusers") is None, reason="needs diffusers"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # what diffusers and numpy say of each other
+]
 NOISE = SeededNoise(range(4))
 GRIDS = {
     "logsnr": lambda n: np.linspace(DDPM.lam_min, DDPM.lam_max, n + 1),
