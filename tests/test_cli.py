@@ -29,7 +29,7 @@ from experiments.common.commands import command_line, with_flags
 from experiments.common.options import from_command_line
 from experiments.sampling import jobs, progress
 from experiments.sampling.names import default_name
-from solvers import SOLVERS, Plan, registry, sampling
+from solvers import ALIASES, SOLVERS, Plan, registry, sampling
 
 ROOT = Path(cli.__file__).parent
 CLI = [sys.executable, str(ROOT / "cli.py")]
@@ -892,7 +892,7 @@ def test_solvers_are_listed():
     table = run("solvers").stdout.splitlines()
     names = [line.split("|")[1].strip() for line in table]
     assert names[0] == "name"
-    assert names[2:] == list(SOLVERS)
+    assert names[2:] == [*SOLVERS, *ALIASES]
     assert len({len(line) for line in table}) == 1
 
 
