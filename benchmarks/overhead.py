@@ -1,4 +1,4 @@
-"""What the loop costs beside the network: python -m benchmarks.overhead
+"""What sampling costs outside the network: python -m benchmarks.overhead
 
 The network costs nothing (it returns its input), so what is timed is the loop: seconds per evaluation, as a ratio to copying
 as many tensors of the state's size as the evaluation's rows must read and write. Memory is the peak that a run adds, in
@@ -8,6 +8,8 @@ which must be the same, since the loop allocates nothing after its first steps.
 Peers run the same method, DPM-Solver++(2M), on the same tensors with the same network, which predicts noise: those of
 diffusers and k-diffusion if installed, that of the DPM-Solver authors if its file is given. Runs take turns, so what else the
 machine does falls on all alike. Plans, set_timesteps and the like are made before the clock starts.
+
+The fixed cost of `sample` (its grid, its plan, its noise) is measured in fixed_cost.py.
 
 Absolute times of a shared machine mean little; the ratios are what to look at.
 """
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import peers
+from benchmarks import fixed_cost, peers
 from benchmarks.measure import STEPS, markdown, median_seconds, seconds, setting, size, touched
 from diffode import EpsModel, InputError, schedules
 from diffode.files import atomic, write_json
@@ -177,13 +179,14 @@ def memory(name: str, device: str) -> dict[str, object]:
 )
 @click.option("--fast", is_flag=True, help="Small tensors and no memory: to see that it works.")
 def main(out: Path | None, device: str, repeats: int, dpm_solver: Path | None, fast: bool) -> None:
-    """Measure what the sampling loop costs beside the network."""
+    """Measure what sampling costs outside the network."""
     device = choose_device(device)
     shapes, peer_shapes = (((1, 1, 8, 8),),) * 2 if fast else (SHAPES, PEER_SHAPES)
     speeds = [speed(name, shape, device, repeats) for shape in shapes for name in NAMES]
     compared = [row for shape in peer_shapes for row in against_peers(shape, device, repeats, dpm_solver)]
     memories = [] if fast else [memory(name, device) for name in NAMES]
-    text = "\n".join(markdown(rows) for rows in (speeds, compared, memories) if rows)
+    fixed = fixed_cost.tables(repeats, fast)
+    text = "\n".join(markdown(rows) for rows in (speeds, compared, memories, *fixed.values()) if rows)
     click.echo(text)
     if out is not None:
         machine = {
@@ -195,7 +198,8 @@ def main(out: Path | None, device: str, repeats: int, dpm_solver: Path | None, f
         }
         command = f"python -m benchmarks.overhead --repeats {repeats}"
         write_json(
-            out.with_suffix(".json"), {"command": command, **machine, "speed": speeds, "peers": compared, "memory": memories}
+            out.with_suffix(".json"),
+            {"command": command, **machine, "speed": speeds, "peers": compared, "memory": memories, "fixed_cost": fixed},
         )
         with atomic(out.with_suffix(".md")) as part:
             part.write_text(f"{json.dumps(machine)}, `{command}`\n\n{text}", encoding="utf-8")

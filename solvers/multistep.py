@@ -9,6 +9,7 @@ in the moments μ_k, which are exact for the exponential rules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -122,19 +123,20 @@ def multistep(
     if start == "single" and np.any(eta):
         raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave start at ramp")
     refuse_backwards(solver, grid, bool(np.any(eta)))
+    lams = grid.tolist()  # arithmetic on NumPy's scalars is slow
     corrector = corrector or (order + 1) * unic
-    builder, steps_left = PlanBuilder(schedule.path, prediction, grid[0]), len(grid) - 1
-    history = [(grid[0], builder.evaluate())]  # (λ, index of the evaluation), oldest first
-    for (lam_s, lam_t), strength in zip(pairwise(grid), np.broadcast_to(eta, steps_left), strict=True):
-        step, finite, draw = Step(lam_s, lam_t, float(strength)), np.isfinite(lam_t - lam_s), len(grid) - steps_left
+    builder, steps_left = PlanBuilder(schedule.path, prediction, lams[0]), len(lams) - 1
+    history = [(lams[0], builder.evaluate())]  # (λ, index of the evaluation), oldest first
+    for (lam_s, lam_t), strength in zip(pairwise(lams), np.broadcast_to(eta, steps_left).tolist(), strict=True):
+        step, finite, draw = Step(lam_s, lam_t, float(strength)), math.isfinite(lam_t - lam_s), len(lams) - steps_left
         noise = float(schedule.sigma(lam_t)) * np.sqrt(-np.expm1(-2 * step.eta * step.h)) if step.eta else 0.0
         # The step before one to λ = +∞ is not corrected: the x̂0 that the plan ends with belongs to the state it was evaluated at.
-        correct = bool(corrector and finite and steps_left > 1 and np.isfinite(grid[-steps_left + 1]))
+        correct = bool(corrector and finite and steps_left > 1 and math.isfinite(lams[-steps_left + 1]))
         if start == "single" and len(history) < order and finite:
             write_step(builder, history[-1][1], lam_t, single_step(max(order, corrector), prediction))
             correct = False
         else:
-            most = order if finite or (to_zero and lam_t == np.inf) else 1
+            most = order if finite or (to_zero and lam_t == math.inf) else 1
             count = min(most, len(history), steps_left if lower_final else order)
             builder.move(lam_t, _weights(rule, step, history, count), noise=noise, draw=draw, commit=not correct)
         if not finite:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from diffode.schedule import Array
 
 
+@lru_cache(maxsize=1024)  # the moments of a step, and those of its corrector, ask for the same few
 def phi(k: int, z: float) -> float:
     """φ_k(z) in float64, to a few units in the last place for |z| ≤ 1 and to 1e-12 relative beyond (k ≤ 4)."""
     if k == 0:
@@ -37,4 +39,7 @@ def moments(n: int, z: float) -> list[float]:
 
 def interpolatory(c: Array, mu: Sequence[float] | Array) -> Array:
     """The weights w with Σ_j w_j c_j^k = μ_k, k < len(c): Σ_j w_j m_j integrates the polynomial through the points (c_j, m_j)."""
-    return np.asarray(np.linalg.solve(np.vander(c, increasing=True).T, np.asarray(mu)))
+    powers = [np.ones_like(c)]
+    while len(powers) < len(c):
+        powers.append(powers[-1] * c)
+    return np.asarray(np.linalg.solve(powers, mu))

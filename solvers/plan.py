@@ -15,6 +15,7 @@ of each row are right to 1e-10. Errors whose sum is zero are left to the tests o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,13 +53,14 @@ class Stage:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", float(self.lam))
-        for name in ("x", "noise"):
-            object.__setattr__(self, name, _number(getattr(self, name)))
-        if np.isnan(self.lam) or not isinstance(self.evaluate, bool) or not isinstance(self.commit, bool):
+        object.__setattr__(self, "x", _number(self.x))
+        object.__setattr__(self, "noise", _number(self.noise))
+        if math.isnan(self.lam) or not isinstance(self.evaluate, bool) or not isinstance(self.commit, bool):
             raise InputError(
                 f"a stage has a λ, and evaluate and commit are true or false, not {self.lam}, {self.evaluate!r}, {self.commit!r}"
             )
-        live = {int(j): _number(c) for j, c in self.c.items() if isinstance(c, Tensor) or c != 0}  # 0 · NaN is NaN
+        numbers = {int(j): _number(c) for j, c in self.c.items()}
+        live = {j: c for j, c in numbers.items() if not isinstance(c, float) or c != 0}  # 0 · NaN is NaN
         object.__setattr__(self, "c", live)
         draws = self.draw is None or (type(self.draw) is int and self.draw >= 1)
         if (value(self.noise) != 0) != (self.draw is not None) or not draws:
@@ -110,9 +112,9 @@ class Plan:
             kept, largest = sigma_s * x + p1 * total, max(abs(sigma_s * x), abs(total), sigma_t)
             variance = kept * kept + noise * noise
             offs += [abs(variance - sigma_t * sigma_t) / max(2 * sigma_t * largest, 1e-300), -kept / max(largest, 1e-300)]
-        off = float(np.max(offs))  # which a NaN does not get lost in
-        single = any(isinstance(n, Tensor) and n.dtype != torch.float64 for n in (stage.x, stage.noise, *stage.c.values()))
-        if not off <= (1e-5 if single else 1e-10) or not np.isfinite([x, noise, total, sigma_s * x]).all():
+        off = max(offs, key=lambda off: math.inf if math.isnan(off) else off)
+        right = off <= 1e-10 or (off <= 1e-5 and _is_single(stage))
+        if not right or not all(map(math.isfinite, (x, noise, total, sigma_s * x))):
             raise InputError(
                 f"stage {row} of {self.solver}, λ = {anchor.lam:g} to {stage.lam:g}, breaks the transfer law by {off:.1e}: "
                 f"x = {x:g}, c = {dict(stage.c)}, noise = {noise:g} do not carry a point mass to a point mass"
@@ -204,7 +206,7 @@ class Plan:
 
 def value(number: Number) -> float:
     """A number of a stage as a float."""
-    return float(number.detach()) if isinstance(number, Tensor) else number
+    return number if isinstance(number, float) else float(number.detach())
 
 
 def _text(lam: float) -> float | str:
@@ -212,8 +214,14 @@ def _text(lam: float) -> float | str:
     return lam if np.isfinite(lam) else str(lam)
 
 
+def _is_single(stage: Stage) -> bool:
+    """Whether a number of the stage is a tensor of less than float64."""
+    numbers = (stage.x, stage.noise, *stage.c.values())
+    return any(number.dtype != torch.float64 for number in numbers if isinstance(number, Tensor))
+
+
 def _number(number: Number) -> Number:
-    return number if isinstance(number, Tensor) else float(number)
+    return number if type(number) is float or isinstance(number, Tensor) else float(number)
 
 
 def _off(a: float, b: float, c: float) -> float:

@@ -79,7 +79,8 @@ def write_step(builder: PlanBuilder, evaluation: int, lam_t: float, method: Meth
 
 def single_steps(solver: str, grid: Array, schedule: Schedule, prediction: str, rows: Method | Sequence[Method]) -> Plan:
     """The plan of a method, or of one method per step: rows(h) are the stages of a step of length h; the last commits."""
-    builder = PlanBuilder(schedule.path, prediction, grid[0])
-    for i, lam_t in enumerate(grid[1:]):
+    first_lam, *lams = grid.tolist()
+    builder = PlanBuilder(schedule.path, prediction, first_lam)
+    for i, lam_t in enumerate(lams):
         write_step(builder, builder.evaluate(), lam_t, rows if callable(rows) else rows[i])
     return builder.plan(solver)

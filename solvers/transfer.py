@@ -55,12 +55,8 @@ class PlanBuilder:
     def __init__(self, path: ProbabilityPath, prediction: str, lam: float) -> None:
         self.path, self.prediction = path, prediction
         self.stages = [Stage(lam, 1.0, evaluate=False)]
+        self.lam = self.stages[0].lam  # of the anchor
         self._evaluations = 0
-
-    @property
-    def lam(self) -> float:
-        """λ of the anchor."""
-        return next(stage.lam for stage in reversed(self.stages) if stage.commit)
 
     def evaluate(self) -> int:
         """Evaluate the model at the newest state, and return the index of the evaluation."""
@@ -82,6 +78,7 @@ class PlanBuilder:
     def put(self, stage: Stage) -> None:
         """Add a stage as it is, for the few that `move` cannot express."""
         self.stages.append(stage)
+        self.lam = stage.lam if stage.commit else self.lam
 
     def plan(self, solver: str, *, exact_marginals: bool = True) -> Plan:
         """The finished plan. Plan checks it, and raises InputError if it breaks the transfer law."""
