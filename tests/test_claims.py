@@ -214,7 +214,7 @@ def test_a_problem_is_solved_once(tmp_path, monkeypatch):
     cells = common.claim_cells(["mixture"], ["ddim", "dpm2"], [3, 4])
     found = [problems.measure(cell) for cell in cells]
     assert "skipped" in found[2]  # dpm2 with 3
-    monkeypatch.setattr(ground_truth, "_batch", None)
+    monkeypatch.setattr(ground_truth, "_solve", None)
     again = Problems(options(tmp_path / "b"), 1e-2, n=1)
     assert [again.measure(cell) for cell in cells] == found
 

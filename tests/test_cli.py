@@ -544,7 +544,7 @@ BAD = {
     "plan in the card's place": (["--save-plan", "a.png.json"], ["a.png.json", "--save-plan"]),
     "plan in a folder's place": (["--save-plan", "/"], ["--save-plan"]),
     "plan under a file": (["--save-plan", "/dev/null/p.json"], ["/dev/null", "--save-plan"]),
-    "missing plan": (["--solver", "missing.json"], ["missing.json", "--save"]),
+    "missing plan": (["--solver", "missing.json"], ["missing.json", "write one with Plan.save"]),
     "missing module": (["--solver", "missing_module:solver"], ["missing_module", "MODULE:NAME"]),
     "trajectory of two batches": (["--trajectory", "--batch", "2"], ["--trajectory", "3", "--batch 2"]),
     "corrector of none": (["--solver", "ddim+unic"], ["ddim", "corrector", "dpmpp2m+unic"]),
