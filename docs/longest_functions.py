@@ -17,7 +17,6 @@ REASONS = {
     "trajectories mean.",
     "solvers/sampling.py:sample": "20 lines of code; the rest is the signature of the function that users call, and what its "
     "arguments mean.",
-    "experiments/sampling/jobs.py:prepare_job": "It lists the twelve fields of a Job by name; the rest is its signature.",
     "experiments/comparison/compare.py:compare_solvers": "The whole command in its order: problem, solution, rows, answer.",
     "cli.py:sample": "It lists each option of the command by name, and hands it on.",
 }

@@ -639,7 +639,7 @@ def test_output_that_exists(here, out):
 @pytest.mark.parametrize("out", ["wall/a.png", "wall/b/c/pictures"])
 def test_a_file_in_the_way(here, out):
     (here / "wall").write_text("brick")
-    refused(sample("--out", out), "wall", "folder", "--out")
+    refused(sample("--out", out), "wall", "folder", "another name")
     assert os.listdir(here) == ["wall"]
     assert (here / "wall").read_text() == "brick"
 
