@@ -163,7 +163,7 @@ def _count(start: tuple[int, int], end: tuple[int, int], n: int, colour: str) ->
 def _box(name: str, at: tuple[int, int]) -> str:
     """A box with its name, in the colours of its group."""
     (x, y), (dark, light) = at, GROUPS[group(name)]
-    label = name.removeprefix("diffode: ") if name != FRONT_DOOR else "diffode"
+    label = name.removeprefix("diffode: ") if name != FRONT_DOOR else "import diffode"
     return (
         f'<rect x="{x - WIDTH // 2}" y="{y - HEIGHT // 2}" width="{WIDTH}" height="{HEIGHT}" rx="5" '
         f'fill="{light}" stroke="{dark}"/>'
