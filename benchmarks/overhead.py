@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import fixed_cost, peers
+from benchmarks import fixed_cost, peer_packages, peers
 from benchmarks.measure import STEPS, markdown, median_seconds, seconds, setting, size, touched
 from diffode import EpsModel, InputError, schedules
 from diffode.files import atomic, write_json
@@ -95,7 +95,7 @@ def diffusers(x: Tensor) -> Prepare:
 
 def k_diffusion(x: Tensor) -> Prepare:
     """sample_dpmpp_2m, which wants x̂0 as a function of x/α and σ/α."""
-    sampling, schedule = peers.k_diffusion(), schedules.ddpm_linear()
+    sampling, schedule = peer_packages.k_diffusion(), schedules.ddpm_linear()
     sigmas = torch.tensor(np.exp(-schedule.lam(np.linspace(999, 0, STEPS + 1))), dtype=x.dtype, device=x.device)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def k_diffusion(x: Tensor) -> Prepare:
 
 def authors(x: Tensor, file: Path) -> Prepare:
     """DPM_Solver.sample of the authors of DPM-Solver, in data form, which two versions of their file ask for differently."""
-    module = peers.dpm_solver(file)
+    module = peer_packages.dpm_solver(file)
     betas = torch.linspace(1e-4, 0.02, 1000, device=x.device)
     schedule = module.NoiseScheduleVP("discrete", betas=betas)
     vars(module)["tqdm"] = lambda steps, **_: steps  # one version draws a progress bar, which is not what is timed

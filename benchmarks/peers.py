@@ -1,8 +1,8 @@
-"""Other people's samplers on our models and grids: diffusers' schedulers, k-diffusion's functions, the DPM-Solver authors' class.
+"""diffusers' schedulers on our models and grids. diffusers is not needed to install or run diffode.
 
-None of them is needed to install or run diffode. A scheduler of diffusers lives on the labels of a table of β and cannot be
+A scheduler of diffusers lives on the labels of a table of β and cannot be
 given a grid; but it can be given the table whose labels are the grid, so on any grid it takes the very steps that we take. Those
-whose last step goes to σ = 0 whatever they are told are given one label more and stopped at the grid's end. `double` has
+whose last step always goes to σ = 0 are given one label more and stopped at the grid's end. `double` has
 their own code run in float64, so that what differs is the method.
 """
 
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -34,16 +33,15 @@ from diffode.schedule import Array
 PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
 IN_SIGMA_BAR = ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete")  # their state is x/α
 TO_ZERO = (*IN_SIGMA_BAR, "DDIM", "DDPM", "PNDM")  # their last step goes to σ = 0
-TWO_CALLS = ("HeunDiscrete", "KDPM2Discrete")  # a step
-NEVER, BELOW_15, ALWAYS = 0, 15, sys.maxsize
+TWO_CALLS, NEVER, BELOW_15, ALWAYS = ("HeunDiscrete", "KDPM2Discrete"), 0, 15, sys.maxsize  # two calls per step; lowers
 
 
 @dataclass(frozen=True)
 class Peer:
     """A scheduler of diffusers, XScheduler for `scheduler` = X, and ours of the same method: `ours` with `options`.
 
-    step: what its step() is told besides. lowers: below how many steps it lowers the order of the last ones; where it does, ours
-    is told lower_final. inner: where in a step it needs labels besides the grid's. same: whether the two agree to rounding.
+    step: further arguments of its step(). lowers: below how many steps it lowers the order of the last ones; where it does, ours
+    has lower_final. inner: where in a step it needs labels besides the grid's. same: whether the two agree to rounding.
     """
 
     scheduler: str
@@ -57,8 +55,8 @@ class Peer:
 
     @property
     def name(self) -> str:
-        told = {**self.config, **self.step}
-        return self.scheduler + (f"({', '.join(f'{name}={value}' for name, value in told.items())})" if told else "")
+        settings = {**self.config, **self.step}
+        return self.scheduler + (f"({', '.join(f'{name}={value}' for name, value in settings.items())})" if settings else "")
 
     @property
     def stochastic(self) -> bool:
@@ -91,9 +89,8 @@ class Peer:
 
 def _dpm(ours: str, order: int, algorithm: str, heun: bool = False, lowers: int = BELOW_15) -> Peer:
     variant = {"variant": "taylor" if heun else "midpoint"} if order == 2 else {}
-    config = {"solver_order": order, "algorithm_type": algorithm}
-    config |= {"solver_type": "heun"} if heun else {}
-    config |= {} if lowers else {"lower_order_final": False}
+    config = {"solver_order": order, "algorithm_type": algorithm, **({"solver_type": "heun"} if heun else {})}
+    config |= {"lower_order_final": False} if not lowers else {}
     return Peer("DPMSolverMultistep", ours, variant, config, lowers=lowers)
 
 
@@ -151,10 +148,10 @@ class Double:
     """A module in which float32 is float64."""
 
     def __init__(self, module: ModuleType) -> None:
-        self._module = module
+        self.module = module
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, "float64" if name == "float32" else name)
+        return getattr(self.module, "float64" if name == "float32" else name)
 
 
 def module_of(scheduler: str) -> ModuleType:
@@ -177,12 +174,12 @@ def double(scheduler: str) -> Iterator[None]:
 
 
 def make(scheduler: str, steps: int, **config: Any) -> Any:
-    """XScheduler(**config), told to take `steps` steps; without clipping."""
+    """XScheduler(**config), set to take `steps` steps; without clipping."""
     kind = getattr(module_of(scheduler), f"{scheduler}Scheduler")
     if scheduler in ("DDIM", "DDPM"):
         config = {"clip_sample": False, **config}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # some of what it is told is deprecated
+        warnings.simplefilter("ignore", FutureWarning)  # some settings are deprecated
         made = kind(**config)
     made.set_timesteps(steps)
     return made
@@ -251,37 +248,3 @@ def run_peer(peer: Peer, model: EpsModel, x: Tensor, grid: Array, noise: Noise |
     with double(peer.scheduler), torch.no_grad():
         scheduler, lams = on_grid(peer, grid, model)
         return drive(scheduler, model, x, lams, float(grid[-1]), noise, **peer.step)
-
-
-def k_diffusion() -> ModuleType:
-    """k_diffusion.sampling, without what its package imports beside it; InputError if k-diffusion is not installed."""
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("k-diffusion is not installed: pip install --no-deps k-diffusion, or leave it out")
-    package, utils, torchsde = (ModuleType(name) for name in ("k_diffusion_alone", "k_diffusion_alone.utils", "torchsde"))
-    vars(package).update(__path__=[], utils=utils)
-    vars(utils).update(append_dims=lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)])
-    stubs = {module.__name__: module for module in (package, utils, torchsde) if module.__name__ not in sys.modules}
-    sys.modules.update(stubs)
-    try:
-        return _load("k_diffusion_alone.sampling", Path(spec.submodule_search_locations[0]) / "sampling.py")
-    finally:
-        for name in stubs:
-            del sys.modules[name]
-
-
-def dpm_solver(file: Path) -> ModuleType:
-    """The authors' dpm_solver_pytorch.py; InputError if `file` is something else."""
-    module = _load("dpm_solver_pytorch", file)
-    if missing := [name for name in ("NoiseScheduleVP", "model_wrapper", "DPM_Solver") if not hasattr(module, name)]:
-        raise InputError(f"{file} has no {missing[0]}: give the dpm_solver_pytorch.py of the authors of DPM-Solver")
-    return module
-
-
-def _load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, peers
+from benchmarks import gpu, peer_packages
 from diffode import InputError, schedules
 from diffode.noise import SeededNoise
 from solvers import SOLVERS, run
@@ -117,7 +117,7 @@ K_DIFFUSION = [
 def test_k_diffusion_is_the_same(function, told, name, options, toy):
     """With the same noise, in x/α. 1e-9: as in diffusers, what is left is their subtractions."""
     try:
-        sample = getattr(peers.k_diffusion(), function)
+        sample = getattr(peer_packages.k_diffusion(), function)
     except InputError as error:
         pytest.skip(str(error))
     schedule = schedules.ddpm_linear()
@@ -139,4 +139,4 @@ def test_k_diffusion_is_the_same(function, told, name, options, toy):
 def test_a_file_that_is_not_the_authors_is_refused(tmp_path):
     (tmp_path / "other.py").write_text("x = 1\n")
     with pytest.raises(InputError, match="no NoiseScheduleVP"):
-        peers.dpm_solver(tmp_path / "other.py")
+        peer_packages.dpm_solver(tmp_path / "other.py")
