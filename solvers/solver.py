@@ -82,9 +82,8 @@ class Solver:
         refuse_unknown(self.name, self.options, options)
         grid = np.asarray(grid, np.float64)
         if self.build is None:
-            raise InputError(
-                f"{self.name} has no plan before it is run{': its result has that which it took' * self.chooses_steps}"
-            )
+            has_steps = self.chooses_steps and not self.supported_hooks  # a pair of ours, whose result has the plans it took
+            raise InputError(f"{self.name} has no plan{' before it is run: its result has that which it took' * has_steps}")
         monotone = np.all(grid[1:] > grid[:-1]) or np.all(grid[1:] < grid[:-1])
         if self.fixed_plan is None and not (grid.ndim == 1 and len(grid) >= 2 and monotone):
             raise InputError(f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {grid.tolist()}")
