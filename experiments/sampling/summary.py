@@ -74,7 +74,8 @@ def warnings_of(job: Job, per_image: Arrays, save_plan: Path | None, plan: Plan 
         where = f"λ = {short.min():.6g}" + (f" to {short.max():.6g}" if short.min() < short.max() else "")
         yield (
             f"{len(short)} of {len(job.seeds)} images stopped at {where} of {job.lams[-1]:.6g}, with max_nfe="
-            f"{job.options.get('max_nfe', 100_000)}: the last state of each is written; raise `max_nfe`, or loosen `rtol` and `atol`"
+            f"{job.options.get('max_nfe', 100_000)}: the last state of each is written; raise `max_nfe`, or loosen "
+            "`rtol` and `atol`"
         )
 
 
