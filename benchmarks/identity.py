@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -90,7 +91,8 @@ def digests() -> dict[str, str]:
                                     f"{name} {options} {schedule.name} {spacing} {steps} {denoise} {backwards}",
                                     lambda s=solver, g=lams, n=schedule, o=options: table(s.plan(g, n, **o)),
                                 )
-    from diffode.models.pretrained import load
+    moved = Path("diffode/models").is_dir()  # older commits have the module elsewhere; an installed one is not theirs
+    load = import_module("diffode.models.pretrained" if moved else "diffode.pretrained").load
 
     for model_name in ("mixture", "fashion"):
         model = load(model_name).model.labelled([3, 9])

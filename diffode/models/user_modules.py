@@ -1,4 +1,4 @@
-"""A user's EpsModel: `NAME = EpsModel(network, schedule, predicts, shape=...)` in MODULE.py, given to --model as MODULE:NAME."""
+"""A user's EpsModel: `NAME = EpsModel(network, schedule, predicts, shape=...)` in MODULE.py, given as MODULE:NAME."""
 
 from __future__ import annotations
 
