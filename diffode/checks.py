@@ -1,0 +1,129 @@
+"""Checks of arguments, a line each: the value as the type that is meant, or an InputError that says what was expected.
+
+    nfe = whole("nfe", nfe, 1, 100_000)          `nfe` must be a whole number from 1 to 100000, not 10.5
+
+The first argument is what the message calls the value: the name of a parameter, or words such as "the option eta of ddim".
+Numbers of NumPy and tensors of one number are numbers, and 10.0 is a whole one; NaN and bool are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from difflib import SequenceMatcher
+from numbers import Real
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffode.errors import InputError, shown
+
+T = TypeVar("T")
+LARGEST = 2**63 - 1  # of int64
+FEW = 8  # names that a message lists in full
+
+
+def wrong(name: str, expected: str, value: Any) -> InputError:
+    """The error for a value that is not what is expected. A parameter is marked, so that a command can name its option."""
+    return InputError(f"{f'`{name}`' if name.isidentifier() else name} must be {expected}, not {shown(value)}")
+
+
+def whole(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`."""
+    given = _plain_number(value)
+    if not least <= given <= most or given != int(given):
+        raise wrong(name, f"a whole number {f'from {least} to {most}' if most < LARGEST else f'of at least {least}'}", value)
+    return int(given)
+
+
+def number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, positive: bool = False, finite: bool = True
+) -> float:
+    """A number from `least` to `most`, above 0 if positive."""
+    try:
+        given = float(_plain_number(value))
+    except OverflowError:  # a whole number of more than 308 digits
+        given = math.nan
+    if not least <= given <= most or (positive and given <= 0) or (finite and math.isinf(given)):
+        ends = [f"of at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+        kind = ["a", *["positive"] * positive, *["finite"] * (finite and most == math.inf), "number"]
+        raise wrong(name, " ".join([*kind, " and ".join(ends)]).rstrip(), value)
+    return given
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    return bool(instance(name, value, bool | np.bool_, "True or False"))
+
+
+def text(name: str, value: Any) -> str:
+    """A text."""
+    return instance(name, value, str, "a text")
+
+
+def instance(name: str, value: Any, kind: Any, expected: str) -> Any:
+    """An object of a class, or of one of several, as isinstance has them."""
+    if not isinstance(value, kind):
+        raise wrong(name, expected, value)
+    return value
+
+
+def choice(name: str, value: Any, known: Collection[str]) -> str:
+    """One of a few names."""
+    if not isinstance(value, str) or value not in known:
+        raise wrong(name, " or ".join(known), value)
+    return value
+
+
+def numbers(name: str, values: Any, most: int, *, least: int = 1) -> NDArray[np.float64]:
+    """A list of numbers as float64, (n,) with least ≤ n ≤ most; ±∞ may be among them, NaN may not."""
+    expected = f"a list of {least} to {most} numbers"
+    try:
+        if isinstance(values, Sequence | np.ndarray) and len(values) > most:
+            raise wrong(name, expected, f"{len(values)} numbers")
+        array = np.asarray(values if isinstance(values, Sequence) or hasattr(values, "__array__") else None)
+        if array.dtype.kind not in "iuf" or array.ndim != 1 or not least <= len(array) <= most or np.isnan(array).any():
+            raise wrong(name, expected, values)
+    except (ValueError, TypeError, RuntimeError) as error:  # of lists of lists, and of tensors that are not on the host
+        raise error if isinstance(error, InputError) else wrong(name, expected, values) from None
+    return array.astype(np.float64)
+
+
+def unknown(kind: str, name: Any, known: Collection[str], listing: str = "") -> InputError:
+    """The error for a name that is not known: the known ones if they are few, else the nearest and where all are listed."""
+    near = nearest(name, known)
+    said = f"unknown {kind} {shown(name)}"
+    if near:
+        said += f": did you mean {' or '.join([', '.join(near[:-1])] * (len(near) > 1) + near[-1:])}?"
+    if len(known) <= FEW or not listing:
+        return InputError(f"{said}{'' if near else ':'} known are {', '.join(known)}")
+    return InputError(f"{said}{'' if near else ':'} {listing}")
+
+
+def nearest(name: Any, known: Collection[str], n: int = 3) -> list[str]:
+    """The n known names that are most like it, whatever its case, spaces and hyphens; none for what is like none of them.
+
+    "DPM++ 2M" is dpmpp2m, as in other libraries.
+    """
+    wanted = _letters(name) if isinstance(name, str) else ""
+
+    def likeness(other: str) -> float:
+        letters = _letters(other)
+        begins = letters.startswith(wanted) or wanted.startswith(letters)
+        return (letters == wanted) + begins + SequenceMatcher(None, wanted, letters).ratio()
+
+    found = sorted(((likeness(other), other) for other in known), key=lambda pair: -pair[0]) if wanted else []
+    return [other for value, other in found[:n] if value >= 0.5]
+
+
+def _letters(name: str) -> str:
+    """The letters and digits of a name, in lower case; ++ is pp."""
+    return "".join(filter(str.isalnum, name[:80].lower().replace("++", "pp")))
+
+
+def _plain_number(value: Any) -> float | int:
+    """The number as Python's; NaN for what is none."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy, or a tensor of one number
+        value = value.item()
+    return value if isinstance(value, Real) and not isinstance(value, bool) else math.nan  # type: ignore[return-value]
