@@ -12,14 +12,14 @@ be the schedule's last, and the smallest is 0, from which the last of S steps le
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
+from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
 from diffode.schedule import Array, Schedule
 
 MOST_STEPS = 100_000
@@ -133,21 +133,40 @@ def check(values: Sequence[float] | Array) -> Array:
     return array
 
 
+def name_of(lams: Sequence[float], schedule: Schedule, *, denoise: bool = False) -> str:
+    """The name of the grid of a schedule that has these finite λ, to 1e-6, snapped to labels or not; "listed" if none has.
+
+    denoise: whether the step to λ = +∞ follows. Two values are those of every grid, "of both ends alone".
+    """
+    if len(lams) <= 2:
+        return "of both ends alone"
+    for name in (*GRIDS, *TAUS):
+        with suppress(InputError):  # no such grid, or none on labels
+            if name in TAUS:
+                made = tau(name, schedule, len(lams) - 1 + denoise)
+            else:
+                made = make(name, schedule, len(lams) - 1 + denoise, denoise=denoise)
+            if _begins(made, lams) or _begins(snap(made, schedule), lams):
+                return name
+    return "listed"
+
+
+def _begins(grid: Array, lams: Sequence[float]) -> bool:
+    """Whether a grid begins with these λ, to 1e-6."""
+    return len(grid) >= len(lams) and np.allclose(grid[: len(lams)], lams, rtol=0, atol=1e-6)
+
+
 def load(path: str | Path) -> list[float]:
     """The λ of a file, a JSON object with a list `lam`, as experiments.comparison.optimal_grid writes it; `make` checks them.
 
     InputError for a file that is absent or holds no such list.
     """
-    try:
-        lam = json.loads(Path(path).read_text(encoding="utf-8"))["lam"]
+    expected = '{"lam": [-5, -2, 0, 2, 4.6]} or more, as python -m experiments.comparison.optimal_grid writes it'
+    with reading(path, "grid", expected):
+        lam = parse_json(read_bytes(path, MOST_JSON))["lam"]
         if not isinstance(lam, list) or not lam or any(type(value) not in (int, float) for value in lam):
-            raise TypeError(f"its lam is {lam!r}")
+            raise InputError(f"its lam is {shown(lam)}")
         return [float(value) for value in lam]
-    except FileNotFoundError:
-        raise InputError(f"there is no grid {path}: write one with python -m experiments.comparison.optimal_grid") from None
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        why = shorten(f"{type(error).__name__}: {error}", 80)
-        raise InputError(f'{path} is not the file of a grid ({why}): expected {{"lam": [-5, -2, 0, 2, 4.6]}} or more') from error
 
 
 def snap(grid: Array, schedule: Schedule) -> Array:

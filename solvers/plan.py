@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.files import atomic
 from diffode.prediction import CONSTANT
+from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
 from diffode.schedule import PATHS, ProbabilityPath
 
 Number = float | Tensor  # a tensor () of float64 or float32, to be differentiated by
@@ -142,12 +143,17 @@ class Plan:
     @property
     def memory(self) -> int:
         """The largest number of evaluations that have to be kept at a time."""
-        made = np.cumsum([stage.evaluate for stage in self.stages])
-        last = self.last_use
-        return max(sum(last.get(j, -1) > row for j in range(n)) for row, n in enumerate(made))
+        made = [row for row, stage in enumerate(self.stages) if stage.evaluate]
+        kept = np.zeros(len(self.stages), int)  # from the row that makes it, until the last that uses it
+        for j, row in self.last_use.items():
+            kept[made[j]] += 1
+            kept[row] -= 1
+        return int(np.cumsum(kept).max())
 
     def matrix(self) -> np.ndarray:
-        """The table as one array: stages × (x, noise, m0, m1, ...)."""
+        """The table as one array: stages × (x, noise, m0, m1, ...); InputError for one of more than 1 GiB."""
+        if len(self.stages) * self.nfe > 2**27:
+            raise InputError(f"a table of {len(self.stages)} stages and {self.nfe} evaluations is too large for one array")
         table = np.zeros((len(self.stages), 2 + self.nfe))
         for row, stage in zip(table, self.stages, strict=True):
             row[:2] = value(stage.x), value(stage.noise)
@@ -170,18 +176,15 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote; InputError for a file that is not a plan, or not a right one."""
-        try:
-            made = json.loads(Path(path).read_text(encoding="utf-8"))
-            rows = [{**row, "lam": float(row["lam"]), "c": {int(j): c for j, c in row["c"].items()}} for row in made["stages"]]
+        with reading(path, "plan", "what Plan.save writes"):
+            made = parse_json(read_bytes(path, MOST_JSON))
+            rows = [{**row, "lam": float(row["lam"]), "c": {_index(j): c for j, c in row["c"].items()}} for row in made["stages"]]
             if not isinstance(flag := made["exact_marginals"], bool) or not isinstance(made["solver"], str):
-                raise TypeError(f"exact_marginals {flag!r}, solver {made['solver']!r}")
-            return cls(made["solver"], PATHS[made["path"]], made["prediction"], tuple(Stage(**row) for row in rows), flag)
-        except FileNotFoundError:
-            raise InputError(f"there is no plan {path}: write one with Plan.save") from None
-        except InputError as error:
-            raise InputError(f"{path} is not a right plan: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a plan ({type(error).__name__}: {error}): expected what Plan.save writes") from error
+                raise InputError(f"exact_marginals {shown(flag)}, solver {shown(made['solver'])}")
+            stages = tuple(Stage(**row) for row in rows)
+            if (last := max((stage.draw or 0 for stage in stages), default=0)) > len(stages) + 1000:  # all before it are drawn
+                raise InputError(f"its noise is draw {last}, of a plan of {len(stages)} stages")
+            return cls(made["solver"], PATHS[made["path"]], made["prediction"], stages, flag)
 
     def __repr__(self) -> str:
         """The table's first line."""
@@ -212,6 +215,13 @@ def value(number: Number) -> float:
 def _text(lam: float) -> float | str:
     """λ for JSON, which has no infinity."""
     return lam if np.isfinite(lam) else str(lam)
+
+
+def _index(text: str) -> int:
+    """Of an evaluation, as JSON has it, whose names are text."""
+    if str(j := int(text)) != text:
+        raise InputError(f"c names no evaluation by {shown(text)}")
+    return j
 
 
 def _is_single(stage: Stage) -> bool:

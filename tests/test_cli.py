@@ -386,7 +386,7 @@ def test_a_grid_from_a_file():
         ([-5, 2, 0], ["increasing", "-5"]),
         ([-9, 0, 4], ["-9", "-5.05884 to 4.60512"]),
         ([-5, 0, 2, 4], ["3 evaluations", "not 2", "leave nfe out"]),
-        ("no list", ["g.json", "not the file of a grid"]),
+        ("no list", ["g.json", "not a grid"]),
     ],
     ids=str,
 )

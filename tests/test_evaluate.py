@@ -13,7 +13,6 @@ from diffode import grid
 from diffode.images import datasets
 from diffode.models import pretrained
 from diffode.schedules import ddpm_linear
-from experiments.metrics.sample_card import find_grid_name
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +78,33 @@ def test_the_rule_of_a_grid_is_known_by_its_values(name):
     denoise = name in grid.TAUS
     lams = grid.make(name, ddpm_linear(), 10, denoise=denoise)
     finite = list(lams[lams < np.inf])
-    assert find_grid_name("mixture", finite, denoise) == name
+    assert grid.name_of(finite, ddpm_linear(), denoise=denoise) == name
     if not denoise:
-        assert find_grid_name("mixture", list(grid.snap(lams, ddpm_linear())), denoise) == name
-    assert find_grid_name("mixture", [lam + 0.01 for lam in finite], denoise) == "listed"
-    assert find_grid_name("gone.safetensors", finite, denoise) == "unknown (gone.safetensors is not here)"
+        assert grid.name_of(list(grid.snap(lams, ddpm_linear())), ddpm_linear()) == name
+    assert grid.name_of([lam + 0.01 for lam in finite], ddpm_linear(), denoise=denoise) == "listed"
+
+
+def test_a_card_of_before_names_of_grids_is_read():
+    sampled("s.npz", "--n", 22)
+    card = json.loads(Path("s.npz.json").read_text())
+    del card["grid_name"], card["schedule"]
+    Path("s.npz.json").write_text(json.dumps(card))
+    assert "grid unknown: 2 steps" in evaluated("s.npz")[0].stdout
+
+
+@pytest.mark.parametrize("model", ["evil:model", "hub:google/ddpm-cifar10-32", "evil.safetensors", "cifar10:evil.safetensors"])
+def test_a_card_is_data(model, monkeypatch):
+    """What it names is neither imported, fetched nor opened."""
+    sampled("s.npz", "--n", 22)
+    Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    Path("evil.safetensors").write_text("")
+    card = json.loads(Path("s.npz.json").read_text())
+    for more in ({}, {"solver": "evil:solver"}, {"solver": "evil.json"}, {"grid_name": "evil:grid"}):
+        Path("s.npz.json").write_text(json.dumps(card | {"model": model} | more))
+        monkeypatch.setattr("diffode.models.pretrained.load", lambda *args: pytest.fail("a model is loaded"))
+        monkeypatch.setattr("diffode.models.diffusers_models.fetch", lambda *args: pytest.fail("something is fetched"))
+        assert f"from {model}" in evaluated("s.npz")[0].stdout
+        assert not Path("ran").exists()
 
 
 def test_a_folder_is_the_npz_of_the_same_seeds():
@@ -146,13 +167,17 @@ def test_a_card_of_other_images_is_not_believed():
         Path("s.npz.json").write_text(text)
         result, written = evaluated("s.npz")
         assert written["made"] == {}
-        assert "s.npz.json is not what `sample` writes" in result.stderr
+        assert "s.npz.json is not a card of these samples" in result.stderr
 
 
 @pytest.mark.parametrize(
     "damage",
-    [{"labels": [0]}, {"grid": []}, {"options": []}, {"nfe": "x"}, {"seeds": 3}, {"seeds": ["a"] * 22}, {"grid": None}],
-    ids=str,
+    [
+        *({"labels": [0]}, {"labels": "a" * 22}, {"labels": [None] * 22}, {"labels": ["1"] * 22}, {"labels": [10**18] * 22}),
+        *({"grid": []}, {"grid": None}, {"grid": [10**19, "1"]}, {"options": []}, {"options": {"a": {}}}, {"nfe": "x"}),
+        *({"seeds": 3}, {"seeds": ["a"] * 22}, {"seeds": [-1] * 22}, {"solver": None}, {"guidance": True}),
+    ],
+    ids=lambda damage: str(damage)[:30],
 )
 def test_a_damaged_card_is_no_traceback(damage):
     sampled("folder", "--seeds", "0-21")
@@ -160,7 +185,7 @@ def test_a_damaged_card_is_no_traceback(damage):
     Path("folder.json").write_text(json.dumps(card | damage))
     result, written = evaluated("folder")
     assert written["made"] == {}
-    assert "folder.json is not what `sample` writes" in result.stderr
+    assert "folder.json is not a card of these samples" in result.stderr
 
 
 @pytest.mark.parametrize(

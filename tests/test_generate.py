@@ -16,14 +16,14 @@ from experiments.sampling import generate, jobs
 from experiments.sampling.jobs import Job, choose_labels
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.recipe import Recipe, choose_device, flat, nested
-from solvers import Budget, Plan
+from solvers import Budget, Plan, find
 
 NFE = 3
 
 
 def draw(job, loaded, out, **how):
     """The images of a job as its card holds it."""
-    return generate.generate(jobs.restore(job, loaded), out, **how)
+    return generate.generate(jobs.restore(job, loaded, find(job.solver)), out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +272,12 @@ def test_another_plan_of_the_same_name_is_another_job(make, mixture, plan_file, 
     with pytest.raises(InputError, match=r"plan\.json is not the plan that it was"):
         draw(job, mixture, tmp_path / "a.npz")
     assert sorted(os.listdir(tmp_path)) == ["plan.json"]
+
+
+@pytest.mark.parametrize("solver", ["evil:solver", "evil:solver+unic", "evil.json", "/dev/zero.json"])
+def test_a_solver_that_a_card_names_is_neither_imported_nor_opened(make, mixture, solver):
+    with pytest.raises(InputError, match="neither imported nor opened"):
+        jobs.restore(dataclasses.replace(make(), solver=solver), mixture)
 
 
 @pytest.mark.parametrize("change", ["rewritten", "gone"])

@@ -290,10 +290,10 @@ NO_LISTS = ["[1, 2]", '"lam"', "{}", '{"lam": 3}', '{"lam": []}', '{"lam": ["1",
 def test_what_is_no_grids_file(tmp_path, text):
     file = tmp_path / "g.json"
     file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"g\.json is not the file of a grid"):
+    with pytest.raises(InputError, match=r"g\.json is not a grid"):
         grid.load(file)
 
 
 def test_a_grids_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"there is no grid .*none\.json: write one with python -m"):
+    with pytest.raises(InputError, match=r"there is no grid .*none\.json: expected .* as python -m"):
         grid.load(tmp_path / "none.json")

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pickle
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from diffode import InputError, grid, schedules
+from experiments.sampling.jobs import digest
 from solvers import SOLVERS, Plan, Stage, sample
 from solvers.registry import find
 
@@ -89,6 +91,11 @@ def test_a_plan_from_a_file_draws_the_same_images(tmp_path, toy):
         (lambda made: made["stages"][2].update(x=made["stages"][2]["x"] * 1.001), "transfer law"),
         (lambda made: made["stages"][1].update(surprise=1), "TypeError"),
         (lambda made: made["stages"][1]["c"].update({"9": 1.0}), "evaluations"),
+        (lambda made: made["stages"][1]["c"].update({"00": 1.0}), "'00'"),
+        (lambda made: made["stages"][1].update(draw=10**9, noise=1e-300), "draw 1000000000"),
+        (lambda made: made["stages"][1].update(draw=10**30, noise=1e-300), "31 digits"),
+        (lambda made: made["stages"][1].update(lam="9" * 5000), "transfer law"),
+        (lambda made: made.update(solver=["a\x1b" * 5000]), "solver"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(change, what, tmp_path):
@@ -97,8 +104,21 @@ def test_a_file_that_is_no_plan_is_refused(change, what, tmp_path):
     made = json.loads(path.read_text())
     change(made)
     path.write_text(json.dumps(made))
-    with pytest.raises(InputError, match=what):
+    with pytest.raises(InputError, match=what) as error:
         Plan.load(path)
+    assert len(str(error.value)) < 400
+
+
+def test_a_plan_of_many_rows_takes_memory_and_time_in_proportion(tmp_path):
+    """Its digest and its first line, too; a table of all rows by all evaluations would be 1.1 GiB."""
+    schedule = schedules.vp_linear()
+    plan = find("ddim").plan(grid.make("logsnr", schedule, 12_000), schedule)
+    began = time.perf_counter()
+    assert "12000 steps, 12000 NFE, memory 1," in repr(plan)
+    assert len(digest(plan)) == 64
+    with pytest.raises(InputError, match="too large for one array"):
+        plan.matrix()
+    assert time.perf_counter() - began < 10
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])

@@ -1,21 +1,23 @@
-"""How samples were made, as `sample` writes it in a JSON file beside them, and the part of it that every measurement repeats."""
+"""How samples were made, as `sample` writes it in a JSON file beside them, and the part of it that every measurement repeats.
+
+A card is data: the model and the solver that it names are names here, which are neither looked for nor loaded.
+"""
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
-from diffode import grid
-from diffode.errors import InputError
-from diffode.models import pretrained
+from diffode.errors import InputError, one_line, shown
+from diffode.reading import parse_json, read_bytes, reading
 
+OF_ALL, OF_EACH = 4 * 2**20, 200  # the most bytes of a card: of what is said once, its grid among it, and of each image
 NFE_RULE = "evaluations of ε, the mean of the images; network_calls has two for each that is guided"
 USUAL = {"guidance": 1.0, "clip": False, "threshold": None, "dtype": "float32"}  # not worth a word
 
@@ -39,16 +41,24 @@ class SampleCard:
     denoise: bool
     seeds: list[int]
     labels: list[int] | None
+    grid_name: str = "unknown"  # on cards of before it was written
 
-    @cached_property
-    def grid_name(self) -> str:
-        """The name of its grid; see find_grid_name."""
-        return find_grid_name(self.model, self.grid, self.denoise)
+    def __post_init__(self) -> None:
+        for name, fits in FIELDS.items():
+            if not fits(value := getattr(self, name)):
+                raise InputError(f"its {name} is {shown(value)}")
+        if self.labels is not None and len(self.labels) != len(self.seeds):
+            raise InputError(f"it has {len(self.labels)} labels of {len(self.seeds)} seeds")
+
+    def in_order_of_files(self) -> SampleCard:
+        """The card with its seeds and labels in the order in which a folder is read, which is that of the files' names."""
+        order = np.argsort([f"{seed:06}.png" for seed in self.seeds])
+        return replace(self, seeds=[self.seeds[i] for i in order], labels=self.labels and [self.labels[i] for i in order])
 
     def summary(self, n: int) -> dict[str, Any]:
         """What goes with every measurement of the first n images, for JSON."""
         fields, seeds = asdict(self), self.seeds[:n]
-        lams, denoise, _, _ = (fields.pop(name) for name in ("grid", "denoise", "seeds", "labels"))
+        lams, denoise, grid_name, _, _ = (fields.pop(name) for name in ("grid", "denoise", "grid_name", "seeds", "labels"))
         end = f"to λ = {lams[-1]:g} and σ = 0" if denoise else f"to λ = {lams[-1]:g}, σ/α = {np.exp(-lams[-1]):.4g}"
         consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
         return {
@@ -56,7 +66,7 @@ class SampleCard:
             "nfe_rule": NFE_RULE,
             "grid": lams,
             "denoise": denoise,
-            "tau": self.grid_name,
+            "tau": grid_name,
             "end": end,
             "seeds": f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds)),
         }
@@ -67,10 +77,43 @@ class SampleCard:
         unusual = {name: summary[name] for name, value in USUAL.items() if summary[name] != value}
         options = "".join(f", {name} {value}" for name, value in {**self.options, **unusual}.items())
         return [
-            f"made by {self.solver}{options}, {self.nfe:g} NFE per image, from {self.model}",
-            f"grid {self.grid_name}: {steps} step{'s' * (steps > 1)} from λ = {self.grid[0]:g} {summary['end']}",
+            one_line(f"made by {self.solver}{options}, {self.nfe:g} NFE per image, from {self.model}", 200),
+            one_line(f"grid {self.grid_name}: {steps} step{'s' * (steps > 1)} from λ = {self.grid[0]:g} {summary['end']}", 200),
             shorten(f"seeds {summary['seeds']}", 120, placeholder=" ..."),
         ]
+
+
+def _are(fits: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
+    """Whether a value is a list of such values, at least so many."""
+    return lambda values: isinstance(values, list) and len(values) >= least and all(map(fits, values))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_option(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("model", "sha256", "solver", "dtype", "command", "grid_name"), _is_text),
+    **dict.fromkeys(("guidance", "nfe", "network_calls"), _is_number),
+    **dict.fromkeys(("clip", "denoise"), lambda value: isinstance(value, bool)),
+    "options": lambda value: isinstance(value, dict) and all(map(_is_option, value.values())),
+    "threshold": lambda value: value is None or _is_number(value),
+    "grid": _are(_is_number, 1),
+    "seeds": _are(_is_whole, 1),
+    "labels": lambda value: value is None or _are(_is_whole)(value),
+}
 
 
 def read_card(samples: str, images: int) -> SampleCard | None:
@@ -81,40 +124,16 @@ def read_card(samples: str, images: int) -> SampleCard | None:
     file = card_path(samples)
     if not file.exists():
         return None
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        names = [f"{seed:06}.png" for seed in fields["seeds"]]
-        if len(names) == images:
-            order = np.argsort(names) if Path(samples).is_dir() else np.arange(images)  # a folder is read by its file names
-            in_order = {name: fields[name] and [fields[name][i] for i in order] for name in ("seeds", "labels")}
-            card = SampleCard(**{name: (fields | in_order)[name] for name in SampleCard.__dataclass_fields__})
-            card.lines(images)  # which fails where a value is of another type
-            return card
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        pass
-    raise InputError(f"{file} is not what `sample` writes beside {images} images: nothing says how these were made")
+    with reading(file, "card of these samples", f"what `sample` writes beside {images} images; nothing says how these were made"):
+        fields = parse_json(read_bytes(file, OF_ALL + OF_EACH * images))
+        card = SampleCard(
+            **{name: fields[name] for name in SampleCard.__dataclass_fields__ if name != "grid_name" or name in fields}
+        )
+        if len(card.seeds) != images:
+            raise InputError(f"it has {len(card.seeds)} seeds")
+        return card.in_order_of_files() if Path(samples).is_dir() else card
 
 
 def card_path(samples: str) -> Path:
     """Where the card of samples lies: beside the .npz or the folder, with .json added to its name."""
     return Path(f"{samples.rstrip('/')}.json")
-
-
-def find_grid_name(model: str, lams: list[float], denoise: bool) -> str:
-    """The name of the grid with these λ, found by making each grid on the model's schedule; "listed" if it is none of them."""
-    if len(lams) <= 2:
-        return "of both ends alone"
-    try:
-        schedule = pretrained.load(model).model.schedule
-    except InputError:
-        return f"unknown ({model} is not here)"
-
-    def equal(candidate: np.ndarray) -> bool:
-        return np.allclose(candidate, lams, rtol=0, atol=1e-6)
-
-    for name in (*grid.GRIDS, *grid.TAUS):
-        with suppress(InputError):  # no such grid, or none on labels
-            made = grid.make(name, schedule, len(lams) - 1 + denoise, denoise=denoise)[: len(lams)]
-            if equal(made) or equal(grid.snap(made, schedule)):
-                return name
-    return "listed"

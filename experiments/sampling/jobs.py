@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.files import json_value
 from diffode.models import pretrained
 from diffode.schedules import make
@@ -22,6 +22,7 @@ from experiments.common import figures
 from experiments.sampling.recipe import Recipe, flat
 from solvers import Budget, Plan, Prepared, Solver
 from solvers.options import Options, parse
+from solvers.plan import value
 from solvers.registry import find, is_user_defined
 
 PLAN_STEPS = 10  # of a plan that is printed, if nothing else is asked for
@@ -121,9 +122,17 @@ def _budget_of_trajectory(solver: Solver, budget: Budget, images: int, batch: in
     return replace(budget, steps=figures.MOST_STATES - 1) if open_ended and solver.supported_hooks else budget
 
 
-def restore(job: Job, loaded: pretrained.Pretrained) -> PreparedJob:
-    """A job that a card holds, prepared again; InputError if the solver of that name has another plan by now."""
-    solver = find(job.solver)
+def restore(job: Job, loaded: pretrained.Pretrained, solver: Solver | None = None) -> PreparedJob:
+    """A job that a card holds, prepared again; InputError if the solver of that name has another plan by now.
+
+    solver: that of a job which names a module or a plan's file, since a card is data, and nothing that it names is imported or
+    opened.
+    """
+    if solver is None and (is_user_defined(job.solver) or job.solver.endswith(".json")):
+        raise InputError(
+            f"{shown(job.solver)} of a card is neither imported nor opened: give `solver`, which `find` returns for it"
+        )
+    solver = solver or find(job.solver)
     prepared = solver.on(job.lams, loaded.model.schedule, **parse_options(solver, job.options.items()))
     if job.plan is not None and (prepared.plan is None or job.plan != digest(prepared.plan)):
         raise InputError(f"{job.solver} is not the plan that it was when this job was made: bring it back, or make another job")
@@ -187,5 +196,6 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
 def digest(plan: Plan) -> str:
     """The SHA-256 of what a plan says."""
     rows = [(stage.lam, stage.draw, stage.evaluate, stage.commit) for stage in plan.stages]
-    content = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, rows, plan.matrix().tolist()
+    numbers = [(value(s.x), value(s.noise), sorted((j, value(c)) for j, c in s.c.items())) for s in plan.stages]
+    content = plan.solver, plan.path.name, plan.prediction, plan.exact_marginals, rows, numbers
     return hashlib.sha256(repr(content).encode()).hexdigest()

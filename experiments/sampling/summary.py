@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffode.files import json_value
+from diffode.grid import name_of
 from diffode.model import EpsModel
 from experiments.common.results import versions
 from experiments.sampling.jobs import Job, PreparedJob
@@ -83,8 +84,16 @@ def card(task: PreparedJob, summary: Summary, command: str) -> dict[str, Any]:
     """What is needed to make the output again, and what it was made with."""
     lists = {name: [json_value(value) for value in array.tolist()] for name, array in summary.per_image.items()}
     steps = {name: lists[name] for name in lists if name not in ("nfe", "calls")}
+    schedule, loaded = task.loaded.model.schedule, task.loaded.card
+    options = {name: json_value(value) for name, value in loaded.schedule_options.items()}
     return {
         **flat(task.job),
+        "schedule": {
+            "name": loaded.schedule,
+            "options": options,
+            "lam": [*map(json_value, (schedule.lam_min, schedule.lam_max))],
+        },
+        "grid_name": name_of(task.job.grid, schedule, denoise=task.job.denoise),
         "order": task.prepared.solver.order or None,
         "nfe": summary.nfe,
         "network_calls": summary.calls,
