@@ -1,49 +1,75 @@
-"""Files that are whole or absent, written by one run at a time: under a temporary name in the same folder, then moved."""
+"""Files that are whole or absent, written by one run at a time.
+
+What is written is made in a private folder beside its place, and moved there when it is whole. Whoever lives holds a lock: on the
+private folder while it writes, on a file of its own while a run lasts. So what the dead left is known by its free lock, however
+old it is, and the next that writes in the same folder clears it up.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from diffode.errors import InputError
 
+WINDOWS = sys.platform == "win32"
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 ASSETS = Path(__file__).with_name("assets")  # weights, reference statistics and test images that come with diffode
-UMASK = os.umask(0)
-os.umask(UMASK)  # it can only be read by setting it
+PREFIX, SUFFIX = ".diffode-", ".part"  # of private folders; the file's own name may be as long as names can be
+NEW, OLD, LOCK = "new", "old", "lock"  # in a private folder: what is being written, what it replaces, and the lock
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder (made if absent); move it to `path` on success, delete it on any failure."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~UMASK)  # some writers make private files
-        os.replace(part, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+    """Yield a temporary path of the same name, where a file or a folder is to be made; move it to `path` on success.
+
+    The folder of `path` is made if it is absent. On any failure nothing is changed. A folder replaces a folder, which comes back
+    if the run dies before the new one is in its place. Files have the permissions of files that are made without ado.
+    """
+    path = Path(os.path.realpath(path)) if os.path.isdir(path) else Path(path)
+    with folder_for(path), _private(path.parent) as (private, lock):
+        part = private / NEW / path.name
+        try:
+            part.parent.mkdir()
+            yield part
+            _flush(part, os.fstat(lock).st_mode)
+            if part.is_dir() and path.is_dir():  # no system replaces a folder by another in one operation
+                (private / OLD).mkdir()
+                os.rename(path, private / OLD / path.name)
+            os.replace(part, path)
+            _flush_folder(path.parent)
+        except OSError as error:
+            if error.filename is None or str(private) in os.fsdecode(error.filename):  # a full disk does not say which file
+                error.filename, error.filename2 = str(path), None
+            raise
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as UTF-8 JSON, atomically: one line per key, with its value on the same line however long it is."""
-    lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
+    text = json_lines(value)
     with atomic(path) as part:
-        part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
+
+
+def json_lines(value: Mapping[str, Any]) -> str:
+    """The text of a JSON file: one line per key."""
+    lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def json_value(value: Any) -> Any:
@@ -59,34 +85,158 @@ def as_json(value: Any) -> Any:
 
 @contextmanager
 def folder_for(out: Path) -> Iterator[None]:
-    """Make the parent folder of `out`; remove it again if it was made here and is empty in the end.
+    """Make the folder of `out`; remove again what was made here and is empty in the end.
 
     InputError if there is a file in its place.
     """
-    new = not out.parent.exists()
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{out} cannot be written: there is a file where a folder is needed; give another name for the output"
-        ) from error
-    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{out} cannot be written: there is a file where a folder is needed; give another name for the output"
+            ) from error
         yield
     finally:
-        if new and not any(out.parent.iterdir()):
-            out.parent.rmdir()
+        with suppress(OSError):  # of the first that is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
 def locked(lock: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file against a second run; InputError if another run holds it. doing: for its message, as "writing out.csv"."""
-    file = filelock.FileLock(lock)
-    try:
-        file.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(f"another run is {doing}: wait for it, or give another name for the output") from None
+    """Hold a lock file against a second run; InputError if another run holds it. doing: for its message, as "writing out.csv".
+
+    Where a file system has no locks, a second run is not noticed.
+    """
+    held = _hold(lock)
+    if held is None:
+        raise InputError(f"another run is {doing}: wait for it, or give another name for the output")
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        file.release()
+        _let_go(held, lock.unlink)
+
+
+def clear_dead(folder: Path, *, deep: bool = False) -> None:
+    """Remove what dead runs of this user left while they wrote in a folder, or, if it is to be deep, in any below it.
+
+    A folder that was moved aside to be replaced goes back to its place, unless the new one is there.
+    """
+    for place, names, _ in os.walk(folder):
+        private = [Path(place, name) for name in names if name.startswith(PREFIX) and name.endswith(SUFFIX)]
+        for dead in filter(is_own_folder, private):
+            with suppress(OSError):  # another run that clears up was faster
+                _clear(dead)
+        names[:] = [name for name in names if deep and place / Path(name) not in private]
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether it is a folder of this user, and no link: then nobody else has put it, or anything in it, there."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and (sys.platform == "win32" or found.st_uid == os.geteuid())
+
+
+@contextmanager
+def _private(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A new folder in `folder`, of a name that nobody can guess, where nobody else can write; and its lock, which is held."""
+    clear_dead(folder)
+    lock = None
+    while lock is None:  # another run may take a folder without a lock for a dead one, and remove it
+        private = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
+        with suppress(FileNotFoundError):
+            lock = _hold(private / LOCK)
+    try:
+        yield private, lock
+    finally:
+        _let_go(lock, lambda: _remove(private))
+
+
+def _clear(private: Path) -> None:
+    """Remove a private folder that nobody holds."""
+    try:
+        lock = _hold(private / LOCK, existing=True)
+    except FileNotFoundError:
+        private.rmdir()  # it died before it had a lock, or after
+    else:
+        if lock is not None:
+            _let_go(lock, lambda: _remove(private))
+
+
+def _remove(private: Path) -> None:
+    """Remove a private folder, its lock last. What was to be replaced goes back if its place is empty."""
+    for old in (private / OLD).glob("*"):
+        if not os.path.lexists(private.parent / old.name):
+            os.rename(old, private.parent / old.name)
+    for name in (OLD, NEW):
+        shutil.rmtree(private / name, ignore_errors=True)
+    (private / LOCK).unlink()
+    private.rmdir()
+
+
+def _hold(lock: Path, *, existing: bool = False) -> int | None:
+    """The descriptor of a file, made unless it must be existing, with its lock; None if another process holds that.
+
+    Where a file system has no locks, a file that is made is taken to be held, an existing one to be held by another.
+    """
+    flags = os.O_RDWR | (0 if existing else os.O_CREAT) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    while True:
+        file = os.open(lock, flags, 0o666)
+        free = _lock(file)
+        if free is False or (free is None and existing):
+            os.close(file)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.lstat(lock)):
+                return file
+        os.close(file)  # its holder has removed it since it was opened
+
+
+def _lock(file: int) -> bool | None:
+    """Lock a file; False if another process holds it, None if its file system has no locks."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _let_go(lock: int, remove: Callable[[], None]) -> None:
+    """Remove a lock's file and close it, in this order, so that whoever has opened it as well sees that it is no longer there;
+    in the other on Windows, where no open file can be removed."""
+    steps = [remove, lambda: os.close(lock)]
+    for step in reversed(steps) if WINDOWS else steps:
+        with suppress(OSError):
+            step()
+
+
+def _flush(path: Path, mode: int) -> None:
+    """See to it that a file or folder is on the disk, and give a file these permissions."""
+    if path.is_dir() and hasattr(os, "sync"):
+        os.sync()  # a call for each of 50,000 images takes minutes
+    elif path.is_dir():
+        for file in path.iterdir():
+            _flush(file, mode)
+    else:
+        os.chmod(path, stat.S_IMODE(mode))
+        with open(path, "r+b") as stream:  # on Windows it takes a file that can be written to
+            os.fsync(stream.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """See to it that names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)

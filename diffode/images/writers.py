@@ -1,13 +1,12 @@
 """Images to disk: a grid as one PNG, a folder of PNGs named by seed, or an .npz that common FID evaluators read.
 
-Pixels are uint8 (n, height, width, 1 or 3). Everything is written under a temporary name and moved into place when complete.
+Pixels are uint8 (n, height, width, 1 or 3). Writers write to the path that they are given, and nowhere else: inside
+`diffode.files.atomic`, all is there, or nothing.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffode.errors import InputError
-from diffode.files import atomic
 
 Pixels = NDArray[np.uint8]
 
@@ -47,38 +45,20 @@ def save_grid(
     path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None, columns: int | None = None
 ) -> None:
     """One PNG with all images."""
-    with atomic(path) as part:
-        grid(pixels, columns).save(part, format="PNG")
+    grid(pixels, columns).save(path, format="PNG")
 
 
 def save_npz(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
     """arr_0: uint8 NHWC; arr_1: labels, if there are any (the format of Dhariwal and Nichol's evaluator)."""
-    arrays = [pixels] if labels is None else [pixels, labels]
-    with atomic(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, *arrays)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, *([pixels] if labels is None else [pixels, labels]))
 
 
 def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
-    """A folder of PNGs named by seed, with six digits or more. It replaces a folder that holds nothing but such images."""
-    path = Path(os.path.realpath(path))
-    check_place(path)
-    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        for seed, image in zip(seeds, pixels, strict=True):
-            picture(image).save(part / f"{seed:06}.png")
-        if path.exists():
-            path.rename(old)
-        try:
-            part.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    """A new folder of PNGs named by seed, with six digits or more."""
+    path.mkdir()
+    for seed, image in zip(seeds, pixels, strict=True):
+        picture(image).save(path / f"{seed:06}.png", format="PNG")
 
 
 WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, "": save_folder}

@@ -72,7 +72,8 @@ class Outputs:
             if self.sheet is not None:
                 figures.trajectory(**states).save(stack.enter_context(atomic(self.sheet)), format="PNG")
             labels = np.array(job.labels, np.int64) if job.labels is not None else None
-            writers.writer(self.images)(self.images, arrays["pixels"], job.seeds, labels)
+            with atomic(self.images) as part:
+                writers.writer(self.images)(part, arrays["pixels"], job.seeds, labels)
 
 
 def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool = False) -> None:

@@ -111,7 +111,8 @@ def save(trainer: Trainer, out: Path, command: str) -> None:
     classes = trainer.config.unet.classes
     model = trainer.model.labelled([seed % classes for seed in range(SAMPLES)]) if classes else trainer.model
     result = sample(model, solver="dpmpp2m", nfe=20, shape=(SAMPLES, *trainer.config.unet.image))
-    writers.save_grid(out / "samples.png", to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
+    with atomic(out / "samples.png") as part:
+        writers.save_grid(part, to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
     trainer.save(out / "state.safetensors")
 
 
