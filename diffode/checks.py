@@ -31,7 +31,7 @@ def wrong(name: str, expected: str, value: Any) -> InputError:
 
 def whole(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
     """A whole number from `least` to `most`."""
-    given = _plain_number(value)
+    given = value if type(value) is int else _plain_number(value)
     if not least <= given <= most or given != int(given):
         raise wrong(name, f"a whole number {f'from {least} to {most}' if most < LARGEST else f'of at least {least}'}", value)
     return int(given)
@@ -76,18 +76,29 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     return value
 
 
-def numbers(name: str, values: Any, most: int, *, least: int = 1) -> NDArray[np.float64]:
-    """A list of numbers as float64, (n,) with least ≤ n ≤ most; ±∞ may be among them, NaN may not."""
-    expected = f"a list of {least} to {most} numbers"
+def array(name: str, values: Any, expected: str = "numbers") -> NDArray[np.float64]:
+    """A number, or numbers of any shape, as float64."""
     try:
-        if isinstance(values, Sequence | np.ndarray) and len(values) > most:
-            raise wrong(name, expected, f"{len(values)} numbers")
-        array = np.asarray(values if isinstance(values, Sequence) or hasattr(values, "__array__") else None)
-        if array.dtype.kind not in "iuf" or array.ndim != 1 or not least <= len(array) <= most or np.isnan(array).any():
-            raise wrong(name, expected, values)
-    except (ValueError, TypeError, RuntimeError) as error:  # of lists of lists, and of tensors that are not on the host
-        raise error if isinstance(error, InputError) else wrong(name, expected, values) from None
-    return array.astype(np.float64)
+        found = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError):  # lists of unequal lengths, tensors that are not on the host
+        raise wrong(name, expected, values) from None
+    if found.dtype.kind not in "iuf":
+        raise wrong(name, expected, values)
+    return found.astype(np.float64, copy=False)
+
+
+def numbers(name: str, values: Any, most: int, *, least: int = 1, kind: str = "a list of") -> NDArray[np.float64]:
+    """A list of numbers as float64, (n,) with least ≤ n ≤ most; ±∞ may be among them, NaN may not."""
+    expected = f"{kind} {least} to {most} numbers"
+    listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    if listed and len(values) > most:  # before they are copied
+        raise wrong(name, expected, f"{len(values)} of them")
+    if not listed and not hasattr(values, "__array__"):
+        raise wrong(name, expected, values)
+    found = array(name, values, expected)
+    if found.ndim != 1 or not least <= len(found) <= most or np.isnan(found).any():
+        raise wrong(name, expected, values)
+    return found
 
 
 def unknown(kind: str, name: Any, known: Collection[str], listing: str = "") -> InputError:

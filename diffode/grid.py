@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from diffode.checks import choice, flag, numbers, unknown, whole
 from diffode.errors import InputError, shown
 from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
-from diffode.schedule import Array, Schedule
+from diffode.schedule import Array, Schedule, require
 
 MOST_STEPS = 100_000
 
@@ -66,8 +67,11 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
     steps: needed with a name; with a list it may be left out, and must fit. denoise: end with the step to λ = +∞, one of the
     steps. InputError for an unknown name, a wrong number of steps, and λ out of order or outside the schedule.
     """
+    require(schedule)
+    denoise = flag("denoise", denoise)
     if not isinstance(grid, str):
-        values = check([*grid, np.inf] if denoise and np.inf not in grid else grid)
+        values = numbers("grid", grid, MOST_STEPS + 1, kind="a name, or a list of")
+        values = check([*values, np.inf] if denoise and np.inf not in values else values)
         schedule.t(values[values < np.inf])
         if steps is not None and len(values) != steps + 1:
             raise InputError(
@@ -75,18 +79,25 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
                 f"or give {steps + 1} values of λ"
             )
         return values
-    if steps is None or not 1 <= steps <= MOST_STEPS or steps != int(steps):
-        raise InputError(f"a grid needs at least 1 step and at most {MOST_STEPS}, a whole number of them, not {steps}")
+    steps = whole("steps", steps, 1, MOST_STEPS)
     if grid in TAUS:
         return _tau_of_steps(grid, schedule, steps, denoise)
     if grid not in GRIDS:
-        raise InputError(f"unknown grid {grid!r}: expected one of {', '.join([*GRIDS, *TAUS])}, or a list of increasing λ")
+        raise unknown("grid", grid, [*GRIDS, *TAUS, "a list of increasing λ"])
     if grid in ("logsnr", "karras") and not np.isfinite([schedule.lam_min, schedule.lam_max]).all():
-        raise InputError(f'the grid {grid} needs finite ends, and {schedule.name} has λ = ±∞ at one: use grid="time"')
-    finite = steps - denoise
+        raise InputError(
+            f"the grid {grid} needs finite ends, and {schedule.name} has λ = {schedule.lam_min:g} to {schedule.lam_max:g}: "
+            'use grid="time", or a list of λ'
+        )
+    finite = steps - (denoise and schedule.lam_max < np.inf)
     values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
     values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding
-    return check([*values, np.inf] if denoise else values)
+    return check([*values, np.inf] if finite < steps else values)
+
+
+def default(schedule: Schedule) -> str:
+    """The name of the grid that is used if none is given: logsnr, or time where the schedule begins or ends at λ = ±∞."""
+    return "logsnr" if np.isfinite([schedule.lam_min, schedule.lam_max]).all() else "time"
 
 
 def tau(name: str, schedule: Schedule, steps: int) -> Array:
@@ -94,7 +105,8 @@ def tau(name: str, schedule: Schedule, steps: int) -> Array:
 
     name: tau-linear or tau-quadratic. InputError for a schedule without labels, and for fewer than 2 steps.
     """
-    if steps < 2:
+    choice("name", name, TAUS)
+    if whole("steps", steps, 1, MOST_STEPS) < 2:
         raise InputError(f"{name} with {steps} steps begins at label 0, where there is no noise: use 2 or more")
     if schedule.knots is None:
         raise InputError(f"{name} is made of labels, and the schedule {schedule.name} is continuous: use time or quadratic")
@@ -124,8 +136,8 @@ def _tau_of_steps(name: str, schedule: Schedule, steps: int, denoise: bool) -> A
 
 def check(values: Sequence[float] | Array) -> Array:
     """The values as a grid; InputError unless there are two or more, strictly increasing (λ = +∞ only as the last)."""
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or len(array) < 2 or not np.all(array[1:] > array[:-1]):
+    array = numbers("grid", values, MOST_STEPS + 2, least=2)
+    if not np.all(array[1:] > array[:-1]):
         raise InputError(
             "a grid is two or more strictly increasing values of λ, noisy to clean, not "
             f"{np.array2string(array, precision=4, threshold=8)}"
@@ -176,7 +188,8 @@ def snap(grid: Array, schedule: Schedule) -> Array:
     """
     if schedule.knots is None:
         raise InputError(f"the schedule {schedule.name} is continuous: there is nothing to snap to")
-    finite = np.asarray(grid) < np.inf
+    grid = numbers("grid", grid, MOST_STEPS + 2)
+    finite = grid < np.inf
     labels = np.round(schedule.t(grid[finite]))
     unique, counts = np.unique(labels, return_counts=True)
     if len(unique) < len(labels):

@@ -24,10 +24,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from diffode.checks import array, instance
 from diffode.errors import InputError
 
 Array = NDArray[np.float64]
 Function = Callable[[Any], Any]  # float64, elementwise, numbers and arrays alike
+SINGLE = float(np.finfo(np.float32).eps)  # what a clock in float32 may be off by, relative to its own size
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,7 @@ class Schedule:
     factory: Callable[..., Schedule] | None = None
 
     def __post_init__(self) -> None:
+        instance("path", self.path, ProbabilityPath, "one of diffode.schedule.PATHS")
         if not self.lam_min < self.lam_max:
             raise InputError(
                 f"{self.name}: λ must grow from the noisy end of its clock, t = {self.t_noisy:g}, to the clean one, "
@@ -121,27 +124,28 @@ class Schedule:
 
     def alpha(self, lam: ArrayLike) -> Array:
         """α(λ), the weight of the data; any shape."""
-        return np.asarray(self.path.alpha(np.asarray(lam, np.float64)))
+        return np.asarray(self.path.alpha(array("lam", lam)))
 
     def sigma(self, lam: ArrayLike) -> Array:
         """σ(λ), the standard deviation of the noise; any shape."""
-        return np.asarray(self.path.sigma(np.asarray(lam, np.float64)))
+        return np.asarray(self.path.sigma(array("lam", lam)))
 
     def lam(self, t: ArrayLike) -> Array:
-        """λ(t); InputError outside the clock, since a network knows nothing there."""
-        t = np.asarray(t, np.float64)
+        """λ(t); InputError outside the clock beyond rounding (float32), since a network knows nothing there."""
+        t = array("t", t)
         low, high = sorted((self.t_noisy, self.t_clean))
-        if not np.all((t >= low) & (t <= high)):
+        least, most = low - SINGLE * abs(low), high + SINGLE * abs(high)
+        if not np.all((t >= least) & (t <= most)):
             raise InputError(
-                f"t = {_outside(t, low, high):.15g} is outside the clock of {self.name}, "
+                f"t = {_outside(t, least, most):.15g} is outside the clock of {self.name}, "
                 f"which runs from {low:.15g} to {high:.15g}"
             )
         with np.errstate(divide="ignore"):  # α = 0 or σ = 0 at an end is λ = ∓∞
-            return np.asarray(self.to_lam(t))
+            return np.asarray(self.to_lam(np.clip(t, low, high)))
 
     def t(self, lam: ArrayLike) -> Array:
         """t(λ), the clock of the network; InputError outside [lam_min, lam_max] beyond rounding (1e-9)."""
-        lam = np.asarray(lam, np.float64)
+        lam = array("lam", lam)
         low, high = self.lam_min - 1e-9, self.lam_max + 1e-9
         if not np.all((lam >= low) & (lam <= high)):
             raise InputError(
@@ -151,6 +155,12 @@ class Schedule:
             )
         first, last = sorted((self.t_noisy, self.t_clean))
         return np.clip(self.to_t(lam), first, last)
+
+
+def require(schedule: Any) -> Schedule:
+    """The schedule, if it is one; else InputError."""
+    found: Schedule = instance("schedule", schedule, Schedule, "a Schedule, as diffode.schedules.ddpm_linear() is one")
+    return found
 
 
 def _rebuilt(factory: Callable[..., Schedule], options: dict[str, object], t_noisy: float, t_clean: float) -> Schedule:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.evaluation import Counter, columns
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
@@ -203,7 +203,7 @@ def _ends(pair: Pair, grid: Array, atol: float) -> tuple[float, float]:
     if wrong or not finite or finite[-1] == grid[0]:
         raise InputError(
             f"{pair.name} goes from one finite λ, or from −∞, to another finite one, and on to +∞ if asked, not along "
-            f"{grid.tolist()}: give both ends"
+            f"{shown(grid.tolist())}: give both ends, as in [-inf, 6, inf]"
         )
     end = finite[-1]
     return (finite[0] if np.isfinite(grid[0]) else min(0.5 * math.log(0.1 * atol), end)), end

@@ -174,8 +174,8 @@ def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float, var
         raise InputError(f"unknown variable {variable!r}: expected one of {', '.join(VARIABLES)}")
     if not np.isfinite(grid).all():
         raise InputError(
-            f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave "
-            "denoise out, or take a planned solver"
+            f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave denoise out, give a grid "
+            "of finite λ, or take a planned solver"
         )
     if not (0 < rtol < np.inf and 0 < atol < np.inf):
         raise InputError(f"rtol and atol must be positive and finite, not {rtol:g} and {atol:g}")

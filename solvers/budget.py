@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from diffode import grid as grids
+from diffode.checks import flag, numbers, whole
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
@@ -27,15 +28,16 @@ from solvers.result import Result
 if TYPE_CHECKING:
     from solvers.solver import Solver
 
-DEFAULT_NFE, DEFAULT_GRID = 50, "logsnr"
+DEFAULT_NFE = 50
 
 
 @dataclass(frozen=True)
 class Budget:
     """nfe: exactly so many evaluations of ε(x, λ) per sample; or steps, whatever they cost; else about 50 evaluations.
 
-    grid: a name in diffode.grid, or increasing values of λ; None is logsnr, and the plan's own for a ready plan.
-    denoise: the last of the steps ends at λ = +∞, σ = 0.
+    grid: a name in diffode.grid, or increasing values of λ; None is logsnr, or time where the schedule begins or ends at λ = ±∞,
+    and the plan's own for a ready plan. denoise: the last of the steps ends at λ = +∞, σ = 0.
+    InputError for values that are none of these.
     """
 
     nfe: int | None = None
@@ -46,22 +48,23 @@ class Budget:
     def __post_init__(self) -> None:
         if self.nfe is not None and self.steps is not None:
             raise InputError("give either nfe or steps, not both")
-        if self.nfe is not None and self.nfe > grids.MOST_STEPS:
-            raise InputError(f"{self.nfe} evaluations are more than the {grids.MOST_STEPS} that can be planned")
+        for name in ("nfe", "steps"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name), 1, grids.MOST_STEPS))
+        if self.grid is not None and not isinstance(self.grid, str):
+            values = numbers("grid", self.grid, grids.MOST_STEPS + 1, kind="a name, or a list of")
+            object.__setattr__(self, "grid", tuple(values.tolist()))
+        object.__setattr__(self, "denoise", flag("denoise", self.denoise))
 
     @property
     def values(self) -> Sequence[float] | None:
         """The λ of a grid that is given by its values."""
         return None if self.grid is None or isinstance(self.grid, str) else self.grid
 
-    @property
-    def spacing(self) -> str:
-        """The name of a grid that is given by its name."""
-        return self.grid if isinstance(self.grid, str) else DEFAULT_GRID
-
     def lams(self, schedule: Schedule, steps: int | None = None, *, labels_only: bool = False) -> Array:
         """The grid, of so many steps; InputError as grid.make and grid.snap. labels_only: snapped to whole labels."""
-        lams = grids.make(self.spacing if self.values is None else self.values, schedule, steps, denoise=self.denoise)
+        spacing = grids.default(schedule) if self.grid is None else self.grid
+        lams = grids.make(spacing, schedule, steps, denoise=self.denoise)
         return grids.snap(lams, schedule) if labels_only else lams
 
 

@@ -58,7 +58,10 @@ class _Request:
     def on(self, lams: Array) -> Prepared:
         """On this grid, in the direction that is asked for."""
         if self.backwards and not np.isfinite(lams).all():
-            raise InputError(f"{self.solver.name} cannot be run backwards from λ = {lams[-1]:g}: give a grid with finite ends")
+            raise InputError(
+                f"{self.solver.name} cannot be run backwards from λ = {lams[-1]:g} to {lams[0]:g}: give a grid with finite ends, "
+                "as [-5, -2, 0, 2, 4.6]"
+            )
         return self.solver.on(lams[::-1] if self.backwards else lams, self.schedule, **self.options)
 
     def with_steps(self, steps: int | None) -> Prepared:
@@ -108,7 +111,7 @@ class _Request:
 
     def _cost(self, steps: int) -> int:
         """The evaluations of so many steps, on a grid of which any number can be made."""
-        any_steps = replace(self.budget, grid="time") if self.budget.spacing in grids.TAUS else self.budget
+        any_steps = replace(self.budget, grid="time") if self.budget.grid in grids.TAUS else self.budget
         return self.on(any_steps.lams(self.schedule, steps)).nfe or 0
 
 
@@ -127,7 +130,7 @@ def _refuse(solver: Solver, budget: Budget) -> None:
     if solver.chooses_steps:
         inner = budget.values is not None and int(np.isfinite(budget.values).sum()) > 2
         dense = "trajectory" in solver.supported_hooks  # inner values are then where its trajectory is given
-        if budget.spacing in grids.TAUS or (not dense and (budget.steps is not None or inner)):
+        if budget.grid in grids.TAUS or (not dense and (budget.steps is not None or inner)):
             raise InputError(
                 f"{solver.name} chooses its own steps: leave steps, τ and inner values of the grid out, and give rtol and atol"
             )

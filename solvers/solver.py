@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from diffode.errors import InputError
-from diffode.schedule import Array, Schedule
+from diffode.checks import instance, numbers
+from diffode.errors import InputError, shown
+from diffode.grid import MOST_STEPS
+from diffode.schedule import Array, Schedule, require
 from solvers.budget import Budget, Prepared, naming
-from solvers.options import Options, keywords, refuse_unknown
+from solvers.options import Options, check, keywords
 from solvers.plan import Plan
 from solvers.prepare import prepare
 from solvers.result import Result
@@ -79,24 +81,24 @@ class Solver:
     def plan(self, grid: Sequence[float] | Array, schedule: Schedule, **options: Any) -> Plan:
         """The table; InputError for an option that this solver does not have, for a grid that it cannot take, and for a solver
         without plan."""
-        refuse_unknown(self.name, self.options, options)
-        grid = np.asarray(grid, np.float64)
+        options = check(self.name, self.options, options)
         if self.build is None:
             has_steps = self.chooses_steps and not self.supported_hooks  # a pair of ours, whose result has the plans it took
             raise InputError(f"{self.name} has no plan{' before it is run: its result has that which it took' * has_steps}")
+        grid, schedule = numbers("grid", grid, MOST_STEPS + 2, least=2), require(schedule)
         monotone = np.all(grid[1:] > grid[:-1]) or np.all(grid[1:] < grid[:-1])
-        if self.fixed_plan is None and not (grid.ndim == 1 and len(grid) >= 2 and monotone):
-            raise InputError(f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {grid.tolist()}")
+        if self.fixed_plan is None and not (len(grid) >= 2 and monotone):
+            raise InputError(
+                f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {shown(grid.tolist())}"
+            )
         with naming(self.name):
             plan = self.build(grid, schedule, **options)
         return replace(plan, solver=self.name) if self.alias_of else plan
 
     def on(self, grid: Sequence[float] | Array, schedule: Schedule, **options: Any) -> Prepared:
         """Prepared for this very grid, increasing or, to encode, decreasing; InputError as `plan`."""
-        refuse_unknown(self.name, self.options, options)
-        return Prepared(
-            self, np.asarray(grid, np.float64), options, self.plan(grid, schedule, **options) if self.has_plan else None
-        )
+        options, grid = check(self.name, self.options, options), numbers("grid", grid, MOST_STEPS + 2, least=2)
+        return Prepared(self, grid, options, self.plan(grid, schedule, **options) if self.has_plan else None)
 
     def prepare(
         self, budget: Budget, schedule: Schedule, *, labels_only: bool = False, backwards: bool = False, **options: Any
@@ -106,8 +108,9 @@ class Solver:
         labels_only: for a network that takes whole labels only, whose grids are snapped to them. backwards: from clean to noisy.
         InputError names the nearest numbers of evaluations if `budget.nfe` cannot be spent exactly.
         """
-        refuse_unknown(self.name, self.options, options)
-        return prepare(self, budget, schedule, options, labels_only=labels_only, backwards=backwards)
+        instance("budget", budget, Budget, "a Budget")
+        options = check(self.name, self.options, options)
+        return prepare(self, budget, require(schedule), options, labels_only=labels_only, backwards=backwards)
 
 
 def ready(plan: Plan, name: str) -> Solver:

@@ -87,7 +87,7 @@ def test_a_prepared_solver_is_handed_down(plans):
     ("solver", "budget", "options", "what"),
     [
         ("ddim", {"nfe": 5, "steps": 5}, {}, "either nfe or steps"),
-        ("ddim", {"nfe": 200_000}, {}, "more than the 100000"),
+        ("ddim", {"nfe": 200_000}, {}, "whole number from 1 to 100000"),
         ("dpm-fast", {"nfe": 10}, {"tail": 2}, "nfe decides the option tail"),
         ("dpm23", {"nfe": 10}, {}, "adaptive and chooses its own number of evaluations"),
         ("dpm23", {"steps": 10}, {}, "chooses its own steps"),

@@ -123,7 +123,7 @@ def test_explicit_list_of_another_length(denoise):
     ids=str,
 )
 def test_not_a_grid(given):
-    with pytest.raises(InputError, match="strictly increasing"):
+    with pytest.raises(InputError, match=r"strictly increasing|a list of 2 to \d+ numbers, not "):
         grid.check(given)
 
 
@@ -135,7 +135,7 @@ def test_empty_list(denoise):
 
 @pytest.mark.parametrize("n", [0, -3])
 def test_no_steps(n):
-    with pytest.raises(InputError, match="at least 1 step"):
+    with pytest.raises(InputError, match="whole number from 1 to 100000"):
         grid.make("logsnr", schedules.flow(), n)
 
 
@@ -235,7 +235,7 @@ def test_tau_in_numbers():
         ("tau-linear", 501, "1000 different labels of 1000: take 500 or 1000 steps"),
         ("tau-linear", 1001, "take 1000 steps"),
         ("tau-linear", 1, "2 or more"),
-        ("tau-quadratic", 0, "at least 1 step"),
+        ("tau-quadratic", 0, "whole number from 1"),
     ],
 )
 def test_tau_of_an_s_that_does_not_fit(name, steps, words):
@@ -261,7 +261,7 @@ def test_tau_is_of_labels_and_ends_at_alpha_1(name):
     with pytest.raises(InputError, match="continuous"):
         grid.make(name, schedules.cosine(), 10, denoise=True)
     with pytest.raises(InputError, match="2 or more"):
-        grid.tau(name, schedules.ddpm_linear(), 0)
+        grid.tau(name, schedules.ddpm_linear(), 1)
 
 
 @pytest.mark.parametrize("nfe", [{"nfe": 50}, {"steps": 50}, {}])

@@ -12,6 +12,7 @@ from diffode import InputError, schedules
 
 mp.mp.dps = 50
 NAMES = list(schedules.SCHEDULES)
+BETAS = np.linspace(1e-4, 0.02, 1000)  # of DDPM
 GAPS = np.array([0, 1e-12, 1e-9, 1e-6, 1e-3])
 # The clean end as near to 0 as the next test goes, where 1 − α² would keep no digit; and the noisy one.
 FAR = {
@@ -196,7 +197,7 @@ def test_knots_are_the_labels():
 def test_outside_the_clock(name):
     schedule = schedules.make(name)
     low, high = sorted((schedule.t_noisy, schedule.t_clean))
-    for t in (low - 1e-6, high + 1e-6, np.nan, np.inf):
+    for t in (low - 1e-6, high + 1e-6 * max(high, 1), np.nan, np.inf):
         with pytest.raises(InputError, match=f"outside the clock of {name}"):
             schedule.lam([high, t])
     for lam in (schedule.lam_min - 1e-6, schedule.lam_max + 1e-6, np.nan, np.inf, -np.inf):
@@ -234,10 +235,60 @@ def test_unknown_schedule_lists_the_known():
         schedules.make("linear")
 
 
-@pytest.mark.parametrize("betas", [[], [0.1], [[0.1, 0.2]], [0.1, 0.0], [0.1, 1.0], [0.1, -0.2], [0.1, np.nan]])
+@pytest.mark.parametrize("betas", [[], [0.1], [[0.1, 0.2]], [0.1, 0.0], [0.1, 1.0, 0.2], [0.1, -0.2], [0.1, 1.1], [0.1, np.nan]])
 def test_bad_betas(betas):
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"between 0 and 1|list of 2 to"):
         schedules.ddpm_table(betas)
+
+
+@pytest.mark.parametrize(
+    ("values", "instead"),
+    [(np.cumprod(1 - BETAS), r"β_t = 1 − ᾱ_t/ᾱ_{t−1}"), (1 - BETAS, "1 − α"), ([0.9, 0.5, 0.1], "β_t = 1")],
+)
+def test_alphas_in_place_of_betas_are_told_apart(values, instead):
+    with pytest.raises(InputError, match=rf"these look like .*{instead}"):
+        schedules.ddpm_table(values)
+    assert schedules.ddpm_table(BETAS[::-1]).lam_min == pytest.approx(schedules.ddpm_table(BETAS).lam_min, abs=1e-12)
+
+
+def zero_terminal(betas=BETAS):
+    """Algorithm 1 of Lin et al. (2024): sqrt(ᾱ) shifted and scaled so that its last value is 0 and its first stays."""
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return 1 - np.concatenate([[root[0]], root[1:] / root[:-1]]) ** 2
+
+
+def test_zero_terminal_snr_begins_at_pure_noise():
+    """β_T = 1: the last label is λ = −∞, the others are those of the table without it, and the clock is one map, both ways."""
+    betas = zero_terminal()
+    assert betas[-1] == 1
+    schedule, before = schedules.ddpm_table(betas), schedules.ddpm_table(betas[:-1])
+    assert schedule.lam_min == schedule.lam(999) == schedule.knots[0] == -np.inf
+    assert schedule.t(-np.inf) == 999
+    assert (schedule.alpha(-np.inf), schedule.sigma(-np.inf)) == (0, 1)
+    t = np.linspace(0, 998, 1999)
+    np.testing.assert_array_equal(schedule.lam(t), before.lam(t))
+    np.testing.assert_array_equal(schedule.t(before.lam(t)), before.t(before.lam(t)))
+    np.testing.assert_array_equal(schedule.rate(t[:-1]), before.rate(t[:-1]))
+    t = np.linspace(998, 999, 101)
+    lam = schedule.lam(t)
+    assert np.all(np.diff(lam) < 0)
+    np.testing.assert_allclose(schedule.t(lam), t, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(schedule.alpha(lam), (999 - t) * schedule.alpha(lam[0]), rtol=0, atol=1e-15)  # linear
+    h, middle = 1e-6, t[1:-1]
+    slope = (schedule.lam(middle + h) - schedule.lam(middle - h)) / (2 * h)
+    np.testing.assert_allclose(schedule.rate(middle), slope, rtol=1e-6)
+
+
+def test_a_clock_in_float32_is_within_the_schedule():
+    """0.999 is above the end of flow's clock when it is rounded to float32, and is that end."""
+    for schedule in (schedules.flow(), schedules.cosine(), schedules.edm(0.002, 80.1)):
+        assert schedule.lam(np.float32(schedule.t_noisy)) == pytest.approx(schedule.lam_min, abs=1e-3)
+        assert schedule.lam(np.float32(schedule.t_clean)) == pytest.approx(schedule.lam_max, abs=1e-6)
+    assert float(np.float32(0.999)) > 0.999
+    assert schedules.flow().lam(np.float32(0.999)) == schedules.flow().lam_min
+    with pytest.raises(InputError, match=r"t = 0\.999001 is outside"):
+        schedules.flow().lam(0.999001)
 
 
 def test_a_schedule_is_printed_in_one_line():

@@ -32,15 +32,15 @@ PLAN_STEPS = 10  # of a plan that is printed, if nothing else is asked for
 class Job:
     """What decides the output.
 
-    labels: one per seed, or None. grid: the finite λ, to which `denoise` adds the step to +∞. options: the solver's own, with
-    infinities as text. plan: the SHA-256 of the table, for a solver whose name does not say it, a file or a module. trajectory:
-    whether the states are kept.
+    labels: one per seed, or None. grid: the λ, to which `denoise` adds the step to +∞. options: the solver's own. In both,
+    infinities are text, since JSON has none. plan: the SHA-256 of the table, for a solver whose name does not say it, a file or
+    a module. trajectory: whether the states are kept.
     """
 
     model: str
     sha256: str
     solver: str
-    grid: list[float]
+    grid: list[float | str]
     denoise: bool
     seeds: list[int]
     labels: list[int] | None
@@ -57,7 +57,7 @@ class Job:
     @property
     def lams(self) -> list[float]:
         """The whole grid."""
-        return [*self.grid, *[np.inf] * self.denoise]
+        return [*map(float, self.grid), *[np.inf] * self.denoise]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def prepare_job(
         model=model,
         sha256=loaded.sha256,
         solver=solver,
-        grid=[lam for lam in lams if lam < np.inf],
+        grid=[json_value(lam) for lam in lams if lam < np.inf],
         denoise=np.inf in lams,
         seeds=seeds,
         labels=labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ def _text(value: Any, brief: bool) -> str:
     """A value in a name; in brief, a list is its first and last number and its length."""
     if not isinstance(value, list | tuple):
         return str(value)
-    if isinstance(value, list) and (brief or value == list(range(int(value[0]), int(value[0]) + len(value)))):
+    if isinstance(value, list) and (
+        brief or (math.isfinite(value[0]) and value == [*range(int(value[0]), int(value[0]) + len(value))])
+    ):
         return f"{value[0]}..{value[-1]}-{len(value)}"
     return ",".join("=".join(part) if isinstance(part, tuple) else str(part) for part in value)
