@@ -46,7 +46,7 @@ class SeededNoise:
 def seeds_of(seed: int | Sequence[int], n: int) -> list[int]:
     """n seeds: seed, seed + 1, ...; or those of a sequence, InputError unless it has n, all from 0 to 2^32 − 1."""
     if not isinstance(seed, Iterable) or getattr(seed, "ndim", 1) == 0:
-        first = whole("seed", seed, 0, LAST_SEED)
+        first = whole("a seed", seed, 0, LAST_SEED)
         return _checked(range(first, first + n))
     seeds = _checked(seed)
     if len(seeds) != n:
@@ -58,4 +58,4 @@ def _checked(seeds: Any) -> list[int]:
     """The seeds, each a whole number that torch's generators take."""
     if isinstance(seeds, str) or not hasattr(seeds, "__len__"):
         raise wrong("seed", "a whole number, or a list of them", seeds)
-    return [whole("seed", seed, 0, LAST_SEED) for seed in seeds]
+    return [whole("a seed", seed, 0, LAST_SEED) for seed in seeds]

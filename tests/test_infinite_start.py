@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import cli
 from diffode import EpsModel, InputError, encode, grid, sample, schedules
+from experiments.metrics.sample_card import read_card
 from solvers import SOLVERS
 from solvers.registry import all_names, find
 
@@ -147,5 +148,8 @@ def test_the_command_line_samples_from_there(options, tmp_path, monkeypatch):
     assert made
     (card,) = (json.loads(path.read_text(), parse_constant=pytest.fail) for path in tmp_path.rglob("*.*.json"))
     assert card["grid"][0] == "-inf"
+    if "--out" in options:
+        out = options[options.index("--out") + 1]
+        assert "from λ = -inf" in read_card(out, 2).lines(2)[1]
     assert CliRunner().invoke(cli.main, [*command, "--overwrite"]).exit_code == 0
     assert {path: path.read_bytes() for path in made} == made

@@ -37,7 +37,7 @@ class SampleCard:
     nfe: float
     network_calls: float
     command: str
-    grid: list[float]
+    grid: list[float | str]  # "-inf" where it begins at pure noise
     denoise: bool
     seeds: list[int]
     labels: list[int] | None
@@ -59,7 +59,8 @@ class SampleCard:
         """What goes with every measurement of the first n images, for JSON."""
         fields, seeds = asdict(self), self.seeds[:n]
         lams, denoise, grid_name, _, _ = (fields.pop(name) for name in ("grid", "denoise", "grid_name", "seeds", "labels"))
-        end = f"to λ = {lams[-1]:g} and σ = 0" if denoise else f"to λ = {lams[-1]:g}, σ/α = {np.exp(-lams[-1]):.4g}"
+        last = float(lams[-1])
+        end = f"to λ = {last:g} and σ = 0" if denoise else f"to λ = {last:g}, σ/α = {np.exp(-last):.4g}"
         consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
         return {
             **fields,
@@ -78,7 +79,9 @@ class SampleCard:
         options = "".join(f", {name} {value}" for name, value in {**self.options, **unusual}.items())
         return [
             one_line(f"made by {self.solver}{options}, {self.nfe:g} NFE per image, from {self.model}", 200),
-            one_line(f"grid {self.grid_name}: {steps} step{'s' * (steps > 1)} from λ = {self.grid[0]:g} {summary['end']}", 200),
+            one_line(
+                f"grid {self.grid_name}: {steps} step{'s' * (steps > 1)} from λ = {float(self.grid[0]):g} {summary['end']}", 200
+            ),
             shorten(f"seeds {summary['seeds']}", 120, placeholder=" ..."),
         ]
 
@@ -100,6 +103,11 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def _is_grid(value: Any) -> bool:
+    """Numbers, of which the first may be −∞, pure noise."""
+    return _are(_is_number, 1)([0.0, *value[1:]] if isinstance(value, list) and value[:1] == ["-inf"] else value)
+
+
 def _is_option(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
@@ -110,7 +118,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("clip", "denoise"), lambda value: isinstance(value, bool)),
     "options": lambda value: isinstance(value, dict) and all(map(_is_option, value.values())),
     "threshold": lambda value: value is None or _is_number(value),
-    "grid": _are(_is_number, 1),
+    "grid": _is_grid,
     "seeds": _are(_is_whole, 1),
     "labels": lambda value: value is None or _are(_is_whole)(value),
 }

@@ -93,7 +93,7 @@ def card(task: PreparedJob, summary: Summary, command: str) -> dict[str, Any]:
             "options": options,
             "lam": [*map(json_value, (schedule.lam_min, schedule.lam_max))],
         },
-        "grid_name": name_of(task.job.grid, schedule, denoise=task.job.denoise),
+        "grid_name": name_of([*map(float, task.job.grid)], schedule, denoise=task.job.denoise),
         "order": task.prepared.solver.order or None,
         "nfe": summary.nfe,
         "network_calls": summary.calls,
