@@ -7,7 +7,6 @@ numbers (a, b) with wanted = a x + b native. A call then makes no scalar arithme
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.errors import InputError
+from diffode.calling import Call
 from diffode.schedule import Array
 
 Coefficient = float | Tensor  # the same for all samples, or one per sample, (batch, 1, ...)
@@ -50,21 +49,18 @@ class Evaluator:
     The result is written to `out` if it is given and anything has to be computed. Where nothing has to be (`passes_through`), the
     network's own output is returned as it is, which may lie in memory that the network will use again, or in that of x.
 
-    condition: of the network call. guidance: (weight, condition of the unconditional call). to_hooks, to_wanted: conversions for
-    each λ, before and after the hooks, which act on x̂0. lams: handed to the watches. dtype: that of the network's weights.
+    call: the network at each λ. condition: of its call. guidance: (weight, condition of the unconditional call). to_hooks,
+    to_wanted: conversions for each λ, before and after the hooks, which act on x̂0. lams: handed to the watches.
     """
 
-    network: Callable[..., Any]
-    clocks: Tensor
+    call: Call
     lams: Sequence[float]
-    dtype: torch.dtype
     condition: Mapping[str, Any]
     guidance: tuple[float, Mapping[str, Any]] | None
     hooks: tuple[Hook, ...]
     to_hooks: Sequence[Conversion]
     to_wanted: Sequence[Conversion]
     watches: tuple[Watch, ...]
-    autocast: torch.dtype | None
     counter: Counter
     passes_through: bool = field(init=False)
 
@@ -73,7 +69,7 @@ class Evaluator:
 
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
         self._count(nfe=1)
-        m = self._call(x, i, self.condition).to(x.dtype)
+        m = self._call(x, i, self.condition)
         if self.guidance is not None:
             weight, null = self.guidance
             m = torch.mul(m, weight, out=out).add_(self._call(x, i, null), alpha=1 - weight)
@@ -94,19 +90,9 @@ class Evaluator:
             self.counter.calls += calls
 
     def _call(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
-        """The network's output, (batch, *shape); InputError if it is none."""
+        """The network's output, counted."""
         self._count(calls=1)
-        with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
-            m = self.network(x.to(self.dtype), self.clocks[i], **condition)
-        m = getattr(m, "sample", m)  # what the networks of diffusers return
-        if not isinstance(m, Tensor):
-            raise InputError(f"the network returned a {type(m).__name__}: wrap it, so that it returns a tensor")
-        if m.shape != x.shape:
-            raise InputError(
-                f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
-                "learns variances must return its mean alone"
-            )
-        return m
+        return self.call(x, i, condition)
 
 
 def evaluate_once(evaluate: Evaluate, x: Tensor) -> Tensor:

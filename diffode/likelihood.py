@@ -37,6 +37,7 @@ from torch import Tensor
 
 from diffode import grid as grids
 from diffode import prediction
+from diffode.calling import Call
 from diffode.conditions import on_device
 from diffode.errors import InputError
 from diffode.evaluation import Counter, Evaluate, columns
@@ -182,9 +183,9 @@ class WithDensity(EpsModel):
         plain = not self.hooks and self.guidance is None and self.predicts in ("velocity", "tangent")
         closed = getattr(self.network, "divergence", None)
         if self.probes is None and plain and closed is not None:
-            clocks = self._clocks(lams, like)
+            call = Call.of(self.network, self.schedule, self.clock, lams, like, self.autocast)
             condition = on_device(self.condition, like)
-            return lambda x, i: (tangent(x, i), closed(x, clocks[i], **condition)[:, None])
+            return lambda x, i: (tangent(x, i), call.evaluated(closed, x, i, condition).to(x.dtype)[:, None])
         units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
 

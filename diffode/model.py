@@ -7,6 +7,8 @@ it predicts (prediction.PREDICTIONS), on which schedule it was trained, and what
     clock="label"  the same as int64; an error unless λ is snapped to the labels (grid.snap)
     clock="lam"    λ itself
 
+A module gets x in the dtype of its weights, and answers in that of the state, whatever the two are (calling.py).
+
 What acts on x̂0 (clipping, dynamic thresholding) and on the pair of conditional and unconditional outputs (guidance) happens
 here, before any solver sees a number, and ε is re-derived from the x̂0 that came out, so the pair stays consistent.
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
+from diffode.calling import Call, weights_of
 from diffode.conditions import Guidance, on_device, rows_of
 from diffode.errors import InputError
 from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion, evaluate_once
@@ -146,7 +149,7 @@ class EpsModel:
     @property
     def device(self) -> torch.device:
         """Where the network is, if it is a module; else the CPU."""
-        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+        return next((tensor.device for tensor in weights_of(self.network)), torch.device("cpu"))
 
     def __call__(self, x: Tensor, lam: float, predicts: str = "noise", counter: Counter | None = None) -> Tensor:
         """The prediction at λ, ε unless asked otherwise, for x (batch, *shape)."""
@@ -187,20 +190,15 @@ class EpsModel:
         guidance = None
         if self.guidance is not None:
             guidance = self.guidance.weight, on_device(self.guidance.unconditional(self.condition), like)
-        # A module is given x in the dtype of its weights; what it returns comes back in that of the state.
-        weights = next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), like.dtype)
         return Evaluator(
-            network=self.network,
-            clocks=self._clocks(lams, like),
+            call=Call.of(self.network, self.schedule, self.clock, lams, like, self.autocast),
             lams=[float(np.min(lam)) for lam in lams],
-            dtype=weights,
             condition=condition,
             guidance=guidance,
             hooks=self.hooks,
             to_hooks=[conversion(self.predicts, target, end, like) for end in ends],
             to_wanted=[conversion(target, predicts, end, like) for end in ends],
             watches=self.watches,
-            autocast=self.autocast,
             counter=counter or Counter(),
         )
 
@@ -214,29 +212,6 @@ class EpsModel:
         parts += [f"guidance {self.guidance.weight:g}"] if self.guidance else []
         parts += [f"{len(self.hooks)} hooks on x̂0"] * bool(self.hooks) + [f"autocast to {self.autocast}"] * bool(self.autocast)
         return f"EpsModel({', '.join(parts)})"
-
-    def _tensors(self) -> Iterator[Tensor]:
-        """The weights and buffers of the network, if it is a module."""
-        if isinstance(self.network, torch.nn.Module):
-            yield from self.network.parameters()
-            yield from self.network.buffers()
-
-    def _clocks(self, lams: Sequence[float] | Array, like: Tensor) -> Tensor:
-        """The network's second argument for each evaluation, (evaluations, batch)."""
-        if np.shape(lams)[1:] not in ((), (len(like),)):
-            raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {len(like)}")
-        t = self.schedule.t(lams)  # InputError outside the schedule, whatever the clock
-        exact = np.asarray(lams, np.float64) if self.clock == "lam" else t
-        clocks = torch.as_tensor(exact, dtype=torch.promote_types(like.dtype, torch.float32))
-        if self.clock == "label":
-            if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
-                raise InputError(
-                    f"the grid asks for label {t.flat[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
-                    "whole labels: snap the grid (grid.snap), and take a solver whose stages are all on it, or clock='t'"
-                )
-            clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
-        clocks = clocks.to(like.device)
-        return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, len(like))
 
 
 def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
