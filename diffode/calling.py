@@ -1,9 +1,9 @@
 """How a network is called: with which numbers, and what is said where that fails.
 
-A module is given x in the dtype of its weights and a clock in that dtype or float32, whichever is wider, whatever the dtype of the
-state: in bfloat16 t = 999 would be 1000. A module in half precision is therefore called under autocast to its own dtype, so that what it
-computes from its clock in float32, as sinusoids, may meet its weights. Any other callable is given x as it is, and a clock in the
-dtype of x or float32, whichever is wider. What a network returns comes back in the dtype of the state.
+A module is given x in the dtype of its weights, and a clock in that dtype or float32, whichever is wider, whatever the dtype of
+the state: in bfloat16 t = 999 would be 1000. A module in half precision is therefore called under autocast to its own dtype, so
+that what it computes from its clock in float32, as sinusoids, may meet its weights. Any other callable is given x as it is, and a
+clock in the dtype of x or float32. What a network returns comes back in the dtype of the state.
 """
 
 from __future__ import annotations
