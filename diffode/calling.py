@@ -18,10 +18,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.checks import wrong
+from diffode.errors import InputError, shown
 from diffode.schedule import Array, Schedule
 
 HALF = torch.bfloat16, torch.float16
+
+
+def check_state(name: str, x: Any) -> Tensor:
+    """x itself, a state (batch, *shape); InputError for what is no tensor of real floating numbers, or has no rows."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"`{name}` must be a tensor (batch, *shape), not {shown(type(x).__name__)}: torch.as_tensor makes one")
+    if x.is_complex():
+        raise InputError(f"`{name}` must be real, not {x.dtype}: torch.view_as_real makes two real numbers of a complex one")
+    if not x.is_floating_point():
+        raise InputError(f"`{name}` must be of floating numbers, not {x.dtype}: pixels are x = pixels / 127.5 - 1")
+    if x.ndim == 0 or x.numel() == 0:
+        raise InputError(f"`{name}` must be (batch, *shape) with at least one sample and one number each, not {tuple(x.shape)}")
+    return x
+
+
+def check_device(name: str, device: Any) -> torch.device:
+    """The device; InputError for one that torch does not know, or that is not there."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError):  # the last three where it is not there
+        raise wrong(name, 'a device that is here, as "cpu" or "cuda"', device) from None
+    return found
 
 
 def weights_of(network: Any) -> Iterator[Tensor]:

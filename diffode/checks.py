@@ -9,6 +9,7 @@ Numbers of NumPy and tensors of one number are numbers, and 10.0 is a whole one;
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from numbers import Real
@@ -67,6 +68,24 @@ def instance(name: str, value: Any, kind: Any, expected: str) -> Any:
     if not isinstance(value, kind):
         raise wrong(name, expected, value)
     return value
+
+
+def function(name: str, value: Any, expected: str) -> Any:
+    """What can be called."""
+    if not callable(value):
+        raise wrong(name, expected, value)
+    return value
+
+
+def sizes(name: str, value: Any, example: str) -> tuple[int, ...]:
+    """A shape: positive whole numbers."""
+    try:
+        found = tuple(map(operator.index, value))
+    except TypeError:
+        found = ()
+    if not found or not 1 <= min(found) <= max(found) <= LARGEST:
+        raise wrong(name, f"positive whole numbers, as {example}", value)
+    return found
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from diffode import checks
 from diffode import grid as grids
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
@@ -29,6 +30,7 @@ from diffode.schedule import Array, Schedule
 
 def noise_of_eta(grid: Array, schedule: Schedule, eta: float) -> Array:
     """n = η σ_t sqrt(1 − e^(−2h)), (steps,): σ(η) of Eq. 16 ((18) in the slides of Ma, 2023). η = 1 is σ² = β̃ of τ."""
+    eta = checks.number("eta", eta, 0)
     if not eta:
         return np.zeros(len(grid) - 1)  # also on a decreasing grid, where the root is not real
     return eta * schedule.sigma(grid[1:]) * np.sqrt(-np.expm1(-2 * np.diff(grid)))
@@ -60,7 +62,8 @@ class Family:
     """
 
     def __init__(self, grid: ArrayLike, schedule: Schedule, noise: ArrayLike) -> None:
-        self.grid, self.noise = grids.check(np.asarray(grid, np.float64)), np.asarray(noise, np.float64)
+        self.grid, self.noise = grids.check(np.asarray(grid, np.float64)), checks.numbers("noise", noise, grids.MOST_STEPS)
+        checks.instance("schedule", schedule, Schedule, "a Schedule, as schedules.ddpm_linear() makes one")
         self.alpha, self.sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)  # of the marginals, Eq. 4
         steps, most = len(self.grid) - 1, largest(self.grid, schedule)
         if self.noise.shape != (steps,) or not np.isfinite(self.noise).all():

@@ -4,10 +4,8 @@ With s² = α² + σ² (1 on the vp path) and T = α ε − σ x̂0 (there the v
 
     ℓ = log p_λ(x) + d log s        dℓ/dλ = −tr ∂(dx/dλ)/∂x + d (d log s/dλ) = (α σ/s²) tr ∂T/∂x
 
-for x of d numbers (Chen et al., 2018; Song et al., 2021b, section 4.3): nothing where the data has unit variance. This is one
-more coordinate of the same equation: a = α ℓ with ε_a = −(α/s)² tr ∂T/∂x obeys d(a/α)/dλ = −e^(−λ) ε_a, so its x̂0 is
-(a − σ ε_a)/α and its T is −α tr ∂T/∂x − σ ℓ. The log-density is another pixel, and what integrates ε-models, a plan in either
-prediction, an adaptive pair or a black box, integrates it as it is, with its own order.
+for x of d numbers (Chen et al., 2018; Song et al., 2021b, section 4.3): nothing where the data has unit variance. It is one
+more coordinate of the same equation, which any solver integrates (density.py).
 
 The trace is exact in closed form (Mixture.divergence) or by d vector-Jacobian products; or it is Hutchinson's estimate vᵀ ∂T/∂x v
 with random signs v (Grathwohl et al., 2019), the same along a trajectory, and a coordinate for each v. No trajectory depends on
@@ -26,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,19 +33,17 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffode import checks
 from diffode import grid as grids
-from diffode import prediction
-from diffode.calling import Call
-from diffode.conditions import on_device
+from diffode.calling import check_state, weights_of
+from diffode.conditions import Guidance, cloned
+from diffode.density import WithDensity
 from diffode.errors import InputError
-from diffode.evaluation import Counter, Evaluate, columns
 from diffode.model import EpsModel
 from diffode.noise import seeds_of
-from diffode.schedule import Array
 
 LEVELS = 127.5  # of a pixel, in a unit of x
 Density = Callable[[Tensor, float], Tensor]  # (x, λ) -> log p_λ(x), (batch,)
-Traced = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (x, i) -> T and the trace of its Jacobian at the i-th λ
 
 
 class Integrated(Protocol):
@@ -82,6 +78,7 @@ class Likelihood:
         return self.stderr / (self.x[0].numel() * math.log(2))
 
 
+@torch.inference_mode(False)  # whose tensors take no gradients, of which the trace is made
 def log_likelihood(
     model: EpsModel,
     x0: Tensor,
@@ -103,9 +100,12 @@ def log_likelihood(
 
     InputError if log p is not finite, or the integrator stopped early.
     """
+    model, x0 = _taking_gradients(model, check_state("x0", x0))
+    probes = checks.whole("probes", probes)
+    checks.function("encode", encode, "a function that integrates, as solvers.encode")
+    checks.function("end", normal if end is None else end, "a function of (x, λ), or None")
     schedule, d = model.schedule, x0[0].numel()
-    ends = np.array([schedule.lam_min, schedule.lam_max] if isinstance(grid, str) else [grid[0], grid[-1]], np.float64)
-    lam_t, lam_s = (grids.snap(ends, schedule) if model.clock == "label" else ends).tolist()
+    lam_t, lam_s = _ends(model, grid)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.path.at(lam_s), schedule.path.at(lam_t)
     flow = WithDensity.of(model, x0.shape[1:], random_signs(probes, x0, seed) if probes else None)
     result = encode(flow, flow.join(alpha_s * x0.double(), 0.0, lam_s), grid=grid, **how)
@@ -121,101 +121,21 @@ def log_likelihood(
     return Likelihood(log_p.mean(1), stderr, x, result.nfe)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class WithDensity(EpsModel):
-    """A model as the ε-model of the states (x, α ℓ), flattened: (batch, d + coordinates), one coordinate per probe, or one.
-
-    of_x: the shape of x. probes: (probes, batch, *of_x), or None for the exact trace. All else is the model's own; watches see T.
-    """
-
-    _: KW_ONLY
-    of_x: tuple[int, ...] = ()
-    probes: Tensor | None = None
-
-    @classmethod
-    def of(cls, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None) -> WithDensity:
-        """That of a model of samples of this shape."""
-        own = {field.name: getattr(model, field.name) for field in fields(EpsModel)}
-        return cls(**{**own, "shape": None}, of_x=tuple(shape), probes=probes)
-
-    @property
-    def d(self) -> int:
-        """The numbers of x."""
-        return math.prod(self.of_x)
-
-    def join(self, x: Tensor, ell: float | Tensor, lam: float) -> Tensor:
-        """The state of x (batch, *shape) and ℓ, a number or (batch, coordinates), at λ."""
-        a = torch.as_tensor(ell, dtype=x.dtype, device=x.device) * float(self.schedule.alpha(lam))
-        return torch.cat([x.flatten(1), a.expand(len(x), 1 if self.probes is None else len(self.probes))], 1)
-
-    def split(self, u: Tensor, lam: float) -> tuple[Tensor, Tensor]:
-        """(x, ℓ) of a state at λ."""
-        return self.x_of(u), u[:, self.d :] / float(self.schedule.alpha(lam))
-
-    def taking(self, rows: Sequence[int]) -> WithDensity:
-        probes = None if self.probes is None else self.probes[:, list(rows)]
-        return super().taking(rows).replace(probes=probes)
-
-    def bind(
-        self,
-        lams: Sequence[float] | Array,
-        like: Tensor,
-        predicts: str = "noise",
-        rows: Sequence[int] | None = None,
-        counter: Counter | None = None,
-    ) -> Evaluate:
-        if rows is not None:
-            return self.taking(rows).bind(lams, like, predicts, counter=counter)
-        tangent = super().bind(lams, self.x_of(like), "tangent", counter=counter)
-        coefficients = []
-        for lam in np.asarray(lams, np.float64).reshape(len(lams), -1).tolist():  # one λ for all, or one per sample
-            ends = [self.schedule.path.at(each) for each in lam]
-            table = [(*end, *prediction.convert("tangent", predicts, *end)) for end in ends]
-            coefficients.append(columns(np.array(table).T, like))
-        return _DensityEvaluator(self, self._traced(tangent, lams, self.x_of(like)), coefficients, tangent.counter)
-
-    def x_of(self, u: Tensor) -> Tensor:
-        """x of a state."""
-        return u[:, : self.d].reshape(-1, *self.of_x)
-
-    def _traced(self, tangent: Evaluate, lams: Sequence[float] | Array, like: Tensor) -> Traced:
-        """(x, i) -> T, and tr ∂T/∂x or its estimates, (batch, coordinates)."""
-        plain = not self.hooks and self.guidance is None and self.predicts in ("velocity", "tangent")
-        closed = getattr(self.network, "divergence", None)
-        if self.probes is None and plain and closed is not None:
-            call = Call.of(self.network, self.schedule, self.clock, lams, like, self.autocast)
-            condition = on_device(self.condition, like)
-            return lambda x, i: (tangent(x, i), call.evaluated(closed, x, i, condition).to(x.dtype)[:, None])
-        units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
-        vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
-
-        def by_products(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                t = tangent(x, i)
-                forms = torch.stack(
-                    [(v * torch.autograd.grad(t, x, v, retain_graph=True)[0]).flatten(1).sum(1) for v in vectors], 1
-                )
-            return t.detach(), forms.sum(1, keepdim=True) if self.probes is None else forms
-
-        return by_products
+def _ends(model: EpsModel, grid: str | Sequence[float]) -> list[float]:
+    """The λ of the two ends of the grid."""
+    schedule = model.schedule
+    given = None if isinstance(grid, str) else checks.numbers("grid", grid, grids.MOST_STEPS + 1, least=2)
+    ends = np.array([schedule.lam_min, schedule.lam_max] if given is None else given[[0, -1]])
+    return (grids.snap(ends, schedule) if model.clock == "label" else ends).tolist()
 
 
-@dataclass
-class _DensityEvaluator:
-    """The prediction for a state (x, α ℓ), from T and its trace; coefficients: α, σ and (a, b) of T for each evaluation."""
-
-    model: WithDensity
-    traced: Traced
-    coefficients: Sequence[tuple[Tensor, ...]]
-    counter: Counter
-    passes_through: bool = False
-
-    def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
-        alpha, sigma, a, b = self.coefficients[i]
-        t, trace = self.traced(self.model.x_of(x), i)
-        m = torch.cat([t.flatten(1), -alpha * trace - sigma / alpha * x[:, self.model.d :]], 1)
-        return torch.add(a * x, b * m, out=out)
+def _taking_gradients(model: EpsModel, x0: Tensor) -> tuple[EpsModel, Tensor]:
+    """The model with conditions, and x0, that were not made under torch.inference_mode; InputError for weights that were."""
+    checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
+    if any(tensor.is_inference() for tensor in weights_of(model.network)):
+        raise InputError("the network was made under torch.inference_mode and takes no gradients: make or load it outside")
+    guidance = model.guidance and Guidance(model.guidance.weight, cloned(model.guidance.null))
+    return model.replace(condition=cloned(model.condition), guidance=guidance), x0.clone()
 
 
 def normal(x: Tensor, sigma: float) -> Tensor:
@@ -226,15 +146,15 @@ def normal(x: Tensor, sigma: float) -> Tensor:
 
 def random_signs(probes: int, like: Tensor, seed: int | Sequence[int] = 0) -> Tensor:
     """Independent signs, (probes, *like.shape), float64 on the CPU; those of row i are of seed + i, or seed[i], in any batch."""
-    if probes < 1:
-        raise InputError(f"Hutchinson's estimate takes at least 1 probe, not {probes}; 0 asks log_likelihood for the exact trace")
-    size = (probes, *like.shape[1:])
+    size = (checks.whole("probes", probes, 1), *like.shape[1:])
     signs = [torch.randint(2, size, generator=torch.Generator().manual_seed(one)) for one in seeds_of(seed, len(like))]
     return 2 * torch.stack(signs, 1).double() - 1
 
 
 def dequantised(pixels: NDArray[np.uint8], seed: int | Sequence[int] = 0) -> Tensor:
     """(pixels + u − ½)/127.5 − 1, uint8 (n, h, w, c) -> float64 (n, c, h, w), u uniform on [0, 1) by seed + i, or seed[i]."""
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise checks.wrong("pixels", "an array of uint8 (n, h, w, c)", pixels)
     x = rearrange(torch.from_numpy(pixels), "n h w c -> n c h w").double()
     generators = [torch.Generator().manual_seed(one) for one in seeds_of(seed, len(x))]
     u = torch.stack([torch.rand(x.shape[1:], generator=generator, dtype=x.dtype) for generator in generators])

@@ -18,7 +18,6 @@ An EpsModel is a value: its methods return another one, and evaluating it change
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -27,12 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import prediction
-from diffode.calling import Call, weights_of
+from diffode import checks, prediction
+from diffode.calling import HALF, Call, check_device, check_state, weights_of
 from diffode.conditions import Guidance, on_device, rows_of
-from diffode.errors import InputError
+from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion, evaluate_once
 from diffode.schedule import Array, Schedule
+
+CLOCKS = "t", "label", "lam"
+WHOLE = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
+LARGEST_WEIGHT = 1e6  # of guidance
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,9 +63,12 @@ class EpsModel:
     autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        checks.function("network", self.network, "a torch module or a function of x and its clock")
+        checks.instance("schedule", self.schedule, Schedule, "a Schedule, as schedules.ddpm_linear() makes one")
         prediction.check(self.predicts)
-        if self.clock not in ("t", "label", "lam"):
-            raise InputError(f"unknown clock {self.clock!r}: expected t, label or lam")
+        checks.choice("clock", self.clock, CLOCKS)
+        object.__setattr__(self, "classes", checks.whole("classes", self.classes))
+        checks.instance("condition", self.condition, Mapping, "a dict of what the network is given by keyword")
         if self.predicts == "velocity" and self.schedule.path.name != "vp":
             raise InputError(
                 "velocity is α ε − σ x0 on the vp path; on the "
@@ -71,7 +77,7 @@ class EpsModel:
         if self.clock == "label" and self.schedule.knots is None:
             raise InputError(f"the clock of {self.schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
         if self.shape is not None:
-            object.__setattr__(self, "shape", _sizes(self.shape))
+            object.__setattr__(self, "shape", checks.sizes("shape", self.shape, "(1, 28, 28)"))
 
     def replace(self, **changes: Any) -> Self:
         """This model with other values of its fields."""
@@ -83,8 +89,11 @@ class EpsModel:
 
     def labelled(self, y: Tensor | Sequence[int]) -> Self:
         """This model conditioned on class labels y, integers (batch,); InputError for a label out of range."""
-        y = torch.as_tensor(y)
-        if y.is_floating_point() or y.ndim != 1:
+        try:
+            y = torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError):
+            raise checks.wrong("y", "labels, whole numbers, one per sample", y) from None
+        if y.dtype not in WHOLE or y.ndim != 1:
             raise InputError(f"labels are whole numbers, one per sample, not {y.dtype} {tuple(y.shape)}")
         y = y.long()
         if self.classes and not bool(((y >= 0) & (y < self.classes)).all()):
@@ -103,21 +112,18 @@ class EpsModel:
         `null` replaces what it names of the condition in the unconditional call; without it the labels are left out there.
         Weight 1 is the conditional model itself.
         """
-        if not abs(weight) <= 1e6:
-            raise InputError(f"the guidance weight must be a finite number of moderate size, such as 2, not {weight}")
-        return self.replace(guidance=None if weight == 1 else Guidance(float(weight), null))
+        weight = checks.number("the guidance weight", weight, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+        return self.replace(guidance=None if weight == 1 else Guidance(weight, null))
 
     def clipped(self, bound: float = 1.0) -> Self:
         """This model with x̂0 clipped to [−bound, bound]."""
-        if not bound > 0:
-            raise InputError(f"x̂0 can be clipped to a positive bound only, not {bound}")
+        bound = checks.number("bound", bound, positive=True)
         return self.replace(hooks=(*self.hooks, lambda x0: x0.clamp(-bound, bound)))
 
     def thresholded(self, quantile: float = 0.995, bound: float = 1.0) -> Self:
         """This model with dynamic thresholding (Saharia et al., 2022): with s the quantile of |x̂0| of a sample, at least
         `bound`, x̂0 is clipped to [−s, s] and scaled by bound/s."""
-        if not (0 < quantile <= 1 and bound > 0):
-            raise InputError(f"dynamic thresholding takes 0 < quantile ≤ 1 and bound > 0, not {quantile} and {bound}")
+        quantile, bound = checks.number("quantile", quantile, 0, 1, positive=True), checks.number("bound", bound, positive=True)
 
         def threshold(x0: Tensor) -> Tensor:
             s = torch.quantile(x0.flatten(1).abs(), quantile, dim=1).clamp(min=bound)
@@ -128,8 +134,8 @@ class EpsModel:
 
     def autocasted(self, dtype: torch.dtype = torch.bfloat16) -> Self:
         """This model with its network called under autocast; the state keeps its dtype. InputError but for bfloat16, float16."""
-        if dtype not in (torch.bfloat16, torch.float16):
-            raise InputError(f"a network is autocast to bfloat16 or float16, not to {dtype}")
+        if dtype not in HALF:
+            raise checks.wrong("dtype", "torch.bfloat16 or torch.float16, to which a network can be autocast", dtype)
         return self.replace(autocast=dtype)
 
     def watched(self, watch: Watch) -> Self:
@@ -138,12 +144,19 @@ class EpsModel:
         The prediction is in the form that was asked for, and valid during the call: clone it to keep it. Where each sample
         has a λ of its own (see `at`) the watch is given the smallest, which is how far the slowest has come.
         """
+        checks.function("watch", watch, "a function of (evaluation, λ, prediction)")
         return self.replace(watches=(*self.watches, watch))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
         """Move the network itself, if it is a module, to a device (and floating dtype); returns this model."""
+        place = check_device("device", device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise checks.wrong("dtype", "a floating dtype of torch, as torch.float32", dtype)
         if isinstance(self.network, torch.nn.Module):
-            self.network.to(device=device, dtype=dtype)
+            try:
+                self.network.to(device=place, dtype=dtype)
+            except NotImplementedError as error:
+                raise InputError(f"the network cannot be moved to {place}: {in_words(error)}") from error
         return self
 
     @property
@@ -184,7 +197,9 @@ class EpsModel:
         """
         if rows is not None:
             return self.taking(rows).bind(lams, like, predicts, counter=counter)
-        target = "data" if self.hooks else prediction.check(predicts)
+        prediction.check(predicts)
+        check_state("x", like)
+        target = "data" if self.hooks else predicts
         ends = np.stack([self.schedule.alpha(lams), self.schedule.sigma(lams)], -1)
         condition = on_device(self.condition, like)
         guidance = None
@@ -212,14 +227,3 @@ class EpsModel:
         parts += [f"guidance {self.guidance.weight:g}"] if self.guidance else []
         parts += [f"{len(self.hooks)} hooks on x̂0"] * bool(self.hooks) + [f"autocast to {self.autocast}"] * bool(self.autocast)
         return f"EpsModel({', '.join(parts)})"
-
-
-def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape as a tuple of positive int; InputError if it is none."""
-    try:
-        sizes = tuple(map(operator.index, shape))
-    except TypeError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"the shape of one sample is positive whole numbers, as (1, 28, 28), not {shape!r}")
-    return sizes

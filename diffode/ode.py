@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from diffode import checks
+from diffode.calling import check_state
 from diffode.errors import InputError
 from diffode.evaluation import Counter
 from diffode.model import EpsModel
@@ -87,6 +89,8 @@ def drift(model: EpsModel, variable: Variable = VARIABLES["lam"], counter: Count
 
     Each call is one evaluation of the model, and is counted.
     """
+    checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
+    checks.instance("variable", variable, Variable, "one of ode.VARIABLES")
     schedule = model.schedule
 
     def f(lam: float, u: Tensor) -> Tensor:
@@ -105,7 +109,9 @@ def accurate(
     It takes hundreds of evaluations, by a model in float64. rtol and atol are both `tolerance`; DOP853 takes one norm over the
     whole batch, so a single sample may be worse. InputError if the tolerance cannot be met.
     """
-    f = drift(model, counter=counter)
+    lam_s, lam_t = checks.number("lam_s", lam_s), checks.number("lam_t", lam_t)
+    tolerance = checks.number("tolerance", tolerance, positive=True)
+    f, x = drift(model, counter=counter), check_state("x", x)
 
     def flat(lam: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
         return f(float(lam), torch.from_numpy(state).view(x.shape).to(x.device)).flatten().cpu().numpy()

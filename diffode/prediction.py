@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffode.checks import unknown
 from diffode.errors import InputError
 
 Pair = tuple[float, float]
@@ -50,8 +51,8 @@ CONSTANT: dict[str, Pair] = {name: p.constant for name, p in PREDICTIONS.items()
 
 def check(predicts: str) -> str:
     """The name itself if it is known; else InputError."""
-    if predicts not in PREDICTIONS:
-        raise InputError(f"unknown prediction {predicts!r}: expected one of {', '.join(PREDICTIONS)}")
+    if not isinstance(predicts, str) or predicts not in PREDICTIONS:
+        raise unknown("prediction", predicts, PREDICTIONS)
     return predicts
 
 
@@ -61,7 +62,7 @@ def convert(native: str, wanted: str, alpha: float, sigma: float) -> Pair:
     It is left open where x and the native prediction are the same thing but for a factor: a noise network at α = 0 says
     nothing of x0, a data network at σ = 0 nothing of ε.
     """
-    if native == wanted:
+    if check(native) == check(wanted):
         return 0.0, 1.0
     p0, p1 = PREDICTIONS[native].pair(alpha, sigma)
     q0, q1 = PREDICTIONS[wanted].pair(alpha, sigma)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from diffode import checks
 from diffode.errors import InputError
 from diffode.evaluation import Counter
 from diffode.model import EpsModel
@@ -126,7 +127,9 @@ def integrate(
     InputError, with the λ reached and the evaluations spent, if the tolerance cannot be met in the dtype of x or takes more
     than max_nfe evaluations, or if the network's output is not finite.
     """
-    _check(method, x, grid, rtol, atol, variable)
+    _check(method, x, grid, variable)
+    rtol, atol = checks.number("rtol", rtol, positive=True), checks.number("atol", atol, positive=True)
+    max_nfe, per_sample = checks.whole("max_nfe", max_nfe, 1), checks.flag("per_sample", per_sample)
     schedule, form = model.schedule, VARIABLES[variable]
     v = torch.as_tensor(_points(method, form, schedule, grid), device=x.device)
     lams, stops = (grid, v) if hooks.trajectory else (grid[[0, -1]], v[[0, -1]])
@@ -168,16 +171,13 @@ def _options(method: Method, v: Tensor) -> dict[str, Any]:
     return {"grid_constructor": lambda func, y0, ends: v, **order}
 
 
-def _check(method: Method, x: Tensor, grid: Array, rtol: float, atol: float, variable: str) -> None:
-    """InputError for variables, ends, tolerances and devices that torchdiffeq cannot do."""
-    if variable not in VARIABLES:
-        raise InputError(f"unknown variable {variable!r}: expected one of {', '.join(VARIABLES)}")
+def _check(method: Method, x: Tensor, grid: Array, variable: str) -> None:
+    """InputError for variables, ends and devices that torchdiffeq cannot do."""
+    checks.choice("variable", variable, VARIABLES)
     if not np.isfinite(grid).all():
         raise InputError(
             f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave denoise out, give a grid "
             "of finite λ, or take a planned solver"
         )
-    if not (0 < rtol < np.inf and 0 < atol < np.inf):
-        raise InputError(f"rtol and atol must be positive and finite, not {rtol:g} and {atol:g}")
     if x.device.type == "mps":
         raise InputError(f"{method.name} keeps its time in float64, which mps lacks: use a planned solver, or the CPU")

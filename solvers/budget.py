@@ -19,7 +19,7 @@ from diffode.checks import flag, numbers, whole
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
-from solvers.execute import run
+from solvers.execute import guarded, run
 from solvers.hooks import NO_HOOKS, Hooks
 from solvers.options import Options
 from solvers.plan import Plan
@@ -97,9 +97,12 @@ class Prepared:
             raise InputError(
                 f"{self.solver.name} chooses its own steps: leave steps and inner values of the grid out, or set trajectory=True"
             )
-        assert self.solver.integrate is not None
         with naming(self.solver.name):
-            return self.solver.integrate(model, x, self.grid, hooks, **self.options)
+            return guarded(self.solver.name, self._integrate, model, x, hooks)
+
+    def _integrate(self, model: EpsModel, x: Tensor, hooks: Hooks) -> Result:
+        assert self.solver.integrate is not None
+        return self.solver.integrate(model, x, self.grid, hooks, **self.options)
 
 
 @contextmanager

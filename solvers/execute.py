@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from diffode import checks
+from diffode.calling import check_state
 from diffode.errors import InputError
 from diffode.evaluation import Evaluate, share_memory
 from diffode.model import EpsModel
 from solvers.hooks import NO_HOOKS, Hooks, Observers
 from solvers.plan import Plan, Stage, value
 from solvers.result import Result
+
+Solve = Callable[[EpsModel, Tensor, Hooks], Result]
 
 
 def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
@@ -22,18 +30,53 @@ def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
         )
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether all of a state is finite, at one pass and without another tensor of its size; True where it has no numbers."""
+    return x.is_meta or bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all())
+
+
+def guarded(solver: str, solve: Solve, model: EpsModel, x: Tensor, hooks: Hooks) -> Result:
+    """solve(model, x, hooks), in float32 if x is of less, whose result is given back in the dtype of x.
+
+    The result is looked at once, at the end; if it is not finite, all is done again with a look at every evaluation. InputError
+    with the first that is not finite, and for an x that is not.
+    """
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    result = solve(model, wide, hooks)
+    if is_finite(result.x):
+        return result if wide is x else replace(result, x=result.x.to(x.dtype))
+    if not is_finite(x):
+        raise InputError("the state to begin with, x, is not finite")
+    solve(model.watched(refuse_nonfinite), wide, Hooks(hooks.noise))
+    raise InputError(
+        f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid"
+    )
+
+
 def run(plan: Plan, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS, *, differentiable: bool = False) -> Result:
-    """Execute a plan from the state x (batch, *shape) at the plan's first λ.
+    """Execute a plan from the state x (batch, *shape) at the plan's first λ, in float32 if that of x is less; see guarded.
 
     After the first steps the loop reuses its buffers; x itself is left alone. differentiable: gradients flow to x, to the network
-    and to those numbers of the plan that are tensors, and nothing is reused.
+    and to those numbers of the plan that are tensors, and nothing is reused, nor looked at.
 
-    InputError for a stochastic plan without noise, and for a model on another path than the plan's.
+    InputError for a stochastic plan without noise, for a model on another path than the plan's, and for a network output that is
+    not finite.
     """
+    checks.instance("plan", plan, Plan, "a Plan, as the function of a solver makes it")
+    checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
+    checks.instance("hooks", hooks, Hooks, "Hooks(noise, ...)")
+    check_state("x", x)
     if plan.stochastic and hooks.noise is None:
         raise InputError(f"{plan.solver} draws noise: give run(..., Hooks(noise=SeededNoise(seeds)))")
     if plan.path != model.schedule.path:
         raise InputError(f"a plan for the path {plan.path.name} cannot drive a model on the path {model.schedule.path.name}")
+    if differentiable:
+        return _run(plan, model, x, hooks, differentiable=True)
+    return guarded(plan.solver, partial(_run, plan), model, x, hooks)
+
+
+def _run(plan: Plan, model: EpsModel, x: Tensor, hooks: Hooks, *, differentiable: bool = False) -> Result:
+    """Bound to the λ of the plan, with gradients or without."""
     evaluate = model.bind([stage.lam for stage in plan.stages if stage.evaluate], x, plan.prediction)
     observers = Observers(plan, hooks)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffode import checks
 from diffode.errors import InputError
 from diffode.noise import Noise
 from diffode.prediction import convert
@@ -40,6 +41,12 @@ class Hooks:
     on_commit: OnCommit | None = None
     on_step: OnStep | None = None
     trajectory: bool = False
+
+    def __post_init__(self) -> None:
+        for name, arguments in (("noise", "(draw, like)"), ("on_commit", "(state, λ)"), ("on_step", "a Committed")):
+            if getattr(self, name) is not None:
+                checks.function(name, getattr(self, name), f"a function of {arguments}")
+        checks.flag("trajectory", self.trajectory)
 
     @property
     def used(self) -> set[str]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffode.checks import unknown
 from diffode.errors import InputError
 from diffode.prediction import CONSTANT
 from diffode.schedule import Array, ProbabilityPath
@@ -31,6 +32,8 @@ def transfer(path: ProbabilityPath, prediction: str, lam_s: float, lam_t: float,
     They are free of cancellation for small h, and finite at λ_t = +∞. InputError where det = 0: for a noise prediction at α = 0,
     and for a data prediction at σ = 0.
     """
+    if prediction not in CONSTANT:
+        raise unknown("prediction of a plan", prediction, CONSTANT)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = path.at(lam_s), path.at(lam_t)
     p0, p1 = CONSTANT[prediction]
     det = alpha_s * p1 - sigma_s * p0

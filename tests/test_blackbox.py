@@ -271,7 +271,7 @@ def test_what_it_cannot_do_is_said(options, what, mixture32):
 @pytest.mark.parametrize(
     ("method", "options", "what"),
     [
-        ("dopri5", {"variable": "s"}, "unknown variable 's': expected one of lam, sigma_bar, t"),
+        ("dopri5", {"variable": "s"}, "`variable` must be lam or sigma_bar or t, not 's'"),
         ("explicit_adams", {"variable": "t"}, "equal steps in t"),
         ("implicit_adams", {"variable": "sigma_bar"}, "equal steps in σ̄"),
         ("implicit_adams", {"rtol": 1e-15, "atol": 1e-15}, r"stopped at λ = .* after \d+ evaluations \(.*did not converge"),

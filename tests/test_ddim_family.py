@@ -219,7 +219,7 @@ def test_gamma_in_the_papers_symbols(seed):
     ("lams", "noise", "words"),
     [
         ([-1, 0, 1], [0.1], "2 steps takes 2 finite"),
-        ([-1, 0, 1], [0.1, np.nan], "finite"),
+        ([-1, 0, 1], [0.1, np.nan], "numbers"),
         ([-1, 0, 1], [0.1, -0.1], "impossible"),
         ([-1, 0, 1], [0.1, 0.9], "from λ = 0 to 1 is impossible.*0.34"),
         ([1, 0], [0.1], "strictly increasing"),

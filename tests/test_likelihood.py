@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 
 from diffode import EpsModel, InputError, grid, schedules
+from diffode.density import WithDensity
 from diffode.images.datasets import to_pixels
-from diffode.likelihood import Likelihood, WithDensity, dequantised, log_likelihood, normal, random_signs
+from diffode.likelihood import Likelihood, dequantised, log_likelihood, normal, random_signs
 from diffode.mixture import Mixture
 from diffode.models import checkpoint, pretrained
 from diffode.networks.unet import UNet, UNetConfig

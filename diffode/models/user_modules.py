@@ -36,7 +36,7 @@ def read(name: str, dtype: torch.dtype) -> tuple[EpsModel, Card, str]:
         identity, network = digest(module, model), model.network
         if isinstance(network, nn.Module):
             network = copy.deepcopy(network).to("cpu", dtype).requires_grad_(False).eval()
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise InputError(f"the network of {name} cannot be copied: {in_words(error)}") from error
     return model.replace(network=network), Card.of(model, "module", name=name), identity
 

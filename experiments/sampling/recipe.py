@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from diffode.errors import InputError
+from diffode import checks
+from diffode.errors import InputError, shown
 from diffode.model import EpsModel
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,8 +38,8 @@ class Recipe:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"unknown dtype {self.dtype!r}: expected {', '.join(DTYPES)}")
+        checks.choice("dtype", self.dtype, DTYPES)
+        checks.text("device", self.device)
         if self.dtype == "float64" and self.device.startswith("mps"):
             raise InputError('mps has no float64: use dtype="float32", or device="cpu"')
 
@@ -83,10 +84,9 @@ def choose_device(name: str) -> str:
     try:
         device = torch.device(name)
         known = available.get(device.type, False) and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         known = False
     if not known:
-        raise InputError(
-            f"device {name!r} is not available here: there is {', '.join(device for device, there in available.items() if there)}"
-        )
+        here = ", ".join(device for device, there in available.items() if there)
+        raise InputError(f"device {shown(name)} is not available here: there is {here}")
     return name
