@@ -79,7 +79,9 @@ def _changed(
         if isinstance(value, list) and value and _is_plain(value):
             return change(name, value)
         if isinstance(value, Mapping):
-            return value | {key: visit(f"{name}[{key!r}]", item) for key, item in value.items()}
+            same: Any = value  # of the same class, if that can be
+            changed = {key: visit(f"{name}[{key!r}]", item) for key, item in value.items()}
+            return same | changed if hasattr(same, "__or__") else changed
         if isinstance(value, list | tuple):
             items = [visit(f"{name}[{i}]", item) for i, item in enumerate(value)]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
