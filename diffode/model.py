@@ -112,8 +112,9 @@ class EpsModel:
         `null` replaces what it names of the condition in the unconditional call; without it the labels are left out there.
         Weight 1 is the conditional model itself.
         """
-        weight = checks.number("the guidance weight", weight, -LARGEST_WEIGHT, LARGEST_WEIGHT)
-        return self.replace(guidance=None if weight == 1 else Guidance(weight, null))
+        if abs(number := checks.number("the guidance weight", weight)) > LARGEST_WEIGHT:
+            raise checks.wrong("the guidance weight", "of moderate size, such as 2", weight)
+        return self.replace(guidance=None if number == 1 else Guidance(number, null))
 
     def clipped(self, bound: float = 1.0) -> Self:
         """This model with x̂0 clipped to [−bound, bound]."""

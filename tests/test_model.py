@@ -141,7 +141,7 @@ def test_guidance_with_a_null_condition():
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf])
 def test_guidance_weight_must_be_a_number(toy, weight):
-    with pytest.raises(InputError, match="the guidance weight must be a number"):
+    with pytest.raises(InputError, match="the guidance weight must be a finite number"):
         toy().guided(weight)
 
 
