@@ -12,6 +12,7 @@ import cloup
 from diffode._version import __version__
 from experiments.common.commands import Commands, Script, command_line, warn
 from experiments.common.options import examples, from_command_line
+from experiments.common.terminal import say
 from experiments.comparison.options import comparison_options
 from experiments.metrics.options import evaluation_options
 from experiments.sampling import options
@@ -92,7 +93,7 @@ def sample(
     with progress(task.job) as watch:
         summary = generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
     count = f"{len(images.seeds)} image{'s' * (len(images.seeds) > 1)}"
-    click.echo(f"{solver}: {count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
+    say(f"{solver}: {count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
     warn(ctx, summary.warnings)
 
 
@@ -125,7 +126,7 @@ def plan(
 
     table = make_plan(solver, schedule, budget, options=typed_options)
     write_plan(table, save, png, overwrite)
-    click.echo(str(table))
+    say(table)
 
 
 @main.command(
@@ -140,7 +141,7 @@ def verify(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Measure on this machine what the SOLVERs claim, all of them by default; exit code 1 if a claim does not hold."""
     from solvers.verify import verify
 
-    ctx.exit(0 if verify(names, click.echo) else 1)
+    ctx.exit(0 if verify(names, say) else 1)
 
 
 @main.command(cls=Script, section=SAMPLING, resumable=False, epilog=examples("solvers", "solvers | grep unipc"))
@@ -148,7 +149,7 @@ def solvers() -> None:
     """List the solvers: name, order, NFE per step, options, source."""
     from solvers.registry import table
 
-    click.echo(table())
+    say(table())
 
 
 @main.command(
@@ -183,7 +184,7 @@ def evaluate(
 
     measured_in = {"reference": reference, "features_name": features, "device": device}
     evaluation = run.evaluate(samples, n=n, out=json, overwrite=overwrite, command=command_line(), **measured_in)
-    click.echo(str(evaluation))
+    say(evaluation)
     warn(ctx, evaluation.warnings)
 
 
@@ -222,7 +223,7 @@ def compare(
     out = out or Path("results") / as_filename(f"compare-{Path(settings.model).stem}")
     measured: Any = {"features": features, "data": data, "tolerance": tolerance}
     rows, answer = compare_solvers(settings, cells, out, **measured, overwrite=overwrite, command=command_line())
-    click.echo(f"{answer}\n{out / 'report.html'}")
+    say(f"{answer}\n{out / 'report.html'}")
     results.finish(rows, out / "rows")
 
 

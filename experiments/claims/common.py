@@ -23,6 +23,7 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import command_line
 from experiments.common.options import Decorator, as_one, together
 from experiments.common.results import Row
+from experiments.common.terminal import say
 from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
@@ -136,7 +137,7 @@ def conclude(rows: Sequence[Row], out: Path, plot: Callable[[Path], None], repor
     """Draw the rows and print the report, if there are any that did not fail; exit code 1 if some failed."""
     if any("error" not in row for row in rows):
         plot(out)
-        click.echo(report(out))
+        say(report(out))
     results.finish(rows, out)
 
 

@@ -14,7 +14,27 @@ import cloup
 from click.core import ParameterSource
 
 MOST_IMAGES = 10_000_000  # of one command
+LONGEST_NAME = 200  # bytes; file systems take 255
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class FileName(click.ParamType):
+    """The name of a file or a folder, as a Path; as text (to=str) where it may also be a name of another kind.
+
+    No part of it is longer than file systems take, with room for the names of temporary files beside it.
+    """
+
+    name = "path"
+
+    def __init__(self, to: type[Path] | type[str] = Path) -> None:
+        self.to = to
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail(f"{str(value)!r} is no name", param, ctx)
+        if max(len(part.encode()) for part in re.split("[/,]", str(value))) > LONGEST_NAME:
+            self.fail(f"{str(value)!r} is too long: the name of a file has at most {LONGEST_NAME} bytes", param, ctx)
+        return self.to(value)
 
 
 class Numbers(click.ParamType):
@@ -23,7 +43,7 @@ class Numbers(click.ParamType):
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in str(value).split(",")]
+        matches = [re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part.strip()) for part in str(value).split(",")]
         ranges = [range(int(match[1]), int(match[2] or match[1]) + 1) for match in matches if match]
         count = sum(len(part) if part else 1 for part in ranges)
         if len(ranges) < len(matches) or not all(ranges):
@@ -66,7 +86,7 @@ class NameValue(click.ParamType):
 
 def path(*names: str, **settings: Any) -> Any:
     """An option that is a path."""
-    return cloup.option(*names, type=click.Path(path_type=Path), **settings)
+    return cloup.option(*names, type=FileName(), **settings)
 
 
 def examples(*commands: str) -> str:

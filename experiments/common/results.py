@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from diffode.errors import InputError, in_words
 from diffode.files import atomic, folder_for, json_value, locked
+from experiments.common.terminal import say
 
 Row = dict[str, Any]
 
@@ -132,10 +132,10 @@ def check(out: Path, about: Mapping[str, Any], *, all_settings: bool = False) ->
 def finish(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Print where the rows are and which cells failed; exit code 1 if any did."""
     failed = [row for row in rows if "error" in row]
-    click.echo(f"{len(rows) - len(failed)} of {len(rows)} cells: {out}.csv, .json")
+    say(f"{len(rows) - len(failed)} of {len(rows)} cells: {out}.csv, .json")
     for row in failed:
         cell = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("error", "made") and value is not None)
-        click.echo(f"Failed: {cell}: {row['error']}", err=True)
+        say(f"Failed: {cell}: {row['error']}", err=True)
     if failed:
         raise SystemExit(1)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from experiments.common.options import Decorator
+from experiments.common.options import Decorator, FileName
 
 
 def model(default: str = "fashion") -> Decorator:
@@ -29,7 +28,7 @@ def seed(text: str = "The first; sample i has seed + i.") -> Decorator:
 
 def out(default: str | None, text: str = "OUT.csv, OUT.json and OUT.png: a name without suffix.") -> Decorator:
     """Where the results go, a name without suffix."""
-    return click.option("--out", default=default, show_default=default is not None, type=click.Path(path_type=Path), help=text)
+    return click.option("--out", default=default, show_default=default is not None, type=FileName(), help=text)
 
 
 def overwrite(command: Callable[..., Any]) -> Callable[..., Any]:

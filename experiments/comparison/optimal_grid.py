@@ -38,6 +38,8 @@ from diffode.files import folder_for, json_value, write_json
 from diffode.schedule import Array
 from experiments.common import results
 from experiments.common.commands import Script, command_line
+from experiments.common.options import FileName
+from experiments.common.terminal import say
 from experiments.comparison.cells import OPTIMAL, cell_filename, parse_contender
 from experiments.comparison.ground_truth import error_summary
 from experiments.comparison.local_errors import (
@@ -219,7 +221,7 @@ def refine(end_error: Callable[[Array], Array], lams: Array) -> Array:
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Images evaluated at a time.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
-@click.option("--out", type=click.Path(path_type=Path), help="[default: grids/MODEL-SOLVER-NFE.json]")
+@click.option("--out", type=FileName(), help="[default: grids/MODEL-SOLVER-NFE.json]")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: bool, device: str, **settings: Any) -> None:
     """Find the optimal grid of a solver for a model, to be sampled on with `cli.py sample --grid FILE`."""
@@ -233,7 +235,7 @@ def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: 
         found = find_optimal_grid(follow_trajectories(chosen, n=n, seed=seed), solver, nfe)
         found.save(out, command_line())
     errors = ", ".join(f"{grid} {numbers['typical']:.3g}" for grid, numbers in found.measured.items())
-    click.echo(f"{solver} at {nfe} NFE: typical errors {errors}; refined from {found.start}; {out}")
+    say(f"{solver} at {nfe} NFE: typical errors {errors}; refined from {found.start}; {out}")
 
 
 if __name__ == "__main__":

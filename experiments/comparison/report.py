@@ -23,7 +23,9 @@ from diffode.errors import InputError
 from diffode.files import atomic
 from experiments.common import results
 from experiments.common.commands import Script
+from experiments.common.options import FileName
 from experiments.common.results import Row
+from experiments.common.terminal import say
 from experiments.comparison import report_tables
 from experiments.comparison.cells import OWN_STEPS, cell_filename
 from experiments.comparison.ranking import MEASURES, answer, magnitude, measured, median_answer
@@ -137,18 +139,18 @@ def _source_hash(text: str) -> str:
 
 
 @click.command(cls=Script, resumable=False)
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path))
-@click.option("--screenshot", type=click.Path(path_type=Path), help="Also a PNG of the page; takes selenium and Chromium.")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=FileName())
+@click.option("--out", default="report.html", show_default=True, type=FileName())
+@click.option("--screenshot", type=FileName(), help="Also a PNG of the page; takes selenium and Chromium.")
 def main(folders: tuple[Path, ...], out: Path, screenshot: Path | None) -> None:
     """Write comparisons, which `cli.py compare --out DIR` made, as one HTML file that loads nothing."""
     write_report(folders, out)
-    click.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    say(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     if screenshot is not None:
         from experiments.comparison.browser import save_screenshot
 
         save_screenshot(out, screenshot)
-        click.echo(f"{screenshot}")
+        say(f"{screenshot}")
 
 
 if __name__ == "__main__":

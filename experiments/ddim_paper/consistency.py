@@ -36,6 +36,7 @@ from diffode.noise import SeededNoise
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
+from experiments.common.terminal import say
 from experiments.ddim_paper.common import prepare_whole_steps
 from solvers import find, sample
 
@@ -168,7 +169,7 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     sheet = picture(sampler, budgets, grid)
     with atomic(results.with_suffix(out, ".png")) as part:
         sheet.save(part, format="PNG")
-    click.echo(report(out))
+    say(report(out))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ from diffode.schedule import Schedule
 from experiments.common import figures, script_options
 from experiments.common.commands import Script
 from experiments.common.examples import real_images
+from experiments.common.options import FileName
+from experiments.common.terminal import say
 from solvers import Budget, Plan, Stage, find, sample
 
 APART = 2**31  # between the seeds of the solver's noise and those of the known pixels' noise; torch takes them modulo 2^32
@@ -152,7 +154,7 @@ def picture(known: Tensor, mask: Tensor, completed: Tensor) -> Image.Image:
 @click.option("--n", default=8, show_default=True, type=click.IntRange(1, 100), help="Images.")
 @click.option("--completions", default=6, show_default=True, type=click.IntRange(1, 100), help="Of each image.")
 @click.option("--mask", default="half", show_default=True, type=click.Choice(list(MASKS)), help="What is missing.")
-@click.option("--out", default="samples/inpainting.png", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", default="samples/inpainting.png", show_default=True, type=FileName())
 @script_options.fast("2 images, 2 completions, no jumps, few NFE")
 def main(
     solver: str,
@@ -177,7 +179,7 @@ def main(
     with atomic(out) as part:
         picture(known, where, completed.unflatten(0, (n, completions))).save(part, format="PNG")
     edges = f"{jump(completed, where):.3f}, in the originals {jump(known, where):.3f}"
-    click.echo(
+    say(
         f"{plan.solver}: {n} images, {completions} completions each, {plan.nfe} NFE, mean jump across the edge of what is known "
         f"{edges}, {out}"
     )

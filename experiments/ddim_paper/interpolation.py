@@ -40,6 +40,7 @@ from diffode.noise import SeededNoise
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
+from experiments.common.terminal import say
 from experiments.ddim_paper.common import mean_and_error
 from solvers import Budget, Prepared, find, sample
 
@@ -175,7 +176,7 @@ def main(name: str, solver: str, nfe: int, grid: str, pairs: int, seed: int, out
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, solver=prepared)[1] for cell in cells}
     with atomic(results.with_suffix(out, ".png")) as part:
         picture(shown).save(part, format="PNG")
-    click.echo(report(out))
+    say(report(out))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from experiments.common.commands import Script, command_line
 from experiments.common.examples import exact_samples, real_images
 from experiments.common.markdown import provenance_sentence, table
 from experiments.common.results import Row
+from experiments.common.terminal import say
 from solvers import encode
 
 PLANNED = ("ddim", "dpm2", "dpm3", "dpmpp2m", "unipc3")
@@ -227,7 +228,7 @@ def main(
     rows = results.fill(out, wanted, model.measure, about=model.about, command=command, overwrite=overwrite)
     if good := [row for row in rows if "error" not in row]:
         plot(good, results.with_suffix(out, ".png"))
-    click.echo(report(out))
+    say(report(out))
     results.finish(rows, out)
 
 

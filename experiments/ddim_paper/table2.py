@@ -37,6 +37,7 @@ from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
 from experiments.common.results import Row
+from experiments.common.terminal import say
 from experiments.ddim_paper.common import prepare_whole_steps
 from experiments.ddim_paper.table2_cells import BUDGETS, GRIDS, MOST, SOLVERS, Reconstruction, cells, round_trip
 from solvers import find
@@ -163,7 +164,7 @@ def main(
     sheet = picture(images, min(8, len(images.x0)), shown)
     with atomic(results.with_suffix(out, "-images.png")) as part:
         sheet.save(part, format="PNG")
-    click.echo(report(out))
+    say(report(out))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from experiments.common import results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import run_sentence, table
 from experiments.common.results import Row
+from experiments.common.terminal import say
 from experiments.ddim_paper.theorem1_models import MODELS, VARIANTS, Eps, Theorem1Model
 
 TAU = "tau-quadratic"
@@ -206,7 +207,7 @@ def main(names: tuple[str, ...], n: int | None, steps: int, seed: int, out: Path
     rows = results.fill(out, cells, compute, about=about, command=command, overwrite=overwrite)
     for row in rows:
         if "error" not in row:
-            click.echo(f"{row['model']}, {row['sigma']}, ε_θ {row['eps']}: J − L − C = {_with_error(row, 'paired', 2)}")
+            say(f"{row['model']}, {row['sigma']}, ε_θ {row['eps']}: J − L − C = {_with_error(row, 'paired', 2)}")
     results.finish(rows, out)
 
 

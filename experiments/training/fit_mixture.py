@@ -16,11 +16,13 @@ from diffode.images import datasets
 from diffode.models import checkpoint
 from diffode.models.card import Card
 from experiments.common.commands import Script, command_line
+from experiments.common.options import FileName
+from experiments.common.terminal import say
 
 
 @click.command(cls=Script, resumable=False)
 @click.option("--data-dir", help="Images. [default: Fashion-MNIST from Debian's package]")
-@click.option("--out", default="mixture.safetensors", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", default="mixture.safetensors", show_default=True, type=FileName())
 @click.option("--per-class", default=3, show_default=True, type=click.IntRange(1), help="Components of each class.")
 @click.option("--rank", default=24, show_default=True, type=click.IntRange(1), help="Of the covariance of a component.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1), help="Of EM.")
@@ -40,7 +42,7 @@ def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations:
     )
     checkpoint.save(out, tensors, card)
     write_json(out.with_suffix(".json"), card.to_json())
-    click.echo(f"{len(tensors['label'])} components of rank {rank} from {len(images.pixels)} images of {images.name}: {out}")
+    say(f"{len(tensors['label'])} components of rank {rank} from {len(images.pixels)} images of {images.name}: {out}")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 import cloup
 
-from experiments.common.options import together
+from experiments.common.options import FileName, together
 from experiments.sampling.options import device
 
 training_options = together(
     cloup.option_group(
         "The run",
-        cloup.option("--out", type=click.Path(path_type=Path), default="runs/train", show_default=True, help="The run's folder."),
+        cloup.option("--out", type=FileName(), default="runs/train", show_default=True, help="The run's folder."),
         cloup.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint."),
         cloup.option(
             "--images",

@@ -11,7 +11,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import click
 from tqdm import tqdm
 
 from diffode.errors import InputError
@@ -20,6 +19,7 @@ from diffode.images import datasets, writers
 from diffode.images.datasets import ImageSet, to_pixels
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
+from experiments.common.terminal import say
 from experiments.sampling.recipe import choose_device
 from experiments.training.trainer import TrainConfig, Trainer
 from experiments.training.trainer import train as advance
@@ -96,7 +96,7 @@ def train(options: TrainOptions, command: str) -> None:
         advance(trainer, images, options.every, interrupted, on_step, on_save)
     end = "interrupted; --resume goes on" if interrupted() else "done"
     loss = f", L_simple {trainer.log[-1]['l_simple']:.4f}" if trainer.log else ""
-    click.echo(f"{trainer.images} images seen{loss}, {end}: {out}")
+    say(f"{trainer.images} images seen{loss}, {end}: {out}")
 
 
 def save(trainer: Trainer, out: Path, command: str) -> None:

@@ -33,6 +33,8 @@ from diffode.models.classifiers import REFERENCE
 from diffode.networks.classifier import Classifier
 from experiments.common import script_options
 from experiments.common.commands import Script, command_line
+from experiments.common.options import FileName
+from experiments.common.terminal import say
 from experiments.metrics import features, references
 from experiments.sampling.recipe import choose_device
 
@@ -145,9 +147,7 @@ def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
 
 
 @click.command(cls=Script)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]"
-)
+@click.option("--out", type=FileName(), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]")
 @click.option("--data-dir", help="A folder of idx files. [default: Fashion-MNIST from Debian's package]")
 @click.option("--epochs", default=Config.epochs, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=Config.seed, show_default=True, type=click.IntRange(0))
@@ -187,7 +187,7 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
         statistics = references.describe(train, features.classifier(device, out / FILES[0]))
         references.save(out / FILES[2], statistics, command=command)
         state.unlink()
-    click.echo(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
+    say(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
 
 
 if __name__ == "__main__":
