@@ -17,14 +17,14 @@ from contextlib import contextmanager, suppress
 
 import click
 
-LONGEST_MESSAGE = 400  # characters
+LONGEST_MESSAGE = 340  # characters: with what click puts before it under 400
 LONG_WORD = re.compile(r"\S{61,}")
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # categories of Unicode: control, format, surrogates, none; line ends
 
 
 def printable(text: str) -> str:
-    """The text on one line, with whatever is no character to be seen as its escape, as \\x1b for ESC."""
+    """The text on one line, with whatever is no character to be seen as its escape of Python."""
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNSEEN else c for c in text)
@@ -40,7 +40,7 @@ def say(text: object, *, err: bool = False) -> None:
 
 
 def bounded(message: str) -> str:
-    """A message on one line of at most 400 characters: of a longer one long words, which users gave, lose their middle, and then
+    """A message on one line of bounded length: of a longer one long words, which users gave, lose their middle, and then
     it loses its own. What is wrong stands at the beginning and what to do at the end."""
     message = printable(message)
     if len(message) > LONGEST_MESSAGE:
