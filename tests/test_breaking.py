@@ -49,7 +49,7 @@ BASE = {  # what is asked for beside the bad value: little, and right
     "plan": ["--nfe", "2"],
     "compare": ["--model", "mixture", *COMPARISON, "--tolerance", "1e-2", "--out", "new/compared"],
     "train": [*TINY, "--images", "4", "--out", "new/run"],
-    "evaluate": ["--n", "4"],
+    "evaluate": ["--n", "20"],
     "experiments.comparison.report": ["--out", "new/report.html"],
     "experiments.comparison.optimal_grid": [
         "--model",
@@ -85,7 +85,7 @@ def values_of(param):
         return [f"{param.opts[0]}={text}" for text in ("", "x", "1")]  # a flag takes no value
     if isinstance(kind, click.types.IntParamType):
         low, high = getattr(kind, "min", None), getattr(kind, "max", None)
-        out = [str(bound) for bound in (low and low - 1, high and high + 1) if bound is not None]
+        out = [str(bound) for bound in (*([] if low is None else [low - 1]), *([] if high is None else [high + 1]))]
         return ["", "x", "1.5", "nan", "inf", "0x10", "1e3", NINES, "-" + NINES, ESCAPES, "10" * 15, "-1", *out]
     if isinstance(kind, click.types.FloatParamType):
         return ["", "x", "nan", "inf", "-inf", "1e999", "1,5", "0x1p3", ESCAPES, NINES]
@@ -270,7 +270,7 @@ def folder(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     subset = datasets.packaged()
-    np.savez(here / "few.npz", subset.pixels[:8], subset.labels[:8])
+    np.savez(here / "few.npz", subset.pixels[:24], subset.labels[:24])
     (here / "notes.txt").write_text("mine")
     for name in ("photos", "empty", *(f"folder.{suffix}" for suffix in ("json", "npz", "safetensors"))):
         (here / name).mkdir()
@@ -355,7 +355,7 @@ def answers(command, listed):
             os._exit(0)
         os.close(write_end)
         with open(read_end, "rb") as lines:
-            while select.select([lines], [], [], 6 * SECONDS)[0] and (line := lines.readline()):
+            while select.select([lines], [], [], 20)[0] and (line := lines.readline()):
                 number, problem, seconds = json.loads(line)
                 found[number] = problem, seconds
         os.kill(child, signal.SIGKILL)

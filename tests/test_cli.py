@@ -515,7 +515,7 @@ BAD = {
     "seeds too large": (["--n", "1", "--seeds", str(2**32)], ["a seed", "from 0 to 4294967295"]),
     "n and seeds": (["--seeds", "1,2"], ["--n 3", "--seeds"]),
     "n 0": (["--n", "0"], ["--n", "x>=1"]),
-    "batch 0": (["--batch", "0"], ["--batch", "x>=1"]),
+    "batch 0": (["--batch", "0"], ["--batch", "1<=x<="]),
     "no such device": (["--device", "tpu"], ["'tpu'", "cpu"]),
     "no such cpu": (["--device", "cpu:x"], ["cpu:x"]),
     "dtype": (["--dtype", "int8"], ["int8", "bfloat16"]),
@@ -990,7 +990,7 @@ BAD_TRAINING = {
     "schedule": (["--schedule", "linear"], ["linear", "ddpm_linear"]),
     "gamma": (["--gamma", "l2"], ["l2", "simple"]),
     "images": (["--images", "0"], ["--images", "x>=1"]),
-    "seed": (["--seed", "-1"], ["--seed", "x>=0"]),
+    "seed": (["--seed", "-1"], ["--seed", "0<=x<="]),
     "device": (["--device", "tpu"], ["'tpu'", "cpu"]),
     "a file in the way": (["--out", "few.npz/run"], ["few.npz", "another name"]),
 }

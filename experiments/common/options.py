@@ -15,6 +15,8 @@ from click.core import ParameterSource
 
 MOST_IMAGES = 10_000_000  # of one command
 LONGEST_NAME = 200  # bytes; file systems take 255
+COUNT = click.IntRange(1, MOST_IMAGES)
+SEED = click.IntRange(0, 2**32 - 1)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

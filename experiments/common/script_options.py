@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from experiments.common.options import Decorator, FileName
+from experiments.common.options import SEED, Decorator, FileName
 
 
 def model(default: str = "fashion") -> Decorator:
@@ -23,7 +23,7 @@ def solvers(default: tuple[str, ...]) -> Decorator:
 
 def seed(text: str = "The first; sample i has seed + i.") -> Decorator:
     """The seed of the first sample."""
-    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=text)
+    return click.option("--seed", default=0, show_default=True, type=SEED, help=text)
 
 
 def out(default: str | None, text: str = "OUT.csv, OUT.json and OUT.png: a name without suffix.") -> Decorator:

@@ -38,7 +38,7 @@ from diffode.files import folder_for, json_value, write_json
 from diffode.schedule import Array
 from experiments.common import results
 from experiments.common.commands import Script, command_line
-from experiments.common.options import FileName
+from experiments.common.options import COUNT, SEED, FileName
 from experiments.common.terminal import say
 from experiments.comparison.cells import OPTIMAL, cell_filename, parse_contender
 from experiments.comparison.ground_truth import error_summary
@@ -217,8 +217,8 @@ def refine(end_error: Callable[[Array], Array], lams: Array) -> Array:
 @click.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995.")
 @click.option("--denoise/--no-denoise", default=False, help="For `sample --denoise`, whose last step leads to σ = 0.")
 @click.option("--n", default=SAMPLES, show_default=True, type=click.IntRange(1, 1000), help="Samples that it is found with.")
-@click.option("--seed", default=FIRST_SEED, show_default=True, type=int, help="Of the first of them.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Images evaluated at a time.")
+@click.option("--seed", default=FIRST_SEED, show_default=True, type=SEED, help="Of the first of them.")
+@click.option("--batch", default=32, show_default=True, type=COUNT, help="Images evaluated at a time.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
 @click.option("--out", type=FileName(), help="[default: grids/MODEL-SOLVER-NFE.json]")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from experiments.common.options import Numbers, as_one, path, together
+from experiments.common.options import COUNT, SEED, Numbers, as_one, path, together
 from experiments.sampling import options
 
 if TYPE_CHECKING:  # --help does not wait for torch
@@ -51,10 +51,10 @@ comparison_options = together(
     ),
     cloup.option_group(
         "What it is measured on",
-        cloup.option("--n", type=click.IntRange(1), default=32, show_default=True, help="How many samples."),
+        cloup.option("--n", type=COUNT, default=32, show_default=True, help="How many samples."),
         cloup.option(
             "--seed",
-            type=click.IntRange(0),
+            type=SEED,
             default=0,
             show_default=True,
             help="Seed of the first sample; sample i has seed + i.",
@@ -74,9 +74,7 @@ comparison_options = together(
             help="Also measure the Fréchet distance from these images, given as to `evaluate --reference`.",
         ),
     ),
-    options.recipe_group(
-        cloup.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
-    ),
+    options.recipe_group(cloup.option("--batch", type=COUNT, default=32, show_default=True, help="Samples at a time.")),
     cloup.option_group(
         "Where it goes",
         path("--out", help="The folder of rows, pictures and report. [default: results/compare- and the model's name]"),

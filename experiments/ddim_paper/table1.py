@@ -30,7 +30,7 @@ from experiments import published
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
-from experiments.common.options import FileName, as_one
+from experiments.common.options import MOST_IMAGES, FileName, as_one
 from experiments.ddim_paper.table1_cells import BLOCK, ETAS, NetworkSamples, Table1Model, lams_of_tau, of_mixture, of_network
 from experiments.ddim_paper.table1_presets import PRESETS, Table1Options
 from experiments.metrics.features import FEATURES
@@ -143,7 +143,7 @@ def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -
 @click.option("--reference", type=FileName(), help="Real images, or an .npz of mu and sigma. [default: the shipped]")
 @click.option("--features", type=click.Choice(list(FEATURES)), help="What images are compared in. [default: the preset's]")
 @click.option("--tau", type=click.Choice(["linear", "quadratic"]), help="The rule of τ. [default: the preset's]")
-@click.option("--n", type=click.IntRange(MIN_IMAGES), help="Samples per cell. [default: the preset's]")
+@click.option("--n", type=click.IntRange(MIN_IMAGES, MOST_IMAGES), help="Samples per cell. [default: the preset's]")
 @click.option("--steps", default=",".join(map(str, STEPS)), show_default=True, callback=_steps, help="S, comma-separated.")
 @script_options.seed()
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")

@@ -35,6 +35,7 @@ from diffode.schedule import Array, Schedule
 from experiments.common import results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import run_sentence, table
+from experiments.common.options import MOST_IMAGES
 from experiments.common.results import Row
 from experiments.common.terminal import say
 from experiments.ddim_paper.theorem1_models import MODELS, VARIANTS, Eps, Theorem1Model
@@ -179,7 +180,7 @@ def _with_error(row: Row, key: str, digits: int = 1) -> str:
 
 @click.command(cls=Script)
 @click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), help="May be given again. [default: both]")
-@click.option("--n", type=click.IntRange(2), help="Images. [default: 10000 of the mixture, 1000 real ones]")
+@click.option("--n", type=click.IntRange(2, MOST_IMAGES), help="Images. [default: 10000 of the mixture, 1000 real ones]")
 @click.option("--steps", default=10, show_default=True, type=click.IntRange(2), help="S, the labels of τ.")
 @script_options.seed("Of the noise, and of the random σ.")
 @script_options.out("results/theorem1", "OUT.csv and OUT.json: a name without suffix.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import cloup
 
-from experiments.common.options import path, together
+from experiments.common.options import COUNT, path, together
 from experiments.sampling import options
 
 evaluation_options = together(
@@ -19,7 +19,7 @@ evaluation_options = together(
             help="What they are compared with: an .npz of images or of mu and sigma, a folder, or the 60,000 training images.",
         ),
         cloup.option("--features", type=click.Choice(["classifier", "inception"]), default="classifier", show_default=True),
-        cloup.option("--n", type=click.IntRange(1), help="Only the first N images. [default: all]"),
+        cloup.option("--n", type=COUNT, help="Only the first N images. [default: all]"),
         options.device,
     ),
     cloup.option_group(

@@ -152,7 +152,7 @@ def make_plan(
         if schedule is not None or budget != Budget():
             raise InputError(f"{solver} is a plan with its own schedule, grid and numbers: leave all other options out")
         return found.fixed_plan
-    noise_schedule = make(schedule or "ddpm_linear")
+    noise_schedule = make("ddpm_linear" if schedule is None else schedule)
     if not found.has_plan:
         return found.plan([], noise_schedule)  # which says why there is none
     if budget.nfe is None and budget.steps is None and budget.values is None:

@@ -16,7 +16,7 @@ from diffode.images import datasets
 from diffode.models import checkpoint
 from diffode.models.card import Card
 from experiments.common.commands import Script, command_line
-from experiments.common.options import FileName
+from experiments.common.options import SEED, FileName
 from experiments.common.terminal import say
 
 
@@ -26,7 +26,7 @@ from experiments.common.terminal import say
 @click.option("--per-class", default=3, show_default=True, type=click.IntRange(1), help="Components of each class.")
 @click.option("--rank", default=24, show_default=True, type=click.IntRange(1), help="Of the covariance of a component.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1), help="Of EM.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations: int, seed: int) -> None:
     """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint."""
     images = datasets.load(data_dir)

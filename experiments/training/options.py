@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import cloup
 
-from experiments.common.options import FileName, together
+from experiments.common.options import COUNT, SEED, FileName, together
 from experiments.sampling.options import device
 
 training_options = together(
@@ -56,8 +56,8 @@ training_options = together(
     ),
     cloup.option_group(
         "How it is trained",
-        cloup.option("--batch", default=128, show_default=True),
+        cloup.option("--batch", type=COUNT, default=128, show_default=True),
         cloup.option("--lr", default=1e-3, show_default=True, help="Learning rate of AdamW."),
-        cloup.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+        cloup.option("--seed", type=SEED, default=0, show_default=True),
     ),
 )

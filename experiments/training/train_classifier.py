@@ -33,7 +33,7 @@ from diffode.models.classifiers import REFERENCE
 from diffode.networks.classifier import Classifier
 from experiments.common import script_options
 from experiments.common.commands import Script, command_line
-from experiments.common.options import FileName
+from experiments.common.options import SEED, FileName
 from experiments.common.terminal import say
 from experiments.metrics import features, references
 from experiments.sampling.recipe import choose_device
@@ -150,7 +150,7 @@ def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
 @click.option("--out", type=FileName(), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]")
 @click.option("--data-dir", help="A folder of idx files. [default: Fashion-MNIST from Debian's package]")
 @click.option("--epochs", default=Config.epochs, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=Config.seed, show_default=True, type=click.IntRange(0))
+@click.option("--seed", default=Config.seed, show_default=True, type=SEED)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @script_options.fast("one epoch on 600 images")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
