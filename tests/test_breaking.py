@@ -316,7 +316,7 @@ def complaint(result, words):
     return None
 
 
-def serve(command, numbered, write):
+def serve(command, numbered, pipe):
     """In a process of its own: run the cases, and write a line of JSON for each."""
     torch.set_num_threads(1)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -340,7 +340,7 @@ def serve(command, numbered, write):
         if after != before:
             changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
             problem, before = f"{problem or ''} files changed: {changed}", after
-        write(json.dumps([number, problem, time.process_time() - began]))
+        os.write(pipe, json.dumps([number, problem, time.process_time() - began]).encode() + b"\n")
 
 
 def answers(command, listed):
@@ -351,7 +351,7 @@ def answers(command, listed):
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                serve(command, [*enumerate(listed)][len(found) :], lambda line: os.write(write_end, line.encode() + b"\n"))
+                serve(command, [*enumerate(listed)][len(found) :], write_end)
             os._exit(0)
         os.close(write_end)
         with open(read_end, "rb") as lines:
@@ -365,6 +365,7 @@ def answers(command, listed):
     return [found[number] for number in range(len(listed))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*cli.main.commands, *SCRIPTS])
 def test_bad_input_is_answered(command, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from diffode.images import datasets, writers
 from diffode.images.datasets import ImageSet, to_pixels
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
+from experiments.common import interrupts
 from experiments.common.terminal import say
 from experiments.sampling.recipe import choose_device
 from experiments.training.trainer import TrainConfig, Trainer
@@ -125,13 +125,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def _interrupts() -> Iterator[Any]:
-    """A function that says whether SIGINT or SIGTERM came; the step under way is finished and saved first."""
+    """A function that says whether a signal to end came; the step under way is finished and saved first."""
     came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with interrupts.handled(lambda number, frame: came.append(number)):
         yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
