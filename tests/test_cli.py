@@ -505,7 +505,7 @@ BAD = {
     "suffix": (["--out", "x.jpg"], [".jpg", ".png", ".npz", "folder"]),
     "out is the folder": (["--out", "."], ["no output", "a folder"]),
     "out is the root": (["--out", "/"], ["no output", "a folder"]),
-    "out is nothing": (["--out", ""], ["no output", "a folder"]),
+    "out is nothing": (["--out", ""], ["--out", "is no name"]),
     "seeds malformed": (["--seeds", "1;2"], ["--seeds", "1;2", "0-49999"]),
     "seeds negative": (["--seeds", "-3"], ["--seeds", "-3"]),
     "seeds reversed": (["--seeds", "9-3"], ["--seeds", "9-3"]),

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import cloup
-from click.exceptions import Exit
+from click.exceptions import Exit, NoArgsIsHelpError
 
 from diffode.errors import InputError
 from experiments.common import interrupts, terminal
@@ -44,9 +44,10 @@ def cli_errors(command: click.Command, *, resumable: bool = False, ctx: click.Co
     except BrokenPipeError:
         terminal.abandon()
         raise Exit(141) from None
-    except click.ClickException as error:
-        error.message = terminal.bounded(error.message)
+    except NoArgsIsHelpError:
         raise
+    except click.UsageError as error:
+        raise click.UsageError(terminal.bounded(error.format_message()), error.ctx) from error
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         message = _in_words(error, command, ctx.params if ctx else {})
         if message is None:
@@ -107,11 +108,11 @@ class Reporting(click.Command):
 
     resumable = False
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         with terminal.prepared(), interrupts.raised():
             try:
-                return super().main(*args, standalone_mode=standalone_mode, **kwargs)
-            except OSError:  # even the error cannot be printed
+                return super().main(*args, **kwargs)
+            except OSError:  # not even the error can be printed
                 terminal.abandon()
                 sys.exit(2)
 
