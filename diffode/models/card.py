@@ -15,6 +15,7 @@ A classifier has no schedule, prediction or clock. All other keys are provenance
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.files import as_json
+from diffode.grid import MOST_STEPS
 from diffode.model import EpsModel
+from diffode.reading import MOST_NUMBERS
 from diffode.schedule import Schedule
 from diffode.schedules import make
 
@@ -107,13 +110,13 @@ class Card:
         A card has all three of schedule, predicts and clock, or none of them.
         """
         if not isinstance(value, dict):
-            raise InputError(f"{source}: a card is a JSON object, not {value!r}")
+            raise InputError(f"{source}: a card is a JSON object, not {shown(value)}")
         needed = [name for name in FIELDS if name != "config" and (name not in DIFFUSION or any(d in value for d in DIFFUSION))]
         for name, (expected, fits) in FIELDS.items():
             if name not in value and name in needed:
                 raise InputError(f"{source}: its card lacks {name!r}, {expected}: it is incomplete, or of another version")
             if name in value and not fits(value[name]):
-                raise InputError(f"{source}: {name!r} of its card is {value[name]!r}, where {expected} is expected")
+                raise InputError(f"{source}: {name!r} of its card is {shown(value[name])}, where {expected} is expected")
         schedule = value.get("schedule", {"name": None, "options": {}})
         return cls(
             value["kind"],
@@ -133,20 +136,28 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(size) is int and size > 0 for size in value)
+    sizes = isinstance(value, list) and bool(value) and all(type(size) is int and size > 0 for size in value)
+    return sizes and math.prod(value[:8]) <= MOST_NUMBERS and len(value) <= 8
 
 
 def _is_schedule(value: Any) -> bool:
-    fields = isinstance(value, dict) and value.keys() == {"name", "options"}
-    return fields and _is_text(value["name"]) and isinstance(value["options"], dict)
+    if not isinstance(value, dict) or value.keys() != {"name", "options"}:
+        return False
+    name, options = value["name"], value["options"]
+    return _is_text(name) and isinstance(options, dict) and all(map(_is_option, options.values()))
+
+
+def _is_option(value: Any) -> bool:
+    """A number that a schedule is made with, among them the number of its labels."""
+    return type(value) in (int, float) and math.isfinite(value) and (type(value) is float or 0 <= value <= MOST_STEPS)
 
 
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, and the check
     "kind": ("a text", _is_text),
     "config": ("an object", lambda value: isinstance(value, dict)),
-    "image": ("a list of positive whole numbers", _is_shape),
+    "image": (f"a list of positive whole numbers, of a product of at most {MOST_NUMBERS:,},", _is_shape),
     "classes": ("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value))),
-    "schedule": ('an object {"name": ..., "options": {...}}', _is_schedule),
+    "schedule": ('an object {"name": ..., "options": {...}}, the options being numbers,', _is_schedule),
     "predicts": ("a text", _is_text),
     "clock": ("a text", _is_text),
 }

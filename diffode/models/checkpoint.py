@@ -14,11 +14,12 @@ from typing import Any
 
 import safetensors
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffode.errors import InputError
+from diffode.errors import InputError, one_line, shown
 from diffode.files import atomic
 from diffode.models.card import Card
+from diffode.reading import MOST_JSON, open_regular, parse_json, reading
 
 Header = Mapping[str, Any]
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -45,37 +46,49 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     InputError for a file that is absent, pickled, corrupt, or of another format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
+    if not path.exists():
+        raise InputError(f"no checkpoint at {one_line(str(path), 200)}")
     if path.suffix in PICKLED:
         command = shlex.join(["python", "-c", CONVERT, str(path), str(path.with_suffix(".safetensors"))])
         raise InputError(f"{path} is pickled, and diffode never unpickles: convert it, if you trust it, with {command}")
-    with open(path, "rb"):  # a file without read permission raises its own OSError
-        pass
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is corrupt or not a safetensors file ({error}): diffode reads no other format and never unpickles"
-        ) from error
+    with reading(path, "safetensors file", "a whole one: diffode reads no other format and never unpickles"):
+        with open_regular(path) as file:
+            if (length := int.from_bytes(file.read(8), "little")) > MOST_JSON:
+                raise InputError(f"it is corrupt: its header would have {length:,} bytes")
+        try:
+            with safetensors.safe_open(path, framework="pt") as weights:
+                names = weights.keys()
+                return {name: weights.get_tensor(name) for name in names}, weights.metadata() or {}
+        except safetensors.SafetensorError as error:
+            raise InputError(f"it is corrupt: {one_line(str(error))}") from error
 
 
 def read(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and the header of a file that diffode wrote; InputError for any other, or another `kind`."""
     tensors, metadata = read_tensors(path)
-    try:
-        header = json.loads(metadata.get("diffode", "null"))
-    except ValueError:
-        header = None
+    with reading(path, "checkpoint of diffode", "one whose header holds a card"):
+        header = parse_json(metadata.get("diffode", "null"), infinite=True)
     if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
         raise InputError(
             f"{path} is a safetensors file without a diffode card: only checkpoints written by diffode say what "
             "their tensors mean; of others a preset says it (cifar10:FILE, see docs/networks.md)"
         )
     if kind is not None and header["kind"] != kind:
-        raise InputError(f"{path} holds a {header['kind']!r}, where a {kind!r} is expected")
+        raise InputError(f"{path} holds a {shown(header['kind'])}, where a {kind!r} is expected")
     return tensors, header
+
+
+def misfit(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+    """The first weight that is not of the same shape in both, in words; "" if there is none."""
+    found, expected = (
+        {name: tuple(tensor.shape) for name, tensor in weights.items()} for weights in (tensors, network.state_dict())
+    )
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            return one_line(
+                f"{name} is {found.get(name, 'absent')} in the file and {expected.get(name, 'absent')} in the network", 160
+            )
+    return ""
 
 
 def read_model(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:

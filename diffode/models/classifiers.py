@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from diffode.files import ASSETS
 from diffode.models import checkpoint
 from diffode.models.card import Card
 from diffode.networks.classifier import Classifier
+from diffode.reading import reading, sha256_of
 
 REFERENCE = ASSETS / "reference"  # the shipped classifier, and the statistics of Fashion-MNIST in its features
 
@@ -23,10 +23,12 @@ def load(path: str | Path = REFERENCE / "classifier.safetensors") -> tuple[Class
     """
     tensors, header = checkpoint.read(path, "classifier")
     card = Card.from_json(header, path)
-    try:
+    with reading(path, "classifier", "weights of the network that its card describes"):
         with torch.device("meta"):  # no weights are drawn
             network = Classifier(**card.network_config())
+        if why := checkpoint.misfit(tensors, network):
+            raise InputError(why)
         network.load_state_dict(tensors, assign=True)
-    except (InputError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} does not hold what its card says: it is incomplete, or of another version") from error
-    return network.eval().requires_grad_(False), card, hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if card.classes and len(card.classes) != network.head.out_features:
+            raise InputError(f"its card names {len(card.classes)} classes of {network.head.out_features}")
+        return network.eval().requires_grad_(False), card, sha256_of(path)

@@ -58,13 +58,8 @@ def read(name: str, path: Path) -> tuple[dict[str, Tensor], Card]:
     InputError for what checkpoint.read_tensors refuses, and for the first weight that does not fit the preset's network.
     """
     tensors = {key.removeprefix("module."): tensor for key, tensor in checkpoint.read_tensors(path)[0].items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     with torch.device("meta"):
-        expected = {key: tuple(tensor.shape) for key, tensor in DDPMUNet(PRESETS[name].config).state_dict().items()}
-    for key in [*expected, *found]:
-        if found.get(key) != expected.get(key):
-            raise InputError(
-                f"{path} is not the network of the preset {name}: {key} is {found.get(key, 'absent')} in the file and "
-                f"{expected.get(key, 'absent')} in the network; known presets are {', '.join(PRESETS)}"
-            )
+        network = DDPMUNet(PRESETS[name].config)
+    if why := checkpoint.misfit(tensors, network):
+        raise InputError(f"{path} is not the network of the preset {name}: {why}; known presets are {', '.join(PRESETS)}")
     return tensors, PRESETS[name].card(name, path.name)

@@ -16,18 +16,19 @@ between two labels, since its sinusoids are. Variances that it may have learned 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
-from diffode.errors import InputError, in_words
+from diffode.errors import InputError, in_words, one_line, shown
 from diffode.files import ASSETS
 from diffode.mixture import Mixture
 from diffode.model import EpsModel
@@ -36,6 +37,7 @@ from diffode.models.card import Card
 from diffode.models.presets import PRESETS
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from diffode.networks.unet import UNet, UNetConfig
+from diffode.reading import sha256_of
 from diffode.schedule import Schedule
 
 WEIGHTS = ASSETS / "weights"
@@ -89,9 +91,9 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     if rest.isidentifier():
         return _user_module(str(name), dtype)
     raise InputError(
-        f"no model {str(name)!r}: known are {', '.join(names())}, any checkpoint file (.safetensors) of diffode, PRESET:FILE "
-        f"with a preset for published weights ({', '.join(PRESETS)}), a folder with a UNet2DModel of diffusers, hub:NAME, and "
-        "MODULE:NAME for an EpsModel of your own"
+        f"no model {shown(str(name))}: known are {', '.join(names())}, any checkpoint file (.safetensors) of diffode, "
+        f"PRESET:FILE with a preset for published weights ({', '.join(PRESETS)}), a folder with a UNet2DModel of diffusers, "
+        "hub:NAME, and MODULE:NAME for an EpsModel of your own"
     )
 
 
@@ -99,7 +101,9 @@ def _checkpoint(path: Path, dtype: torch.dtype) -> Pretrained:
     """A checkpoint of diffode."""
     tensors, header = checkpoint.read(path)
     if header["kind"] not in NETWORKS:
-        raise InputError(f"{path} holds a {header['kind']!r}, which cannot be sampled from; expected {' or '.join(NETWORKS)}")
+        raise InputError(
+            f"{path} holds a {shown(header['kind'])}, which cannot be sampled from; expected {' or '.join(NETWORKS)}"
+        )
     return _assembled(tensors, Card.from_json(header, path), path, dtype)
 
 
@@ -142,8 +146,7 @@ def _evaluated(network: nn.Module, card: Card, schedule: Schedule, path: Path, d
         raise InputError(f"{path}: 'image' of its card is {card.image}, where (channels, height, width) is expected")
     model = card.model(network.to(dtype).requires_grad_(False).eval(), schedule)
     _evaluate(model, dtype)
-    with open(path, "rb") as file:
-        return Pretrained(model, card, hashlib.file_digest(file, "sha256").hexdigest())
+    return Pretrained(model, card, sha256_of(path))
 
 
 def _evaluate(model: EpsModel, dtype: torch.dtype) -> None:
@@ -162,26 +165,36 @@ def _mismatches_of(path: Path, description: str) -> Iterator[None]:
     except errors as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise  # it names the file already
-        why = in_words(error)
+        why = one_line(in_words(error), 160)
         raise InputError(
             f"{path} does not hold what its {description} says ({why}): it is incomplete, or of another version"
         ) from error
 
 
+def _of_shapes(kind: Callable[[Any], nn.Module], config: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a configuration without memory for its weights; InputError unless those of the file are of its shapes."""
+    with torch.device("meta"):
+        network = kind(config)
+    if why := checkpoint.misfit(tensors, network):
+        raise InputError(why)
+    return network
+
+
 def _unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
-    network = UNet(UNetConfig(**card.network_config()))
-    network.load_state_dict(tensors)
+    network = _of_shapes(UNet, UNetConfig(**card.network_config()), tensors)
+    network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
     return network
 
 
 def _ddpm_unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
-    with torch.device("meta"):
-        network = DDPMUNet(DDPMUNetConfig(**card.network_config()))
+    network = _of_shapes(DDPMUNet, DDPMUNetConfig(**card.network_config()), tensors)
     network.load_state_dict(tensors, assign=True)
     return network
 
 
 def _mixture(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
+    if math.prod(card.image) != tensors["mean"].shape[1]:
+        raise InputError(f"its components have {tensors['mean'].shape[1]} pixels, and images {card.image} another number")
     return Mixture(tensors, card.image, schedule.path.name, dtype)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffode.networks import sizes
+
 FEATURES = 64
 
 
@@ -36,6 +38,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
+        sizes.check((channels, 1, 1), (), (), classes=classes)
         self.body = nn.Sequential(
             *(_conv(channels, 32), nn.ReLU(), Residual(32, 64, 2), Residual(64, 128, 2)),
             *(_conv(128, FEATURES, 1), nn.ReLU()),

@@ -25,6 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffode.errors import InputError
+from diffode.networks import sizes
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class DDPMUNetConfig:
     def __post_init__(self) -> None:
         for name in ("ch_mult", "attn_resolutions"):  # a card from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes.check(self.image, self.ch_mult, self.attn_resolutions, num_res_blocks=self.num_res_blocks, ch=self.ch)
         if not self.ch_mult or min(self.resolution, self.in_channels, self.num_res_blocks, *self.ch_mult) < 1:
             raise InputError(f"a U-Net needs sides, channels, blocks and multipliers of at least 1, not {self}")
         if self.ch < 32 or self.ch % 32:

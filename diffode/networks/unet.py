@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffode.errors import InputError
+from diffode.networks import sizes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for name in ("image", "multipliers", "attention"):  # a card from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes.check(
+            *(self.image, self.multipliers, self.attention, self.patch),
+            blocks=self.blocks,
+            width=self.width,
+            classes=self.classes,
+        )
         if (
             min((self.patch, self.blocks, *self.multipliers, *self.image), default=0) < 1
             or not self.multipliers
@@ -60,7 +67,8 @@ class Embedding(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.lam = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(classes + 1, width)
+        label = torch.empty(classes + 1, width)  # normal, as nn.Embedding has it, which without memory takes seconds
+        self.label = nn.Embedding.from_pretrained(label if label.is_meta else label.normal_(), freeze=False)
 
     def forward(self, lam: Tensor, y: Tensor | None) -> Tensor:
         lam = lam.to(torch.promote_types(lam.dtype, torch.float32))  # whatever the weights are in
