@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffode import checks
 from diffode import grid as grids
-from diffode.errors import InputError
-from diffode.schedule import Array, Schedule
+from diffode.checks import numbers
+from diffode.errors import InputError, shown
+from diffode.schedule import Array, Schedule, require
 
 
 def noise_of_eta(grid: Array, schedule: Schedule, eta: float) -> Array:
@@ -62,14 +62,12 @@ class Family:
     """
 
     def __init__(self, grid: ArrayLike, schedule: Schedule, noise: ArrayLike) -> None:
-        self.grid, self.noise = grids.check(np.asarray(grid, np.float64)), checks.numbers("noise", noise, grids.MOST_STEPS)
-        checks.instance("schedule", schedule, Schedule, "a Schedule, as schedules.ddpm_linear() makes one")
+        self.grid, self.noise = grids.check(grid), numbers("noise", noise, grids.MOST_STEPS)
+        require(schedule)
         self.alpha, self.sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)  # of the marginals, Eq. 4
         steps, most = len(self.grid) - 1, largest(self.grid, schedule)
         if self.noise.shape != (steps,) or not np.isfinite(self.noise).all():
-            raise InputError(
-                f"a grid of {steps} steps takes {steps} finite σ, one per step from noisy to clean, not {self.noise.tolist()}"
-            )
+            raise InputError(f"a grid of {steps} steps takes {steps} finite σ, one per step, not {shown(self.noise.tolist())}")
         if self.grid[0] == -np.inf:
             raise InputError("q_σ is conditioned on states that hold some of x0: begin the grid where α > 0")
         if wrong := np.flatnonzero((self.noise < 0) | (self.noise > most * (1 + 1e-12))).tolist():

@@ -140,7 +140,7 @@ def check(values: Sequence[float] | Array) -> Array:
     if not np.all(array[1:] > array[:-1]):
         raise InputError(
             "a grid is two or more strictly increasing values of λ, noisy to clean, not "
-            f"{np.array2string(array, precision=4, threshold=8)}"
+            f"{np.array2string(array, precision=4, threshold=8, max_line_width=500)}"
         )
     return array
 

@@ -5,6 +5,7 @@
 The function that makes a solver's table is an attribute of its name, so that help(solvers.dpmpp2m) teaches it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,11 @@ def __getattr__(name: str) -> Callable[..., Any]:
     solver = SOLVERS.get(name.replace("_", "-"))
     if solver is None or solver.build is None:
         raise AttributeError(f"module 'solvers' has no attribute {name!r}")
-    return solver.build
+
+    def plan(grid: Any, schedule: Any, **options: Any) -> Plan:
+        return solver.plan(grid, schedule, **options)
+
+    return functools.update_wrapper(plan, solver.build)
 
 
 def __dir__() -> list[str]:

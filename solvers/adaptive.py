@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffode.checks import number
 from diffode.errors import InputError, shown
 from diffode.evaluation import Counter, columns
 from diffode.model import EpsModel
@@ -31,7 +32,7 @@ from solvers.hooks import NO_HOOKS, Hooks
 from solvers.plan import Plan
 from solvers.result import AdaptiveSteps, Result
 from solvers.singlestep import SIGN, Method, Rows, first, second, single_steps, third
-from solvers.step_control import PIController, Walk
+from solvers.step_control import PIController, Walk, tolerances
 from solvers.transfer import transfer
 
 
@@ -148,10 +149,8 @@ def integrate(
     InputError for ends and options that are not possible, for a network output that is not finite, and where no step is short
     enough, with λ, sample and evaluation; tolerances below the rounding of the dtype lead there.
     """
-    if not (0 < rtol < np.inf and 0 < atol < np.inf and max_nfe >= 1 and 0 < first_step < np.inf):
-        raise InputError(
-            f"rtol, atol, first_step and max_nfe must be positive, not {rtol:g}, {atol:g}, {first_step:g} and {max_nfe}"
-        )
+    rtol, atol, max_nfe = tolerances(rtol, atol, max_nfe)
+    first_step = number("first_step", first_step, positive=True)
     begin, end = _ends(pair, np.asarray(grid, np.float64), atol)
     shortest = max(1e-10 * abs(end - begin), 8 * np.spacing(max(abs(begin), abs(end))))  # float64 resolves no less
     controller = PIController(pair.order)

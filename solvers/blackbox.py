@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from diffode import checks
+from diffode.checks import choice, flag
 from diffode.errors import InputError
 from diffode.evaluation import Counter
 from diffode.model import EpsModel
@@ -28,6 +28,7 @@ from diffode.schedule import Array, Schedule
 from solvers.execute import refuse_nonfinite
 from solvers.hooks import NO_HOOKS, Hooks
 from solvers.result import Result
+from solvers.step_control import tolerances
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ def integrate(
     than max_nfe evaluations, or if the network's output is not finite.
     """
     _check(method, x, grid, variable)
-    rtol, atol = checks.number("rtol", rtol, positive=True), checks.number("atol", atol, positive=True)
-    max_nfe, per_sample = checks.whole("max_nfe", max_nfe, 1), checks.flag("per_sample", per_sample)
+    per_sample, (rtol, atol, max_nfe) = flag("per_sample", per_sample), tolerances(rtol, atol, max_nfe)
     schedule, form = model.schedule, VARIABLES[variable]
     v = torch.as_tensor(_points(method, form, schedule, grid), device=x.device)
     lams, stops = (grid, v) if hooks.trajectory else (grid[[0, -1]], v[[0, -1]])
@@ -173,7 +173,7 @@ def _options(method: Method, v: Tensor) -> dict[str, Any]:
 
 def _check(method: Method, x: Tensor, grid: Array, variable: str) -> None:
     """InputError for variables, ends and devices that torchdiffeq cannot do."""
-    checks.choice("variable", variable, VARIABLES)
+    choice("variable", variable, VARIABLES)
     if not np.isfinite(grid).all():
         raise InputError(
             f"{method.name} integrates over finite λ only, not from {grid[0]:g} to {grid[-1]:g}: leave denoise out, give a grid "

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffode.checks import choice
 from diffode.ddim_family import Family, noise_hat, noise_of_eta
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
@@ -60,8 +61,7 @@ def ddpm(grid: Array, schedule: Schedule, *, variance: str = "small") -> Plan:
     Reference:
         DDPM (Ho et al., 2020), Algorithm 2; "large" is the σ̂ of DDIM (Song et al., 2021a).
     """
-    if variance not in ("small", "large"):
-        raise InputError(f"the variance of ddpm is small (σ² = β̃) or large (σ² = β), not {variance!r}")
+    choice("the variance of ddpm", variance, ("small", "large"))
     refuse_backwards("ddpm", grid, True)
     noise = noise_of_eta(grid, schedule, 1.0)
     added = noise if variance == "small" else np.where(grid[1:] < np.inf, noise_hat(grid, schedule), 0.0)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from diffode.checks import choice
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.multistep import Policy, exponential, multistep
+from solvers.multistep import STRONGEST, Policy, exponential, multistep
 from solvers.plan import Plan
-from solvers.singlestep import check_variant
 
 VARIANTS = ("midpoint", "taylor")
 
@@ -39,7 +39,7 @@ def dpm2m(grid: Array, schedule: Schedule, *, variant: str = "midpoint", **polic
     Reference:
         dpmpp2m (DPM-Solver++, Lu et al., 2022b, Algorithm 2) in noise form.
     """
-    rule = exponential("noise", check_variant("dpm2m", variant, VARIANTS))
+    rule = exponential("noise", choice("the variant of dpm2m", variant, VARIANTS))
     return multistep("dpm2m", grid, schedule, "noise", 2, rule, **policy)
 
 
@@ -99,7 +99,7 @@ def dpmpp2m(grid: Array, schedule: Schedule, *, variant: str = "midpoint", **pol
     Reference:
         DPM-Solver++ (Lu et al., 2022b), Algorithm 2, for "midpoint".
     """
-    rule = exponential("data", check_variant("dpmpp2m", variant, VARIANTS))
+    rule = exponential("data", choice("the variant of dpmpp2m", variant, VARIANTS))
     return multistep("dpmpp2m", grid, schedule, "data", 2, rule, **policy)
 
 
@@ -181,7 +181,7 @@ def sde_dpmpp2m(
     Reference:
         DPM-Solver++ (Lu et al., 2022b), section 5.
     """
-    rule = exponential("data", check_variant("sde-dpmpp2m", variant, VARIANTS))
+    rule = exponential("data", choice("the variant of sde-dpmpp2m", variant, VARIANTS))
     return multistep("sde-dpmpp2m", grid, schedule, "data", 2, rule, eta=_strength("sde-dpmpp2m", eta), **policy)
 
 
@@ -231,6 +231,6 @@ def sde_dpmpp3m_published(grid: Array, schedule: Schedule, *, eta: float = 1.0, 
 
 
 def _strength(solver: str, eta: float) -> float:
-    if not 0 <= eta < float("inf"):
-        raise InputError(f"η of {solver} must be 0 or more, not {eta:g}")
+    if not 0 <= eta <= STRONGEST:
+        raise InputError(f"η of {solver} must be from 0 to {STRONGEST:g}, not {eta:g}")
     return eta

@@ -6,10 +6,11 @@ The two have the same rows (singlestep.py), in noise form with z = h, in data fo
 
 from __future__ import annotations
 
+from diffode.checks import choice
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.plan import Plan
-from solvers.singlestep import check_variant, first, second, single_steps, third
+from solvers.singlestep import first, second, single_steps, third
 
 
 def dpm2(grid: Array, schedule: Schedule, *, r1: float = 0.5, variant: str = "midpoint") -> Plan:
@@ -116,7 +117,7 @@ def dpm_fast(grid: Array, schedule: Schedule, *, tail: int = 1) -> Plan:
 
 
 def _check_second(solver: str, r1: float, variant: str) -> None:
-    check_variant(solver, variant, ("midpoint", "taylor"))
+    choice(f"the variant of {solver}", variant, ("midpoint", "taylor"))
     if not 0 < r1 <= 1:
         raise InputError(f"r1 of {solver} must be above 0 and at most 1, not {r1:g}")
 

@@ -17,6 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from diffode.checks import choice
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.butcher import single_step
@@ -24,6 +25,8 @@ from solvers.phi import interpolatory, moments
 from solvers.plan import Plan
 from solvers.singlestep import SIGN, SLOPES, write_step
 from solvers.transfer import PlanBuilder, refuse_backwards
+
+STRONGEST = 1e3  # η and τ, of the noise: with more of it no part of a state is kept over any step
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ def multistep(
         eta: the noise strength η, one number, or one per step: (steps,).
         start, lower_final, unic: see `Policy`; unic is corrector=order + 1.
     """
-    if start not in ("ramp", "single"):
-        raise InputError(f"the start of {solver} is ramp or single, not {start!r}")
+    choice(f"the start of {solver}", start, ("ramp", "single"))
     if start == "single" and np.any(eta):
         raise InputError(f"a start with single steps is deterministic, and {solver} is not with η > 0: leave start at ramp")
     refuse_backwards(solver, grid, bool(np.any(eta)))

@@ -13,12 +13,22 @@ from functools import lru_cache
 
 import numpy as np
 
+from diffode.errors import InputError
 from diffode.schedule import Array
+
+LONGEST = 700.0  # e^709 is the largest of float64
 
 
 @lru_cache(maxsize=1024)  # the moments of a step, and those of its corrector, ask for the same few
 def phi(k: int, z: float) -> float:
-    """φ_k(z) in float64, to a few units in the last place for |z| ≤ 1 and to 1e-12 relative beyond (k ≤ 4)."""
+    """φ_k(z) in float64, to a few units in the last place for |z| ≤ 1 and to 1e-12 relative beyond (k ≤ 4).
+
+    InputError for z above LONGEST.
+    """
+    if z > LONGEST:
+        raise InputError(
+            f"a step of length {z:.3g} in λ is too long for an exponential integrator: take more steps, or another grid"
+        )
     if k == 0:
         return math.exp(z)
     if abs(z) < 1:  # by the series: the recursion loses 1/z^k

@@ -19,17 +19,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffode.checks import choice, instance, number, text, whole, wrong
 from diffode.errors import InputError, shown
 from diffode.files import atomic
 from diffode.prediction import CONSTANT
 from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
 from diffode.schedule import PATHS, ProbabilityPath
 
+MOST_STAGES = 1_000_000
 Number = float | Tensor  # a tensor () of float64 or float32, to be differentiated by
 
 
@@ -53,22 +56,20 @@ class Stage:
     commit: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", float(self.lam))
-        object.__setattr__(self, "x", _number(self.x))
-        object.__setattr__(self, "noise", _number(self.noise))
-        if math.isnan(self.lam) or not isinstance(self.evaluate, bool) or not isinstance(self.commit, bool):
-            raise InputError(
-                f"a stage has a λ, and evaluate and commit are true or false, not {self.lam}, {self.evaluate!r}, {self.commit!r}"
-            )
-        numbers = {int(j): _number(c) for j, c in self.c.items()}
+        object.__setattr__(self, "lam", _number("lam", self.lam))
+        object.__setattr__(self, "x", _number("x", self.x))
+        object.__setattr__(self, "noise", _number("noise", self.noise))
+        if type(self.c) is not dict:  # isinstance of a Mapping is slow
+            instance("c", self.c, Mapping, "a mapping of evaluations to coefficients")
+        if not type(self.evaluate) is type(self.commit) is bool:
+            raise wrong("evaluate and commit", "True or False", (self.evaluate, self.commit))
+        numbers = {j if type(j) is int else whole("an evaluation of c", j): _number("c", c) for j, c in self.c.items()}
         live = {j: c for j, c in numbers.items() if not isinstance(c, float) or c != 0}  # 0 · NaN is NaN
         object.__setattr__(self, "c", live)
         draws = self.draw is None or (type(self.draw) is int and self.draw >= 1)
         if (value(self.noise) != 0) != (self.draw is not None) or not draws:
-            raise InputError(
-                f"the stage at λ = {self.lam:g} has noise {self.noise:g} and draw {self.draw}: give both or neither, "
-                "and draws from 1 on, 0 being the initial state"
-            )
+            has = f"noise {self.noise:g} and draw {shown(self.draw)}"
+            raise InputError(f"the stage at λ = {self.lam:g} has {has}: give both or neither, and draws from 1 on (0 is x_T)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,10 +84,11 @@ class Plan:
     exact_marginals: bool = True
 
     def __post_init__(self) -> None:
-        if self.prediction not in CONSTANT:
-            raise InputError(
-                f"a plan is made for one of {', '.join(CONSTANT)}, not for {self.prediction!r}, whose pair changes with λ"
-            )
+        text("solver", self.solver), instance("path", self.path, ProbabilityPath, "one of diffode.schedule.PATHS")
+        choice("the prediction of a plan, whose pair is the same at all λ,", self.prediction, CONSTANT)
+        stages = instance("stages", self.stages, tuple, "a tuple of Stages")
+        if len(stages) > MOST_STAGES or not all(isinstance(stage, Stage) for stage in stages):
+            raise wrong("stages", f"a tuple of at most {MOST_STAGES} Stages", stages)
         if len(self.stages) < 2 or not _is_start(self.stages[0]):
             raise InputError("a plan begins with its start: x = 1, no c, no noise, committed; and has a stage after it")
         evaluations, anchor = 0, self.stages[0]
@@ -230,8 +232,13 @@ def _is_single(stage: Stage) -> bool:
     return any(number.dtype != torch.float64 for number in numbers if isinstance(number, Tensor))
 
 
-def _number(number: Number) -> Number:
-    return number if type(number) is float or isinstance(number, Tensor) else float(number)
+def _number(name: str, given: Any) -> Number:
+    """A number of a stage; NaN is left to the transfer law, but as a λ. InputError for what is none."""
+    if isinstance(given, float) and (given == given or name != "lam"):
+        return float(given)
+    if isinstance(given, Tensor) and given.ndim == 0 and name != "lam":
+        return given
+    return number(name, given, finite=False)
 
 
 def _off(a: float, b: float, c: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from diffode.checks import instance, unknown
 from diffode.errors import InputError
 from diffode.importing import import_object
 from solvers import adaptive, blackbox, ddim, deis, dpm_multistep, dpm_solver, edm, pndm, unipc
@@ -19,6 +19,7 @@ from solvers.sa_solver import sa_solver
 from solvers.solver import Solver, ready
 
 UNIC = "+unic"
+LISTING = "all are listed by `python -m diffode solvers`; a plan is named by its .json file, a Solver of your own by MODULE:NAME"
 
 
 def _split_fast(nfe: int, denoise: bool) -> tuple[int, Options]:
@@ -127,8 +128,9 @@ def find(solver: str | Plan) -> Solver:
     """The solver of a name: one of SOLVERS or ALIASES; with "+unic" one of them under UniC; a plan's JSON file; or MODULE:NAME, a
     Solver of the user's that can be imported from here. A Plan is itself.
 
-    InputError that lists the known ones and suggests the nearest.
+    InputError that suggests the nearest, and says what lists all.
     """
+    instance("solver", solver, str | Plan, "the name of a solver, or a Plan")
     if isinstance(solver, Plan):
         return ready(solver, solver.solver)
     known = SOLVERS | ALIASES
@@ -142,18 +144,15 @@ def find(solver: str | Plan) -> Solver:
         _, base = import_object(base_name, Solver, "Solver(name, build, order, nfe_per_step, source)")
     if base is not None:
         return base if base_name == solver else _with_unic(base, solver)
-    near = difflib.get_close_matches(solver, known, 1)
-    raise InputError(
-        f"unknown solver {solver!r}{f': did you mean {near[0]}?' if near else ','} known are {', '.join(known)}, "
-        "a plan's .json file, and MODULE:NAME for a Solver of your own"
-    )
+    raise unknown("solver", solver, known, LISTING)
 
 
 def _with_unic(base: Solver, name: str) -> Solver:
     """NAME+unic; InputError where UniC cannot be put on top."""
     if not base.unic_order or base.build is None:
-        known = ", ".join(f"{solver.name}{UNIC}" for solver in SOLVERS.values() if solver.unic_order)
-        raise InputError(f"{base.name} takes no corrector: those that do are {known}")
+        known = [f"{solver.name}{UNIC}" for solver in SOLVERS.values() if solver.unic_order]
+        few = f"{', '.join(known[:3])} and {len(known) - 3} others"
+        raise InputError(f"{base.name} takes no corrector: those that do are the multistep solvers, as {few}")
     build = partial(base.build, unic=True)
     ramp = 3 * (base.unic_order > 3)
     return dataclasses.replace(base, name=name, build=build, order=base.unic_order, ramp_order=ramp, unic_order=0)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from diffode.checks import choice
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.butcher import ButcherTable
@@ -32,8 +33,8 @@ def runge_kutta(
     Reference:
         The source of the table; the tables are in solvers/butcher.py.
     """
-    if variable not in ("sigma_bar", "lam") or prediction not in ("noise", "data"):
-        raise InputError(f"{name} takes variable sigma_bar or lam and prediction noise or data, not {variable!r}, {prediction!r}")
+    choice(f"the variable of {name}", variable, ("sigma_bar", "lam"))
+    choice(f"the prediction of {name}", prediction, ("noise", "data"))
     if variable == "sigma_bar":
         return single_steps(name, grid, schedule, prediction, butcher.steps(prediction))
     if prediction != "noise" or not np.isfinite(grid).all():

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
-from solvers.multistep import exponential, multistep
+from solvers.multistep import STRONGEST, exponential, multistep
 from solvers.plan import Plan
 
 
@@ -44,8 +44,8 @@ def sa_solver(
     """
     if not (order in (1, 2, 3, 4) and corrector in (0, 1, 2, 3, 4)):
         raise InputError(f"sa-solver takes order 1 to 4 and corrector 0 to 4, not {order} and {corrector}")
-    if not (0 <= tau < np.inf and s_tmin >= 0):
-        raise InputError(f"sa-solver takes τ ≥ 0 and s_tmin ≥ 0, not {tau:g} and {s_tmin:g}")
+    if not (0 <= tau <= STRONGEST and s_tmin >= 0):
+        raise InputError(f"sa-solver takes τ from 0 to {STRONGEST:g} and s_tmin ≥ 0, not {tau:g} and {s_tmin:g}")
     sigma_bar = np.exp(-np.asarray(grid[:-1]))
     eta = np.where((sigma_bar >= s_tmin) & (sigma_bar <= s_tmax), tau**2, 0.0)
     rule = exponential("data")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
 from solvers.phi import phi
 from solvers.plan import Plan
@@ -50,13 +49,6 @@ SLOPES: dict[str, Callable[[float], float]] = {
     "bh1": lambda z: 0.5 / phi(1, z),
     "bh2": lambda z: 0.5,
 }
-
-
-def check_variant(solver: str, variant: str, known: Sequence[str]) -> str:
-    """`variant`, if it is one of `known`; InputError if not."""
-    if variant not in known:
-        raise InputError(f"the variant of {solver} is {' or '.join(known)}, not {variant!r}")
-    return variant
 
 
 def write_step(builder: PlanBuilder, evaluation: int, lam_t: float, method: Method) -> None:

@@ -91,7 +91,7 @@ class Solver:
             raise InputError(
                 f"{self.name} takes a grid of two or more λ, all increasing or all decreasing, not {shown(grid.tolist())}"
             )
-        with naming(self.name):
+        with naming(self.name), np.errstate(all="ignore"):  # a number that overflows is refused by the plan itself
             plan = self.build(grid, schedule, **options)
         return replace(plan, solver=self.name) if self.alias_of else plan
 

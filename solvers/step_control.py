@@ -13,6 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from diffode.checks import number, whole
+from diffode.errors import InputError
+
+TIGHTEST, LOOSEST = 1e-14, 1e6  # tolerances: rounding in float64 is 1e-16 per operation
+
 
 @dataclass(frozen=True)
 class PIController:
@@ -31,6 +36,16 @@ class PIController:
     def rejected(self, error: float) -> float:
         """The factor after a rejected step; in this order the shortest for NaN, from a state that overflowed."""
         return max(self.shortest, self.safety * error ** (-1 / self.order))
+
+
+def tolerances(rtol: float, atol: float, max_nfe: int) -> tuple[float, float, int]:
+    """The three, checked; InputError for those with which no step, or any step, would be accepted."""
+    rtol, atol = number("rtol", rtol, 0, 1, positive=True), number("atol", atol, 0, LOOSEST, positive=True)
+    if max(rtol, atol) < TIGHTEST:
+        raise InputError(
+            f"rtol = {rtol:g} and atol = {atol:g} are below {TIGHTEST:g}, which float64 cannot meet: make one of them larger"
+        )
+    return rtol, atol, whole("max_nfe", max_nfe, 1)
 
 
 @dataclass

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from diffode.errors import InputError
+from diffode.checks import choice
 from diffode.schedule import Array, Schedule
 from solvers.multistep import exponential, multistep
 from solvers.plan import Plan
-from solvers.singlestep import SIGN, check_variant
+from solvers.singlestep import SIGN
 
 DOC = """UniPC-{p}: a predictor that uses {last}, and a corrector that also uses the one at the end of the step.
 
@@ -52,9 +52,8 @@ def _unipc(p: int, order: str, note: str = "") -> Callable[..., Plan]:
         start: str = "ramp",
         lower_final: bool = False,
     ) -> Plan:
-        if prediction not in SIGN:
-            raise InputError(f"the prediction of {name} is {' or '.join(SIGN)}, not {prediction!r}")
-        rule = exponential(prediction, check_variant(name, variant, ("bh1", "bh2")))
+        choice(f"the prediction of {name}", prediction, SIGN)
+        rule = exponential(prediction, choice(f"the variant of {name}", variant, ("bh1", "bh2")))
         return multistep(name, grid, schedule, prediction, p, rule, corrector=p + 1, start=start, lower_final=lower_final)
 
     build.__name__ = build.__qualname__ = name

@@ -79,7 +79,8 @@ def test_the_function_of_a_solver_is_an_attribute_of_its_name():
     """So that help(solvers.dpmpp2m) teaches it."""
     import solvers
 
-    assert solvers.dpmpp2m is SOLVERS["dpmpp2m"].build
-    assert solvers.sde_dpmpp2m is SOLVERS["sde-dpmpp2m"].build
+    for name in ("dpmpp2m", "sde-dpmpp2m"):
+        function, build = getattr(solvers, name.replace("-", "_")), SOLVERS[name].build
+        assert (function.__doc__, inspect.signature(function)) == (build.__doc__, inspect.signature(build))
     assert {"dpmpp2m", "unipc3", "sample"} <= set(dir(solvers))
     assert not hasattr(solvers, "dopri5")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from diffode.checks import wrong
 from diffode.errors import InputError
 from solvers.registry import all_names, find
 from solvers.solver import Solver
@@ -36,6 +37,8 @@ def verify(names: Sequence[str], report: Callable[[str], None]) -> bool:
 
     Returns whether every claim holds. InputError, before anything is measured, for a name that is not known.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise wrong("names", "a list of names of solvers", names)
     solvers, began, made = [find(name) for name in names or all_names()], time.perf_counter(), []
     name_width = max(len(solver.name) for solver in solvers)
     report("  ".join(["solver".ljust(name_width), *(f"  {claim}".ljust(width + 2) for claim, width in WIDTHS.items())]).rstrip())
