@@ -47,9 +47,9 @@ def number(
     except OverflowError:  # a whole number of more than 308 digits
         given = math.nan
     if not least <= given <= most or (positive and given <= 0) or (finite and math.isinf(given)):
-        ends = [f"of at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
         kind = ["a", *["positive"] * positive, *["finite"] * (finite and most == math.inf), "number"]
-        raise wrong(name, " ".join([*kind, " and ".join(ends)]).rstrip(), value)
+        ends = [f"at least {least:g}"] * (least > (0 if positive else -math.inf)) + [f"at most {most:g}"] * (most < math.inf)
+        raise wrong(name, " ".join(kind) + (" of " + " and ".join(ends) if ends else ""), value)
     return given
 
 

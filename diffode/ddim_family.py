@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffode import grid as grids
-from diffode.checks import numbers
+from diffode.checks import number, numbers
 from diffode.errors import InputError, shown
 from diffode.schedule import Array, Schedule, require
 
 
 def noise_of_eta(grid: Array, schedule: Schedule, eta: float) -> Array:
     """n = η σ_t sqrt(1 − e^(−2h)), (steps,): σ(η) of Eq. 16 ((18) in the slides of Ma, 2023). η = 1 is σ² = β̃ of τ."""
-    eta = checks.number("eta", eta, 0)
+    eta = number("eta", eta, 0)
     if not eta:
         return np.zeros(len(grid) - 1)  # also on a decreasing grid, where the root is not real
     return eta * schedule.sigma(grid[1:]) * np.sqrt(-np.expm1(-2 * np.diff(grid)))

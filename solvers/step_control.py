@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from diffode.checks import number, whole
 from diffode.errors import InputError
 
-TIGHTEST, LOOSEST = 1e-14, 1e6  # tolerances: rounding in float64 is 1e-16 per operation
+TIGHTEST, LOOSEST = 1e-15, 1e6  # tolerances: rounding in float64 is 1e-16 per operation
 
 
 @dataclass(frozen=True)
