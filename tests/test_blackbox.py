@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 
 from diffode import EpsModel, InputError, ode, schedules
@@ -80,8 +79,10 @@ def test_images_are_those_of_the_accurate_solution(method, pooled64, truth):
 def test_dpm3_at_600_evaluations_agrees_with_the_accurate_solution(pooled64, truth):
     """To 1e-6: the median sample on the default grid, and the rms of all on one that is denser where the images form."""
     assert rms(sample(pooled64, solver="dpm3", nfe=600, **KW).x - truth).median() < 1e-6
+    from scipy import stats  # takes a second, which is for who needs it
+
     ends = pooled64.schedule.lam_min, pooled64.schedule.lam_max
-    normal = scipy.stats.norm(-0.5, 3)
+    normal = stats.norm(-0.5, 3)
     lams = [ends[0], *normal.ppf(np.linspace(*normal.cdf(ends), 201))[1:-1], ends[1]]
     result = sample(pooled64, solver="dpm3", nfe=600, grid=lams, **KW)
     assert rms(result.x - truth).square().mean().sqrt() < 1e-6

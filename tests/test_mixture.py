@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
 
 from diffode import InputError, prediction, schedules
 from diffode.images import datasets
 from diffode.mixture import ALPHA, Mixture, fit
 from diffode.models import checkpoint, pretrained
+from tests.quick import QuickMixture
 
 PATHS = ("vp", "ve", "flow")
 LAMS = (-3.0, -1.0, 0.0, 0.7, 2.0)
@@ -45,6 +45,8 @@ def at(lam, x):
 
 def dense(tensors, path, lam, x, label=None):
     """(log π_k N(x; α μ_k, C_k), −σ ∇ log of it) of every component, (k, n) and (k, n, pixels), by full covariances."""
+    from scipy.stats import multivariate_normal  # takes a second, which is for who needs it
+
     alpha, sigma = coefficients(path, lam)
     x = x.flatten(1).numpy()
     columns = (tensors[name].numpy() for name in ("log_pi", "mean", "basis", "along", "floor", "label"))
@@ -62,6 +64,18 @@ def dense_eps(log_p, eps):
 
 
 # Exactness
+
+
+@every_path
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_quick_one_of_the_tests_is_the_same(toy, path, dtype):
+    """tests/quick.py, for samples of one λ and of many."""
+    network = toy(path, dtype=dtype).network
+    x = torch.randn(7, 1, 2, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for lam in (torch.full((7,), 0.3, dtype=dtype), torch.linspace(-8, 8, 7, dtype=dtype)):
+        expected = network(x, lam)
+        off = (QuickMixture.of(network)(x, lam) - expected).abs().amax() / expected.abs().amax()
+        assert off < 20 * torch.finfo(dtype).eps
 
 
 @every_path

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from scipy import stats
 
 from diffode import grid, schedules
 from diffode.ddim_family import Family
@@ -42,6 +41,8 @@ def test_trajectories_are_drawn_from_q(sigma):
 @each_sigma
 def test_the_log_ratio_is_that_of_the_densities(sigma):
     """Eq. 11, with the transition means typed from Eqs. 7, 9 and 10 and SciPy's normal density."""
+    from scipy import stats  # takes a second, which is for who needs it
+
     q, x0 = family(sigma), normal(3, 4)
     states = theorem1.trajectory(q, x0, SeededNoise([0, 1, 2]))
     eps = [normal(3, 4, seed=9 + i) for i in range(5)]
