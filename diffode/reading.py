@@ -47,7 +47,8 @@ def reading(path: str | Path, what: str, expected: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"there is no {what} {name}: expected {expected}") from error
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror or one_line(str(error))}): expected {expected}") from error
+        problem = f"cannot be read ({error.strerror})" if error.strerror else f"is not {a} {what} ({one_line(str(error))})"
+        raise InputError(f"{name} {problem}: expected {expected}") from error
     except MemoryError:
         raise
     except Exception as error:  # readers raise all kinds: KeyError, struct.error, SyntaxError, RecursionError, ...

@@ -1,4 +1,4 @@
-"""Real images from disk: four idx files as Fashion-MNIST has them, a folder of PNG or JPEG files, or an .npz.
+"""Real images from disk: four idx files as Fashion-MNIST has them, a folder of image files (folders.py), or an .npz.
 
 Images are uint8, (n, height, width, channels), as common FID evaluators read them; networks see float32 in [−1, 1],
 (n, channels, height, width). Nothing here unpickles.
@@ -6,11 +6,9 @@ Images are uint8, (n, height, width, channels), as common FID evaluators read th
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,16 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.files import ASSETS
+from diffode.images import folders
+from diffode.reading import open_regular, read_gzip, read_npz, reading
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 PACKAGED = ASSETS / "fashion_mnist" / "fashion_mnist_test_1000.npz"
-SUFFIXES = (".png", ".jpg", ".jpeg")
-MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 MOST_CLASSES = 100_000  # more is a mistake in the labels
 
 
@@ -43,14 +40,14 @@ class ImageSet:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        n, what = len(self.pixels), f"{self.pixels.dtype} {self.pixels.shape}"
+        n, what = self.pixels.shape[:1], f"{self.pixels.dtype} {self.pixels.shape}"
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or 0 in self.pixels.shape or self.pixels.shape[3] not in (1, 3):
             raise InputError(f"{self.name}: expected uint8 images, (n, height, width, 1 or 3), at least one, not {what}")
         if self.labels is None:
             return
-        if self.labels.shape != (n,) or self.labels.dtype.kind not in "iu":
+        if self.labels.shape != n or self.labels.dtype.kind not in "iu":
             raise InputError(
-                f"{self.name}: expected {n} labels, whole numbers, one per image, not {self.labels.dtype} {self.labels.shape}"
+                f"{self.name}: expected {n[0]} labels, whole numbers, one per image, not {self.labels.dtype} {self.labels.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= (len(self.classes) or MOST_CLASSES):
             most = len(self.classes) or MOST_CLASSES
@@ -86,7 +83,7 @@ def to_pixels(x: Tensor) -> NDArray[np.uint8]:
 
 
 def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
-    """Load the images at `path`: an .npz, a folder of idx files, or one of PNG or JPEG images (sub-folders are classes).
+    """Load the images at `path`: an .npz, a folder of idx files, or one of image files, whose sub-folders are classes.
 
     Without a path: Fashion-MNIST where Debian's package puts it. split: "train" or "test", for idx files only.
     InputError for a missing, truncated or unreadable file.
@@ -95,14 +92,15 @@ def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
     if path.is_file() and path.suffix == ".npz":
         return _load_npz(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if files:
-            return _load_images(path, files)
+        if files := folders.files_of(path):
+            pixels, labels, classes = folders.read(path, files)
+            return ImageSet(path.name, pixels, labels, classes)
         if any(path.glob("*-ubyte*")):
             return _load_idx(path, split)
     raise InputError(
         f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name a folder that holds "
-        "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG or JPEG images, or an .npz"
+        "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG, JPEG, WebP or BMP images, "
+        "or an .npz"
     )
 
 
@@ -133,48 +131,25 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
             f"{folder} has no {name}.gz (nor {name}): `apt-get install dataset-fashion-mnist` brings all four idx files; "
             "or name another folder that holds them"
         )
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    with reading(path, "whole idx file", "one of whole bytes: fetch it again"):
+        if path.suffix == ".gz":
+            raw = read_gzip(path)
+        else:
+            with open_regular(path) as file:
+                raw = file.read()
         zero, kind, axes = struct.unpack(">HBB", raw[:4])
         sizes = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
         if zero or kind != 8 or len(raw) != 4 + 4 * axes + math.prod(sizes):
             raise ValueError(f"{len(raw)} bytes do not make {axes} axes of {sizes}")
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes).copy()
-    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
-        raise InputError(f"{path} is truncated or not an idx file ({error}): fetch it again") from error
-
-
-def _load_images(folder: Path, files: list[Path]) -> ImageSet:
-    pixels = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                if image.mode not in MODES:
-                    raise OSError(f"its mode is {image.mode}, which is not 8 bits a channel")
-                array = np.asarray(image.convert(MODES[image.mode]))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{file} is truncated or not an image ({error}): mend or remove it") from error
-        pixels.append(array.reshape(*array.shape[:2], -1))
-        if pixels[-1].shape != pixels[0].shape:
-            raise InputError(
-                f"{file} is {pixels[-1].shape} where {files[0].name} is {pixels[0].shape} (height, width, "
-                "channels): all images must have one size and mode"
-            )
-    folders = [file.parent for file in files]
-    classes = tuple(sorted({str(parent.relative_to(folder)) for parent in folders}))
-    labels = np.array([classes.index(str(parent.relative_to(folder))) for parent in folders]) if len(classes) > 1 else None
-    return ImageSet(folder.name, np.stack(pixels), labels, classes if len(classes) > 1 else ())
 
 
 def _load_npz(path: Path) -> ImageSet:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pixels = arrays["arr_0"]
-            labels = arrays.get("arr_1")
-            classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
-    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} is not an .npz with uint8 images in arr_0 (and labels in arr_1): {error}") from error
-    except Exception as error:  # zipfile.BadZipFile, and what else a broken archive raises
-        raise InputError(f"{path} is truncated or not an .npz: {error}") from error
-    return ImageSet(path.stem, pixels, labels, classes)
+    with reading(path, "set of images", "an .npz with uint8 images in arr_0, if labelled labels in arr_1"):
+        arrays = read_npz(path, ("arr_0", "arr_1", "classes"))
+        names = arrays.get("classes", np.array([], np.str_))
+        if names.ndim != 1 or names.dtype.kind not in "US":
+            raise InputError(f"its classes are {shown(names)}, where an array of texts is expected")
+        classes = tuple(map(str, names))
+        "".join(classes).encode()  # half a surrogate pair is no text
+        return ImageSet(path.stem, arrays["arr_0"], arrays.get("arr_1"), classes)
