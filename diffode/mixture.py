@@ -31,7 +31,10 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from diffode import checks
+from diffode.calling import check_state
 from diffode.errors import InputError
+from diffode.noise import LAST_SEED
 
 ALPHA = {
     "vp": lambda lam: torch.sigmoid(2 * lam).sqrt(),
@@ -106,6 +109,7 @@ class Mixture(nn.Module):
 
     def sample(self, n: int, seed: int = 0, y: int | None = None) -> Tensor:
         """n exact samples of the data distribution or of class y, (n, *image); InputError for an unknown label."""
+        n, seed = checks.whole("n", n, 1), checks.whole("seed", seed, 0, LAST_SEED)
         generator = torch.Generator().manual_seed(seed)
         pi = self.log_pi.exp().cpu() * (torch.ones(()) if y is None else self.label.cpu() == y)
         if not pi.any():
@@ -130,7 +134,7 @@ class Mixture(nn.Module):
         With P the average, P Pᵀ = I/factor², so component k is N(P μ, P U diag(s) (P U)ᵀ + v/factor² I): the result is exact, and
         a cheaper model. InputError unless factor divides height and width.
         """
-        if factor < 1 or len(self.image) != 3 or any(size % factor for size in self.image[1:]):
+        if checks.whole("factor", factor) < 1 or len(self.image) != 3 or any(size % factor for size in self.image[1:]):
             raise InputError(f"images {self.image} cannot be averaged over {factor} × {factor} pixels")
         basis = rearrange(self.basis, "pixels (k rank) -> k rank pixels", k=len(self.mean)) * self.along.sqrt()[:, :, None]
 
@@ -201,12 +205,9 @@ def fit(
     x0: data (n, *shape), labels: (n,), without which all is one class. It starts from k-means. Returns the float32 tensors of a
     Mixture. InputError for sizes that make no mixture, and for a class with too few images.
     """
-    images = x0.flatten(1).double().numpy()
-    if per_class < 1 or iterations < 1 or not 0 < rank < images.shape[1]:
-        raise InputError(
-            f"a fit needs at least 1 component a class, 1 iteration and 0 < rank < {images.shape[1]} pixels, "
-            f"not {per_class}, {iterations} and {rank}"
-        )
+    images = check_state("x0", x0).flatten(1).double().cpu().numpy()
+    per_class, iterations = checks.whole("per_class", per_class, 1), checks.whole("iterations", iterations, 1)
+    rank = checks.whole("rank", rank, 1, images.shape[1] - 1)
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     parts = []
     for label in np.unique(labels):

@@ -63,6 +63,8 @@ def sample(
     noise = SeededNoise(seeds_of(seed, batch[0]))
     if x is None:
         place = check_device("device", model.device if device is None else device)
+        if device is None and place.type == "meta":
+            raise InputError("the network is on meta, where tensors hold no numbers: load its weights onto a device")
         try:
             like = torch.empty(batch, dtype=dtype, device=place)
         except RuntimeError as error:

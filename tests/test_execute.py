@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffode import EpsModel, InputError, schedules
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from solvers import SOLVERS, run, sample
+from solvers import SOLVERS, encode, run, sample
 from solvers.execute import Memory, loop
 from solvers.hooks import Hooks, Observers
 from solvers.registry import find
@@ -225,6 +225,18 @@ def test_an_output_that_is_not_finite_is_named():
 
     with pytest.raises(InputError, match=r"not finite at λ = -?\d.*evaluation \d+"), np.errstate(all="ignore"):
         sample(EpsModel(network, schedules.ddpm_linear()), solver="dpmpp2m", nfe=10, shape=(2, 3))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm12", "bosh3"])
+def test_encode_and_run_name_an_output_that_is_not_finite(solver):
+    model, x = EpsModel(lambda x, t: x / (t[0] < 500), schedules.ddpm_linear()), torch.ones(2, 3)
+    with pytest.raises(InputError, match=r"not finite at λ = -?\d.*evaluation \d+"), np.errstate(all="ignore"):
+        encode(model, x, solver=solver)
+    if solver == "ddim":
+        with pytest.raises(InputError, match=r"not finite at λ = -5.05, evaluation 1:"):
+            run(find(solver).plan([-5.05, 0.0, 4.0], model.schedule), EpsModel(lambda x, t: x / 0, model.schedule), x)
+        with pytest.raises(InputError, match="the state to begin with, x, is not finite"):
+            run(find(solver).plan([-5.0, 0.0, 4.0], model.schedule), model, x * torch.inf)
 
 
 def test_a_stochastic_plan_wants_noise_and_a_plan_its_path(mixture32):

@@ -241,3 +241,10 @@ def test_the_plan_is_given_jumps_where_it_can_have_them(mixture64):
     quiet, loud = (experiment.make_plan("ddim", schedule, 5, eta, 0) for eta in (0.0, None))
     assert (quiet.stochastic, loud.stochastic) == (False, True)
     assert dataclasses.replace(loud, solver="ddim") == loud
+
+
+def test_a_mask_of_zeros_and_ones_is_one_of_true_and_false(mixture32, known):
+    model, mask = mixture32.labelled(LABELS), MASKS["half"](28, 28)
+    whole = inpaint(model, known, mask, range(4), solver="ddim", steps=3)
+    for dtype in (torch.float32, torch.uint8, torch.float64):
+        assert torch.equal(whole, inpaint(model, known, mask.to(dtype), range(4), solver="ddim", steps=3))

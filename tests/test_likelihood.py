@@ -404,3 +404,22 @@ def test_the_experiment_takes_models_of_its_images_only(tmp_path, unet):
     result = CliRunner().invoke(experiment.main, ["--fast", "--model", str(file), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "not a model of Fashion-MNIST" in result.stderr
+
+
+def test_under_inference_mode(toy):
+    """The same number, even if x0 and the labels were made there; weights that were are refused, as they take no gradients."""
+    x0 = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 1, 2, 3)
+    how = {"encode": encode, "solver": "ddim", "nfe": 3}
+    exact = toy()
+    expected = log_likelihood(exact.labelled([0, 1]), x0, **how).log_p
+    network = torch.nn.Embedding(2, 6)
+    model = EpsModel(lambda x, t, y: x * network(y).view(-1, 1, 2, 3).double(), schedules.vp_linear())
+    embedded = log_likelihood(model.labelled([0, 1]), x0, **how).log_p
+    with torch.inference_mode():
+        found = log_likelihood(exact.labelled([0, 1]), x0.clone(), **how).log_p
+        again = log_likelihood(model.labelled([0, 1]), x0.clone(), **how).log_p
+        made_here = EpsModel(torch.nn.Linear(3, 3), schedules.vp_linear())
+        with pytest.raises(InputError, match=r"made under torch\.inference_mode and takes no gradients"):
+            log_likelihood(made_here, x0, **how)
+    assert torch.equal(found, expected)
+    assert torch.equal(again, embedded)

@@ -26,6 +26,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffode import checks
+from diffode.calling import check_state
 from diffode.errors import InputError
 from diffode.files import atomic
 from diffode.images import writers
@@ -46,11 +48,12 @@ WINDOW = 3.0  # |λ| below which the composition of the picture is decided
 
 
 def inpaint(model: EpsModel, known: Tensor, mask: Tensor, seeds: Sequence[int], **how: Any) -> Tensor:
-    """Complete known (batch, *shape) where mask, bool, of the same shape or broadcast, is False.
+    """Complete known (batch, *shape) where mask, bool or of 0 and 1, of the same shape or broadcast, is False.
 
     Completion i depends on seeds[i] and its image, not on the batch. how: solver, nfe and options as `sample` takes them;
     InputError for solvers whose samples have no common steps.
     """
+    mask = _known(mask, check_state("known", known))
     noise, draws = SeededNoise([(seed + APART) % 2**32 for seed in seeds]), count()
     known, mask = known.to(model.device), mask.to(model.device)
 
@@ -60,6 +63,20 @@ def inpaint(model: EpsModel, known: Tensor, mask: Tensor, seeds: Sequence[int], 
 
     result = sample(model, shape=tuple(known.shape), seed=seeds, dtype=known.dtype, on_commit=replace, **how)
     return torch.where(mask, known, result.x)
+
+
+def _known(mask: Tensor, known: Tensor) -> Tensor:
+    """The mask as bool; InputError for values between 0 and 1, by which x would lose variance, and for another shape."""
+    expected = f"a tensor of True where a pixel is known and False where it is not, {tuple(known.shape)} or broadcast to it"
+    try:
+        fits = torch.broadcast_shapes(mask.shape, known.shape) == known.shape
+    except (AttributeError, TypeError, RuntimeError):
+        fits = False
+    if not isinstance(mask, Tensor) or not fits:
+        raise checks.wrong("mask", expected, mask)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError("`mask` must be 1 where a pixel is known and 0 where it is not, with nothing between: give mask > 0.5")
+    return mask.bool()
 
 
 def with_jumps(plan: Plan, times: int) -> Plan:
