@@ -17,6 +17,7 @@ which is Theorem 1: J_σ is L_γ (Eq. 5) and a constant (docs/lemma2.md derives 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ class Family:
     InputError for a grid that does not increase or begins at α = 0, and for n that are not 0 ≤ n ≤ `largest`.
     """
 
-    def __init__(self, grid: ArrayLike, schedule: Schedule, noise: ArrayLike) -> None:
+    def __init__(self, grid: Sequence[float] | Array, schedule: Schedule, noise: ArrayLike) -> None:
         self.grid, self.noise = grids.check(grid), numbers("noise", noise, grids.MOST_STEPS)
         require(schedule)
         self.alpha, self.sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)  # of the marginals, Eq. 4

@@ -205,6 +205,12 @@ CORE = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def first_use():
+    """What torch imports at its first gradient is not the time of a refusal."""
+    likelihood()
+
+
 @pytest.mark.parametrize(("function", "given"), CORE)
 def test_what_cannot_be_taken_is_refused_in_a_sentence(function, given):
     refused(lambda: function(**given))
