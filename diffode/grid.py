@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffode.checks import choice, flag, numbers, unknown, whole
 from diffode.errors import InputError, shown
@@ -134,7 +135,7 @@ def _tau_of_steps(name: str, schedule: Schedule, steps: int, denoise: bool) -> A
     return values
 
 
-def check(values: Sequence[float] | Array) -> Array:
+def check(values: ArrayLike) -> Array:
     """The values as a grid; InputError unless there are two or more, strictly increasing (λ = +∞ only as the last)."""
     array = numbers("grid", values, MOST_STEPS + 2, least=2)
     if not np.all(array[1:] > array[:-1]):

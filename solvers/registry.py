@@ -150,9 +150,7 @@ def find(solver: str | Plan) -> Solver:
 def _with_unic(base: Solver, name: str) -> Solver:
     """NAME+unic; InputError where UniC cannot be put on top."""
     if not base.unic_order or base.build is None:
-        known = [f"{solver.name}{UNIC}" for solver in SOLVERS.values() if solver.unic_order]
-        few = f"{', '.join(known[:3])} and {len(known) - 3} others"
-        raise InputError(f"{base.name} takes no corrector: those that do are the multistep solvers, as {few}")
+        raise InputError(f"{base.name} takes no corrector: multistep solvers do, as dpmpp2m{UNIC}, ipndm{UNIC} or deis-rho{UNIC}")
     build = partial(base.build, unic=True)
     ramp = 3 * (base.unic_order > 3)
     return dataclasses.replace(base, name=name, build=build, order=base.unic_order, ramp_order=ramp, unic_order=0)
