@@ -61,15 +61,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as UTF-8 JSON, atomically: one line per key, with its value on the same line however long it is."""
-    text = json_lines(value)
+    content = json_bytes(value)
     with atomic(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
 
 
-def json_lines(value: Mapping[str, Any]) -> str:
-    """The text of a JSON file: one line per key."""
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes. Bytes of a path that are not UTF-8 become escapes."""
     lines = [f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}" for key, item in value.items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
 
 
 def json_value(value: Any) -> Any:
@@ -126,19 +126,30 @@ def clear_dead(folder: Path, *, deep: bool = False) -> None:
     """
     for place, names, _ in os.walk(folder):
         private = [Path(place, name) for name in names if name.startswith(PREFIX) and name.endswith(SUFFIX)]
-        for dead in filter(is_own_folder, private):
+        for dead in filter(is_own, private):
             with suppress(OSError):  # another run that clears up was faster
                 _clear(dead)
         names[:] = [name for name in names if deep and place / Path(name) not in private]
 
 
-def is_own_folder(path: Path) -> bool:
-    """Whether it is a folder of this user, and no link: then nobody else has put it, or anything in it, there."""
+def check_writable(path: Path) -> None:
+    """OSError or ValueError unless a file could be made there, in a folder that is there or could be: by trying, since
+    permissions do not tell."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)
+    with _private(next(folder for folder in path.absolute().parents if folder.exists())):
+        pass
+
+
+def is_own(path: Path) -> bool:
+    """Whether it is a file or folder of this user, and no link: then nobody else has planted it."""
     try:
         found = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and (sys.platform == "win32" or found.st_uid == os.geteuid())
+    return (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)) and (
+        sys.platform == "win32" or found.st_uid == os.geteuid()
+    )
 
 
 @contextmanager

@@ -164,6 +164,11 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, exactly: Python's shortest decimal of a float64 is read back to the same bits."""
+        with atomic(path) as part:
+            part.write_text(self.to_text(), encoding="utf-8")
+
+    def to_text(self) -> str:
+        """The text of the file that `save` writes."""
         head = {name: getattr(self, name) for name in ("solver", "prediction", "exact_marginals")}
         rows = []
         for stage in self.stages:
@@ -172,8 +177,7 @@ class Plan:
             rows.append({**row, **noise, "evaluate": stage.evaluate, "commit": stage.commit})
         lines = [f" {json.dumps(name)}: {json.dumps(item)}," for name, item in {"path": self.path.name, **head}.items()]
         stages = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in rows)
-        with atomic(path) as part:
-            part.write_text("\n".join(["{", *lines, ' "stages": [', stages, " ]", "}", ""]), encoding="utf-8")
+        return "\n".join(["{", *lines, ' "stages": [', stages, " ]", "}", ""])
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

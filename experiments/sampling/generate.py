@@ -1,32 +1,29 @@
 """Many samples into one output: batch by batch, interruptible at any moment, resumed by the same command.
 
-Finished batches wait in a hidden folder beside the output, named by the job's digest, so another job never meets them. When the
-last is there, the output is assembled and moved into place, and a .json beside it says how to make it again. The plan is made
-before the first batch, and every batch runs it.
+Finished batches wait in a hidden folder beside the output (`experiments/sampling/work.py`). When the last is there, the output is
+assembled and moved into place, and a .json beside it says how to make it again. The plan is made before the first batch, and
+every batch runs it.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.files import atomic, folder_for, locked
 from diffode.images import writers
 from diffode.images.datasets import to_pixels
 from diffode.model import EpsModel
-from experiments.sampling.jobs import Job, PreparedJob
+from experiments.sampling.jobs import PreparedJob
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.summary import Summary, card, counts, warnings_of
 from experiments.sampling.trajectory import STATES, Arrays, Recorder, arrays_of
-from solvers import Plan, sample
+from experiments.sampling.work import Work, working_on
+from solvers import sample
 
-ADAPTIVE_PLAN = "plan.json"  # beside the batch of an adaptive solver
 Watch = Callable[[int, float], None]
 
 
@@ -48,22 +45,21 @@ def generate(
     """
     job = task.job
     writers.check_shape(task.loaded.image)
-    outputs = Outputs.at(out, trajectory=job.trajectory, save_plan=save_plan, overwrite=overwrite)
+    outputs = Outputs.at(out, job, save_plan=save_plan, overwrite=overwrite)
     if save_plan is not None:
         _require_plan(task)
-    with _batch_folder(out, job) as folder:
-        files = {start: folder / f"{start}.npz" for start in range(0, len(job.seeds), job.batch)}
-        missing = {start: file for start, file in files.items() if not file.exists()}
-        model = job.recipe.apply(task.loaded.model)
-        for start, file in missing.items():
-            _draw_batch(task, model, start, file, watch)
-        arrays = _joined([*files.values()])
-        per_image = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", *STATES)}
-        adaptive = folder / ADAPTIVE_PLAN
-        plan = Plan.load(adaptive) if save_plan is not None and adaptive.exists() else task.prepared.plan
+    with working_on(out, job, {path.parent for _, path in outputs.named}) as work:
+        own, done = work.read_record()
+        if done is not None and outputs.are(own):
+            return done  # the run that moved them into place was killed before it had cleared up
+        outputs.refuse_existing(own)
+        arrays, resumed = _draw(task, work, watch)
+        per_image = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", "plan", *STATES)}
+        table = task.prepared.plan
+        plan = arrays["plan"].tobytes().decode() or None if table is None else table.to_text()
         warnings = tuple(warnings_of(job, per_image, save_plan, plan))
-        summary = Summary(per_image, float(arrays["seconds"].sum()), len(files) - len(missing), warnings)
-        outputs.write(job, arrays, plan, card(task, summary, command))
+        summary = Summary(per_image, float(arrays["seconds"].sum()), resumed, warnings)
+        outputs.write(work, arrays, plan, card(task, summary, command), summary)
     return summary
 
 
@@ -79,8 +75,22 @@ def _require_plan(task: PreparedJob) -> None:
         )
 
 
-def _draw_batch(task: PreparedJob, model: EpsModel, start: int, file: Path, watch: Watch | None) -> None:
-    """Sample the batch that begins at `start`, and write its arrays, a row per image, to `file`."""
+def _draw(task: PreparedJob, work: Work, watch: Watch | None) -> tuple[Arrays, int]:
+    """The arrays of all batches, one after the other, and how many batches were there already; the others are sampled."""
+    model = task.job.recipe.apply(task.loaded.model)
+    batches, resumed = [], 0
+    for start in range(0, len(task.job.seeds), task.job.batch):
+        batch = work.read_batch(start)
+        resumed += batch is not None
+        if batch is None:
+            batch = _draw_batch(task, model, start, watch)
+            work.write_batch(start, batch)
+        batches.append(batch)
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, resumed
+
+
+def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | None) -> Arrays:
+    """Sample the batch that begins at `start`: its arrays, a row per image."""
     job, plan = task.job, task.prepared.plan
     seeds = job.seeds[start : start + job.batch]
     if job.labels is not None:
@@ -102,27 +112,5 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, file: Path, watc
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
     arrays |= counts(model, result, bool(task.prepared.options.get("per_sample")))
     arrays |= recorder.arrays() if recorder.states else arrays_of(result)
-    if result.adaptive is not None and len(job.seeds) == 1 and result.adaptive.plans[0] is not None:
-        result.adaptive.plans[0].save(file.with_name(ADAPTIVE_PLAN))
-    with atomic(file) as part, open(part, "wb") as stream:
-        np.savez(stream, **arrays)
-
-
-def _joined(files: list[Path]) -> Arrays:
-    """The arrays of all batches, one after the other."""
-    batches = [dict(np.load(file)) for file in files]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-@contextmanager
-def _batch_folder(out: Path, job: Job) -> Iterator[Path]:
-    """The hidden folder of a job's finished batches, locked against a second run; removed on success, or if it is empty."""
-    with folder_for(out), locked(out.with_name(f".{out.name}.lock"), f"writing {out}"):
-        folder = out.with_name(f".{out.name}.{job.digest}")
-        folder.mkdir(exist_ok=True)
-        try:
-            yield folder
-            shutil.rmtree(folder)
-        finally:
-            if folder.exists() and not any(folder.glob("*.npz")):
-                shutil.rmtree(folder)
+    own = result.adaptive.plans[0] if result.adaptive is not None and len(job.seeds) == 1 else None
+    return {**arrays, "plan": np.frombuffer(own.to_text().encode() if own is not None else b"", np.uint8)}

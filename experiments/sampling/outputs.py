@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.files import atomic, write_json
+from diffode.files import atomic, check_writable, json_bytes
 from diffode.images import writers
 from experiments.common import figures
 from experiments.sampling.jobs import Job
+from experiments.sampling.summary import Summary
 from experiments.sampling.trajectory import STATES
+from experiments.sampling.work import Work
 from solvers import Plan
 
 
@@ -36,44 +39,65 @@ class Outputs:
     overwrite: bool
 
     @classmethod
-    def at(cls, out: Path, *, trajectory: bool, save_plan: Path | None, overwrite: bool) -> Outputs:
-        """The files of an output at `out`; InputError for what could not be written, or exists."""
+    def at(cls, out: Path, job: Job, *, save_plan: Path | None, overwrite: bool) -> Outputs:
+        """The files of a job's output at `out`; InputError for what could not be written, whatever exists."""
         writers.writer(out)  # which refuses what is no output
         card = out.with_name(f"{out.name}.json")
-        states, sheet = (out.with_name(f"{out.stem}-trajectory.{suffix}") if trajectory else None for suffix in ("npz", "png"))
+        states, sheet = (
+            out.with_name(f"{out.stem}-trajectory.{suffix}") if job.trajectory else None for suffix in ("npz", "png")
+        )
         for path in (card, states, sheet):
             if path is not None and path.is_dir():
                 raise InputError(f"{path} is a folder, and is where a file that goes with {out} is written: give another `out`")
+        for path in (out, card, states, sheet, Work.beside(out, job).record):
+            if path is not None:
+                refuse_place("out", path)
+                if save_plan is not None and _clash(save_plan, path):
+                    raise InputError(f"{save_plan} is where {path} is written: give `save_plan` another name")
         if save_plan is not None:
             refuse_place("save_plan", save_plan, ".json")
-            if save_plan.absolute() == card.absolute():
-                raise InputError(f"{save_plan} is where the card of {out} is written: give `save_plan` another name")
-        outputs = cls(out, card, states, sheet, save_plan, overwrite)
-        outputs.refuse_existing()
-        writers.check_place(out)
-        return outputs
+        return cls(out, card, states, sheet, save_plan, overwrite)
 
-    def refuse_existing(self) -> None:
-        """InputError if a file exists that may not be overwritten."""
+    @property
+    def named(self) -> list[tuple[str, Path]]:
+        """The files, each with the parameter that names it."""
         paths = [("out", path) for path in (self.images, self.card, self.states, self.sheet)]
-        refuse_existing([*paths, ("save_plan", self.plan)], self.overwrite)
+        return [(parameter, path) for parameter, path in [*paths, ("save_plan", self.plan)] if path is not None]
 
-    def write(self, job: Job, arrays: Mapping[str, Any], plan: Plan | None, card: Mapping[str, Any]) -> None:
-        """Write all files; each is whole before the first is moved into place. A plan that is None is not written."""
-        self.refuse_existing()
+    def are(self, own: Collection[str]) -> bool:
+        """Whether all files are there, and have these digests."""
+        return all(_is_of(path, own) for _, path in self.named)
+
+    def refuse_existing(self, own: Collection[str]) -> None:
+        """InputError if a file exists that may not be overwritten. own: the digests of files that the job itself put there."""
+        refuse_existing([(parameter, path) for parameter, path in self.named if not _is_of(path, own)], self.overwrite)
+        writers.check_place(self.images)
+
+    def write(self, work: Work, arrays: Mapping[str, Any], plan: str | None, card: Mapping[str, Any], summary: Summary) -> None:
+        """Write all files; each is whole, and in the record, before the first is moved into place, and the card is the last.
+
+        plan: the text of its file; None if there is none, which is then not written.
+        """
+        labels = np.array(work.job.labels, np.int64) if work.job.labels is not None else None
+        states = {name: arrays[name] for name in STATES if name in arrays}
+        staged: list[Path] = []
         with ExitStack() as stack:
-            write_json(stack.enter_context(atomic(self.card)), card)
+
+            def stage(path: Path) -> Path:
+                staged.append(stack.enter_context(atomic(path)))
+                return staged[-1]
+
+            stage(self.card).write_bytes(json_bytes(card))
             if plan is not None and self.plan is not None:
-                plan.save(stack.enter_context(atomic(self.plan)))
-            states = {name: arrays[name] for name in STATES if name in arrays}
+                stage(self.plan).write_text(plan, encoding="utf-8")
             if self.states is not None:
-                with open(stack.enter_context(atomic(self.states)), "wb") as stream:
+                with open(stage(self.states), "wb") as stream:
                     np.savez_compressed(stream, **states)
             if self.sheet is not None:
-                figures.trajectory(**states).save(stack.enter_context(atomic(self.sheet)), format="PNG")
-            labels = np.array(job.labels, np.int64) if job.labels is not None else None
-            with atomic(self.images) as part:
-                writers.writer(self.images)(part, arrays["pixels"], job.seeds, labels)
+                figures.trajectory(**states).save(stage(self.sheet), format="PNG")
+            writers.writer(self.images)(stage(self.images), arrays["pixels"], work.job.seeds, labels)
+            self.refuse_existing(work.read_record()[0])
+            work.write_record(map(digest, staged), summary)
 
 
 def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool = False) -> None:
@@ -88,18 +112,46 @@ def write_plan(plan: Plan, save: Path | None, png: Path | None, overwrite: bool 
         plan.save(save)
 
 
-def refuse_place(parameter: str, path: Path, suffix: str) -> None:
-    """InputError for a file that could not be written, or would not be known by its suffix."""
-    folder = next((folder for folder in path.absolute().parents if folder.exists()), path)
-    if path.suffix != suffix:
+def refuse_place(parameter: str, path: Path, suffix: str | None = None) -> None:
+    """InputError for a file that could not be written, or, with a suffix, would not be known by it."""
+    if suffix is not None and path.suffix != suffix:
         raise InputError(f"`{parameter}` writes a {suffix} file, not {str(path)!r}: give it a name that ends in {suffix}")
-    if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
-        obstacle = path if path.is_dir() else folder
-        raise InputError(f"{path} cannot be written ({obstacle} is in the way): give `{parameter}` another name")
+    try:
+        if suffix is not None and path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        check_writable(path)
+    except (OSError, ValueError) as error:
+        shown = str(path) if len(str(path)) < 150 else f"...{str(path)[-100:]}"
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shown} cannot be written ({why}): give `{parameter}` another name") from error
 
 
 def refuse_existing(paths: Iterable[tuple[str, Path | None]], overwrite: bool) -> None:
     """InputError for the first of the files that exists, named by its parameter, unless it may be overwritten."""
     for parameter, path in paths:
-        if path is not None and (path.exists() or path.is_symlink()) and not overwrite:
+        if path is not None and os.path.lexists(path) and not overwrite:
             raise InputError(f"{path} exists: give `{parameter}` another name, or overwrite=True")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file; of a folder, of the names and bytes of what is in it. Empty for links and anything else."""
+    if path.is_symlink() or not path.exists():
+        return ""
+    if path.is_dir():
+        files = "".join(f"{digest(file)} {file.name}\n" for file in sorted(path.iterdir()))
+        return hashlib.sha256(os.fsencode(files)).hexdigest()
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_of(path: Path, digests: Collection[str]) -> bool:
+    """Whether a file or folder has one of these digests; it is only read if there are any."""
+    return bool(digests) and digest(path) in digests
+
+
+def _clash(one: Path, other: Path) -> bool:
+    """Whether two files, however their paths are spelled, are in each other's place: the same, or one a folder of the other."""
+    a, b = (Path(os.path.normcase(os.path.realpath(path.parent))) / os.path.normcase(path.name) for path in (one, other))
+    return a == b or a in b.parents or b in a.parents

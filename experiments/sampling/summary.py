@@ -18,7 +18,7 @@ from experiments.common.results import versions
 from experiments.sampling.jobs import Job, PreparedJob
 from experiments.sampling.recipe import flat
 from experiments.sampling.trajectory import Arrays
-from solvers import Plan, Result
+from solvers import Result
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def counts(model: EpsModel, result: Result, per_sample: bool = False) -> Arrays:
     return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
 
 
-def warnings_of(job: Job, per_image: Arrays, save_plan: Path | None, plan: Plan | None) -> Iterator[str]:
-    """What did not come as far as was asked."""
+def warnings_of(job: Job, per_image: Arrays, save_plan: Path | None, plan: str | None) -> Iterator[str]:
+    """What did not come as far as was asked. plan: the text of the plan to be saved, if there is one."""
     if save_plan is not None and plan is None:
         yield f"no step was accepted within `max_nfe`: there is no plan to write to {save_plan}"
     short = per_image["lam_reached"][per_image["lam_reached"] != job.lams[-1]] if "lam_reached" in per_image else np.empty(0)
