@@ -135,9 +135,11 @@ def clear_dead(folder: Path, *, deep: bool = False) -> None:
 def check_writable(path: Path) -> None:
     """OSError or ValueError unless a file could be made there, in a folder that is there or could be: by trying, since
     permissions do not tell."""
-    with suppress(FileNotFoundError):
-        os.lstat(path)
-    with _private(next(folder for folder in path.absolute().parents if folder.exists())):
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    for name in path.absolute().relative_to(folder).parts:
+        with suppress(FileNotFoundError):
+            os.lstat(folder / name)  # which refuses a name that is too long
+    with _private(folder):
         pass
 
 

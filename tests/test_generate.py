@@ -1,8 +1,11 @@
 """A job decides its images: not its batches, its interruptions, or who else is at work."""
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from experiments.sampling import generate, jobs
 from experiments.sampling.jobs import Job, choose_labels
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.recipe import Recipe, choose_device, flat, nested
+from experiments.sampling.work import Work
 from solvers import Budget, Plan, find
 
 NFE = 3
@@ -507,3 +511,130 @@ def test_a_solver_of_ones_own_under_unic_is_another_job_when_it_is_edited(mixtur
     assert None not in own
     assert own[0] != own[1]
     assert jobs.prepare_job(mixture, "mixture", "dpmpp2m+unic", **rest).job.plan is None
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-40]),
+    "empty": lambda file: file.write_bytes(b""),
+    "a flipped bit": lambda file: file.write_bytes(file.read_bytes()[:700] + b"\xff" + file.read_bytes()[701:]),
+    "pickled": lambda file: np.savez(file, pixels=np.array([{}], object)),
+    "a key missing": lambda file: np.savez(file, **{k: v for k, v in np.load(file).items() if k != "pixels"}),
+    "another count": lambda file: np.savez(file, **{k: v[:1] for k, v in np.load(file).items()}),
+    "another batch": lambda file: shutil.copy(file.with_name("4.npz"), file),
+    "as an older version wrote it": lambda file: np.savez(file, **np.load(file)),
+    "a link": lambda file: (file.rename(file.with_name("moved")), file.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_batch_is_drawn_again(make, mixture, run, tmp_path, damage):
+    """Neither read nor trusted: the images are those of a run that was not interrupted."""
+    job = make()
+    with pytest.raises(KeyboardInterrupt):
+        draw(job, mixture, tmp_path / "a.npz", watch=interrupt_after(2 * NFE + 1))
+    damage(Work.beside(tmp_path / "a.npz", job).folder / "0.npz")
+    assert draw(job, mixture, tmp_path / "a.npz").resumed == 1
+    assert (np.load(tmp_path / "a.npz")["arr_0"] == run(job, "whole.npz")).all()
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_batches_of_another_version_are_drawn_again(make, mixture, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        draw(make(), mixture, tmp_path / "a.npz", watch=interrupt_after(2 * NFE + 1))
+    monkeypatch.setattr("experiments.sampling.work.__version__", "another")
+    assert draw(make(), mixture, tmp_path / "a.npz").resumed == 0
+
+
+def stopped_while_moving(make, mixture, tmp_path, monkeypatch, **more):
+    """A job of which only the images are in place: writing the card failed."""
+    job = make(batch=10, trajectory=True)
+    replace = os.replace
+
+    def failing(source, target):
+        if os.fspath(target).endswith(".npz.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            draw(job, mixture, tmp_path / "a.npz", **more)
+    assert {"a.npz", "a-trajectory.npz"} < set(os.listdir(tmp_path))
+    return job
+
+
+def test_a_job_may_replace_what_it_has_put_there_and_nothing_else(make, mixture, tmp_path, monkeypatch):
+    job = stopped_while_moving(make, mixture, tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="exists"):  # another job is not entitled to it
+        draw(make(options={"eta": 1.0}), mixture, tmp_path / "a.npz")
+    images = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_text("years of work")
+    with pytest.raises(InputError, match="exists"):
+        draw(job, mixture, tmp_path / "a.npz")
+    assert (tmp_path / "a.npz").read_text() == "years of work"
+    (tmp_path / "a.npz").write_bytes(images)
+    assert draw(job, mixture, tmp_path / "a.npz").resumed == 1
+    assert sorted(os.listdir(tmp_path)) == ["a-trajectory.npz", "a-trajectory.png", "a.npz", "a.npz.json"]
+
+
+@pytest.mark.parametrize("damage", ["{}", "", "null"])
+def test_a_damaged_record_entitles_to_nothing(make, mixture, tmp_path, monkeypatch, damage):
+    job = stopped_while_moving(make, mixture, tmp_path, monkeypatch)
+    Work.beside(tmp_path / "a.npz", job).record.write_text(damage)
+    with pytest.raises(InputError, match="exists"):
+        draw(job, mixture, tmp_path / "a.npz")
+    assert draw(job, mixture, tmp_path / "a.npz", overwrite=True).resumed == 1
+
+
+PLACES = {
+    "the card, spelled otherwise": "x/../a/../a.json",
+    "the card, through a link": "link/a.json",
+    "in the folder of images": "a/p.json",
+    "below the card": "a.json/p.json",
+    "a folder that takes no files": "/proc/p.json",
+    "below a device": "/dev/null/p.json",
+    "a name that is too long": "p" * 255 + ".json",
+    "a folder whose name is too long": "p" * 256 + "/p.json",
+    "a null byte": "p\0.json",
+    "another suffix": "p.txt",
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_plan_that_cannot_be_written_is_refused_in_advance(make, mixture, tmp_path, place):
+    (tmp_path / "link").symlink_to(".")
+    with pytest.raises(InputError, match="save_plan") as refused:
+        draw(make(), mixture, tmp_path / "a", save_plan=tmp_path / place, watch=interrupt_after(1))
+    assert len(str(refused.value)) < 400
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255 + ".npz", "a" * 240, "a" * 250 + "/a.npz/" + "a" * 256, "/proc/a", "a\0.npz"])
+def test_an_output_that_cannot_be_written_is_refused_in_advance(make, mixture, tmp_path, name):
+    with pytest.raises(InputError, match="`out`") as refused:
+        draw(make(), mixture, tmp_path / name, watch=interrupt_after(1))
+    assert len(str(refused.value)) < 400
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "/"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_without_a_name_is_no_output(make, mixture, tmp_path, monkeypatch, name, overwrite):
+    """Not even one of nothing but images."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "000001.png").touch()
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(InputError, match="no output"):
+        draw(make(), mixture, Path(name), overwrite=overwrite, watch=interrupt_after(1))
+    assert sorted(os.listdir(tmp_path)) == ["000001.png", "a"]
+
+
+def test_a_work_folder_cannot_be_planted(make, mixture, tmp_path):
+    """A link in its place would make a victim of what it points to."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "0.npz").write_text("years of work")
+    Work.beside(tmp_path / "a.npz", make()).folder.symlink_to("victim")
+    with pytest.raises(InputError, match="in the way"):
+        draw(make(), mixture, tmp_path / "a.npz")
+    assert (tmp_path / "victim" / "0.npz").read_text() == "years of work"
+    assert len(os.listdir(tmp_path)) == 2

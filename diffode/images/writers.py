@@ -66,7 +66,7 @@ WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, 
 
 def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int64] | None], None]:
     """The function that writes the kind of file that the suffix of `path` names; InputError for any other suffix."""
-    if not path.name or path.suffix.lower() not in WRITERS:
+    if path.name in ("", "..") or path.suffix.lower() not in WRITERS:
         raise InputError(f"{str(path)!r} is no output: give a .png (a grid), an .npz, or a folder (one PNG per seed)")
     return WRITERS[path.suffix.lower()]
 

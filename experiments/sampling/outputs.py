@@ -46,14 +46,15 @@ class Outputs:
         states, sheet = (
             out.with_name(f"{out.stem}-trajectory.{suffix}") if job.trajectory else None for suffix in ("npz", "png")
         )
-        for path in (card, states, sheet):
-            if path is not None and path.is_dir():
-                raise InputError(f"{path} is a folder, and is where a file that goes with {out} is written: give another `out`")
         for path in (out, card, states, sheet, Work.beside(out, job).record):
             if path is not None:
                 refuse_place("out", path)
                 if save_plan is not None and _clash(save_plan, path):
                     raise InputError(f"{save_plan} is where {path} is written: give `save_plan` another name")
+                if path != out and path.is_dir():
+                    raise InputError(
+                        f"{path} is a folder, and is where a file that goes with {out} is written: give another `out`"
+                    )
         if save_plan is not None:
             refuse_place("save_plan", save_plan, ".json")
         return cls(out, card, states, sheet, save_plan, overwrite)
