@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: the shipped mixture, also at 7 × 7 pixels, and a toy small enough to be written out densely."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from diffode.mixture import Mixture
 from diffode.models import pretrained
 
 torch.set_num_threads(1)  # even where OMP_NUM_THREADS was set to another number
+os.fsync = os.sync = lambda *_: None  # what tests write need not survive a loss of power
 
 
 def pytest_xdist_auto_num_workers(config):
