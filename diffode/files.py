@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,7 @@ from typing import Any
 import numpy as np
 
 from diffode.errors import InputError
-
-WINDOWS = sys.platform == "win32"
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from diffode.locks import hold, let_go
 
 ASSETS = Path(__file__).with_name("assets")  # weights, reference statistics and test images that come with diffode
 PREFIX, SUFFIX = ".diffode-", ".part"  # of private folders; the file's own name may be as long as names can be
@@ -54,7 +49,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.replace(part, path)
             _flush_folder(path.parent)
         except OSError as error:
-            if error.filename is None or str(private) in os.fsdecode(error.filename):  # a full disk does not say which file
+            if error.filename is None or str(private) in str(error.filename):  # a full disk does not say which file
                 error.filename, error.filename2 = str(path), None
             raise
 
@@ -110,13 +105,13 @@ def locked(lock: Path, doing: str) -> Iterator[None]:
 
     Where a file system has no locks, a second run is not noticed.
     """
-    held = _hold(lock)
+    held = hold(lock)
     if held is None:
         raise InputError(f"another run is {doing}: wait for it, or give another name for the output")
     try:
         yield
     finally:
-        _let_go(held, lock.unlink)
+        let_go(held, lock.unlink)
 
 
 def clear_dead(folder: Path, *, deep: bool = False) -> None:
@@ -162,22 +157,22 @@ def _private(folder: Path) -> Iterator[tuple[Path, int]]:
     while lock is None:  # another run may take a folder without a lock for a dead one, and remove it
         private = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
         with suppress(FileNotFoundError):
-            lock = _hold(private / LOCK)
+            lock = hold(private / LOCK)
     try:
         yield private, lock
     finally:
-        _let_go(lock, lambda: _remove(private))
+        let_go(lock, lambda: _remove(private))
 
 
 def _clear(private: Path) -> None:
     """Remove a private folder that nobody holds."""
     try:
-        lock = _hold(private / LOCK, existing=True)
+        lock = hold(private / LOCK, existing=True)
     except FileNotFoundError:
         private.rmdir()  # it died before it had a lock, or after
     else:
         if lock is not None:
-            _let_go(lock, lambda: _remove(private))
+            let_go(lock, lambda: _remove(private))
 
 
 def _remove(private: Path) -> None:
@@ -189,47 +184,6 @@ def _remove(private: Path) -> None:
         shutil.rmtree(private / name, ignore_errors=True)
     (private / LOCK).unlink()
     private.rmdir()
-
-
-def _hold(lock: Path, *, existing: bool = False) -> int | None:
-    """The descriptor of a file, made unless it must be existing, with its lock; None if another process holds that.
-
-    Where a file system has no locks, a file that is made is taken to be held, an existing one to be held by another.
-    """
-    flags = os.O_RDWR | (0 if existing else os.O_CREAT) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    while True:
-        file = os.open(lock, flags, 0o666)
-        free = _lock(file)
-        if free is False or (free is None and existing):
-            os.close(file)
-            return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.lstat(lock)):
-                return file
-        os.close(file)  # its holder has removed it since it was opened
-
-
-def _lock(file: int) -> bool | None:
-    """Lock a file; False if another process holds it, None if its file system has no locks."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _let_go(lock: int, remove: Callable[[], None]) -> None:
-    """Remove a lock's file and close it, in this order, so that whoever has opened it as well sees that it is no longer there;
-    in the other on Windows, where no open file can be removed."""
-    steps = [remove, lambda: os.close(lock)]
-    for step in reversed(steps) if WINDOWS else steps:
-        with suppress(OSError):
-            step()
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffode.checks import choice, instance, number, text, whole, wrong
 from diffode.errors import InputError, shown
-from diffode.files import atomic
+from diffode.files import atomic, json_value
 from diffode.prediction import CONSTANT
 from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
 from diffode.schedule import PATHS, ProbabilityPath
@@ -172,7 +172,7 @@ class Plan:
         head = {name: getattr(self, name) for name in ("solver", "prediction", "exact_marginals")}
         rows = []
         for stage in self.stages:
-            row = {"lam": _text(stage.lam), "x": value(stage.x), "c": {str(j): value(c) for j, c in stage.c.items()}}
+            row = {"lam": json_value(stage.lam), "x": value(stage.x), "c": {str(j): value(c) for j, c in stage.c.items()}}
             noise = {"noise": value(stage.noise), "draw": stage.draw} if stage.draw is not None else {}
             rows.append({**row, **noise, "evaluate": stage.evaluate, "commit": stage.commit})
         lines = [f" {json.dumps(name)}: {json.dumps(item)}," for name, item in {"path": self.path.name, **head}.items()]
@@ -216,11 +216,6 @@ class Plan:
 def value(number: Number) -> float:
     """A number of a stage as a float."""
     return number if isinstance(number, float) else float(number.detach())
-
-
-def _text(lam: float) -> float | str:
-    """λ for JSON, which has no infinity."""
-    return lam if np.isfinite(lam) else str(lam)
 
 
 def _index(text: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffode import InputError, files
+from diffode import InputError, files, locks
 from diffode.files import atomic, clear_dead, folder_for, locked, write_json
 
 
@@ -115,7 +115,7 @@ def dies_while_it_writes(path, *, moved_aside=False):
 @pytest.mark.parametrize("windows", [False, True])
 def test_what_the_dead_left_is_cleared_up_and_what_the_living_write_is_not(tmp_path, monkeypatch, windows):
     """By the next that writes in the folder, whatever it writes. windows: in the order that Windows needs."""
-    monkeypatch.setattr(files, "WINDOWS", windows)
+    monkeypatch.setattr(locks, "WINDOWS", windows)
     with atomic(tmp_path / "living") as living:
         dies_while_it_writes(tmp_path / "dead")
         (tmp_path / ".diffode-empty.part").mkdir()  # it died before it had a lock
@@ -220,7 +220,7 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("windows", [False, True])
 def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path, monkeypatch, windows):
-    monkeypatch.setattr(files, "WINDOWS", windows)
+    monkeypatch.setattr(locks, "WINDOWS", windows)
     for _ in range(2):
         with locked(tmp_path / "lock", "writing a"):
             with pytest.raises(InputError, match="another run is writing a"), locked(tmp_path / "lock", "writing a"):
