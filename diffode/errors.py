@@ -16,7 +16,9 @@ class InputError(ValueError):
 
 def in_words(error: BaseException) -> str:
     """The message of an exception on one line, after its type's name unless it is an InputError."""
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(str(error), 160)}"
+    return (
+        str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(str(error), 160)}".removesuffix(": ")
+    )
 
 
 def one_line(text: str, most: int = 80) -> str:

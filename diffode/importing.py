@@ -6,13 +6,17 @@ Python looks in the working directory first, during the import only. A module ru
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TypeVar
 
-from diffode.errors import InputError, in_words
+from diffode.errors import InputError, in_words, shown
 
 T = TypeVar("T")
 
@@ -32,9 +36,12 @@ def import_object(reference: str, kind: type[T], example: str) -> tuple[ModuleTy
     sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be younger than the last look into its folder
     try:
-        module = importlib.import_module(where)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"cannot import {reference!r}: {_reason(error)}") from error
+        with _ctrl_c_noted() as came:
+            module = importlib.import_module(where)
+    except BaseException as error:  # SystemExit, GeneratorExit and KeyboardInterrupt, too, if the module raises them
+        if came or (not isinstance(error, Exception | SystemExit | GeneratorExit) and type(error) is not KeyboardInterrupt):
+            raise
+        raise InputError(f"cannot import {shown(reference)}: {_reason(error)}") from error
     finally:
         if here in sys.path:
             sys.path.remove(here)
@@ -49,6 +56,26 @@ def import_object(reference: str, kind: type[T], example: str) -> tuple[ModuleTy
     if not isinstance(value, kind):
         raise InputError(f"{reference} is a {type(value).__name__}, not {a_kind}: write {name} = {example}")
     return module, value
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[list[int]]:
+    """A list to which each SIGINT is added before it does what it does: a KeyboardInterrupt without one is the module's own."""
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        handler(number, frame)  # type: ignore[operator]
+
+    listens = callable(handler) and threading.current_thread() is threading.main_thread()
+    if listens:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        if listens and signal.getsignal(signal.SIGINT) is note:  # the module may have set its own
+            signal.signal(signal.SIGINT, handler)
 
 
 def _reason(error: BaseException) -> str:

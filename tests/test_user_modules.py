@@ -75,7 +75,7 @@ def test_what_a_module_raises_is_named(write, monkeypatch, code, words):
 
 
 def test_ctrl_c_is_no_error_of_the_module(write):
-    write("raise KeyboardInterrupt")
+    write("import signal; signal.raise_signal(signal.SIGINT)")
     with pytest.raises(KeyboardInterrupt):
         import_object("mine:value", int, "int(...)")
 

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from diffode.errors import InputError
+from diffode.images.folders import RATIO
+from diffode.reading import open_regular, reading, require_plausible, size_of
 
 MEAN_SIZE = 15_000  # the most base64 characters per strip, in the mean
 SMALLEST, FEWEST = 32, 4  # images are never reduced below so many pixels per side, nor strips below so many seeds
@@ -52,12 +54,13 @@ def load_thumbnails(folder: Path, names: Iterable[str], height: int, width: int)
 
 
 def _open(file: Path, height: int, width: int) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            strip = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{file} is not a picture: remove it, or run the comparison again with overwrite=True") from error
+    with (
+        reading(file, "picture", "a PNG of the comparison: remove it, or run the comparison again with overwrite=True"),
+        open_regular(file) as stream,
+        Image.open(stream, formats=["PNG"]) as image,
+    ):
+        require_plausible(3 * image.width * image.height, size_of(stream), RATIO)
+        strip = image.convert("L" if image.mode in ("1", "L") else "RGB")
     if strip.height != height or strip.width % width:
         raise InputError(f"{file} is {strip.width}×{strip.height}, which is no strip of {width}×{height} images: remove it")
     return strip

@@ -7,7 +7,6 @@ compared with the mixture (metrics/exact_mixture.py). The floor is the same numb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffode.images import datasets, writers
 from diffode.images.datasets import to_pixels
 from diffode.mixture import Mixture
 from diffode.models import pretrained
+from diffode.reading import read_json
 from diffode.schedule import Schedule
 from experiments.metrics import distances, references
 from experiments.metrics.exact_mixture import MixtureReference
@@ -161,7 +161,7 @@ def of_network(samples: NetworkSamples, features_name: str, reference: Path | No
 def _is_of(file: Path, job: jobs.Job) -> bool:
     """Whether the card beside samples is that of this job."""
     try:
-        card = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = read_json(file.with_name(f"{file.name}.json"), "card of samples", "what `sample` writes")
+        return all(card[name] == value for name, value in as_json(flat(job)).items())
+    except (InputError, KeyError, TypeError):
         return False
-    return all(card.get(name) == value for name, value in as_json(flat(job)).items())

@@ -7,7 +7,6 @@ with diffode), or read from the `mu` and `sigma` that others publish for FID (`p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -18,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffode.errors import InputError
+from diffode.errors import InputError, one_line, shown
 from diffode.files import write_json
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet
 from diffode.models import checkpoint
 from diffode.models.classifiers import REFERENCE
+from diffode.reading import read_npz, reading, sha256_of
 from experiments.metrics.features import Features, Floats
 from experiments.metrics.frechet import Moments
 from experiments.metrics.measurement import require_enough
@@ -79,14 +79,33 @@ def load(features: Features, path: Path = SHIPPED) -> Reference:
     InputError if it was made in other features than these.
     """
     tensors, card = checkpoint.read(path, "statistics")
-    if card["identity"] != features.identity:
-        raise InputError(
-            f"{path} was made in the features of {card['features']} {card['identity'][:8]}, not of {features.name} "
-            f"{features.identity[:8]}: describe real images in these, by giving the path of the images as reference"
-        )
-    arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
-    moments = Moments(arrays.pop("mean"), arrays.pop("covariance"))
-    return Reference(card["features"], card["identity"], card["data"], moments, **arrays)
+    with reading(path, "reference", "one that `save` wrote"):
+        if card["identity"] != features.identity:
+            raise InputError(
+                f"{path} was made in the features of {card['features']} {one_line(card['identity'][:8])}, not of {features.name} "
+                f"{features.identity[:8]}: describe real images in these, by giving the path of the images as reference"
+            )
+        arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
+        _check_arrays(arrays, features)
+        data = {name: card["data"][name] for name in ("name", "images", "sha256")}
+        if not isinstance(data["name"], str) or type(data["images"]) is not int or not isinstance(data["sha256"], str):
+            raise InputError(f"its data is {shown(data)}")
+        moments = Moments(arrays.pop("mean"), arrays.pop("covariance"))
+        return Reference(features.name, features.identity, data, moments, **arrays)
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], features: Features) -> None:
+    """InputError unless these are the finite statistics of a reference in these features."""
+    d, classes = features.dimension, len(features.classes)
+    expected = {
+        "mean": (d,),
+        "covariance": (d, d),
+        "sample": (*arrays.get("sample", np.empty(0)).shape[:1], d),
+        "shares": (classes,),
+    }
+    for name in {"mean", "covariance", *arrays}:
+        if name not in expected or arrays[name].shape != expected[name] or not np.isfinite(arrays[name]).all():
+            raise InputError(f"its {shown(name)} is not an array {expected.get(name, 'of it')} of finite numbers")
 
 
 def published(path: str | Path, features: Features) -> Reference | None:
@@ -97,23 +116,24 @@ def published(path: str | Path, features: Features) -> Reference | None:
     arrays = _mu_and_sigma(Path(path))
     if arrays.keys() != {"mu", "sigma"}:
         return None
+    if any(array.dtype.kind not in "fiu" or not np.isfinite(array).all() for array in arrays.values()):
+        raise InputError(f"{path} has statistics mu and sigma that are no finite numbers: take the file that was published")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
     if (mean.shape, covariance.shape) != ((features.dimension,), (features.dimension,) * 2):
         raise InputError(
             f"{path} has statistics mu {mean.shape} and sigma {covariance.shape}, where the {features.name} has "
             f"{features.dimension} features: name those made in the same features"
         )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    data = {"name": Path(path).stem, "images": 0, "sha256": digest}  # the file does not say of how many images it is
+    data = {"name": Path(path).stem, "images": 0, "sha256": sha256_of(path)}  # the file does not say of how many images it is
     return Reference(features.name, features.identity, data, Moments(mean, covariance))
 
 
 def _mu_and_sigma(path: Path) -> dict[str, NDArray[Any]]:
     """mu and sigma of an .npz, as far as it has them; {} for anything else, which is for others to read or to refuse."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("mu", "sigma") if name in file}
+        return read_npz(path, ("mu", "sigma"))
+    except MemoryError:
+        raise
     except Exception:  # a folder, no archive, or a broken one
         return {}
 
