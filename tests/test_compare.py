@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 import cli
 from diffode.files import locked
 from diffode.noise import SeededNoise
+from experiments.common import results
 from experiments.comparison.problem import Problem
 from tests import reference
 
@@ -217,7 +218,7 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
     result = compare(*options)
     assert result.exit_code == 1
     assert "out of memory" in result.stderr
-    assert [row["error"] for row in table(tmp_path / "out")] == ["", "RuntimeError: out of memory"]
+    assert [row["error"] for row in table(tmp_path / "out")] == ["", results.OUT_OF_MEMORY]
     assert "out of memory" in (tmp_path / "out" / "report.html").read_text()
     broken = False
     assert compare(*options).exit_code == 0

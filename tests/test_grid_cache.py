@@ -36,9 +36,17 @@ def test_a_grid_is_found_once_and_for_one_problem(tmp_path, few, monkeypatch):
             OptimalGridCache(Problem(Settings.from_flat(model="mixture", n=2, **change)), tmp_path, "command").with_optimal_grid(
                 CELL
             )
-    (tmp_path / "dpmpp2m-6.json").write_text("{}")
-    with pytest.raises(pytest.fail.Exception):
-        OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL)
+    text = (tmp_path / "dpmpp2m-6.json").read_text()
+    held = json.loads(text)
+    damaged = [
+        {**held, "lam": "x"},
+        {**held, "lam": [*held["lam"][:2], held["lam"][2] + 1e-9, *held["lam"][3:]]},
+        {**held, "nfe": 7},
+    ]
+    for other in ("{}", "[" * 10_000, text[:100], *map(json.dumps, damaged)):
+        (tmp_path / "dpmpp2m-6.json").write_text(other)
+        with pytest.raises(pytest.fail.Exception):
+            OptimalGridCache(problem, tmp_path, "command").with_optimal_grid(CELL)
 
 
 def test_other_cells_are_left_alone_and_impossible_ones_are_skipped(tmp_path, few):

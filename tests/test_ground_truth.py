@@ -1,5 +1,6 @@
 """The problem, its solution, and the distance of a contender from it."""
 
+import io
 import itertools
 
 import numpy as np
@@ -157,12 +158,60 @@ def test_a_network_whose_output_is_not_finite_is_named_with_its_lam(own, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_file_is_named(solved, tmp_path):
-    problem, _, folder = solved
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match="is damaged: remove it"):
-        find_solution(problem, tmp_path, 1e-6)
+def packed(**changes):
+    """What a batch's file would hold with other arrays."""
+
+    def damage(data):
+        stream = io.BytesIO()
+        np.savez(stream, **({**np.load(io.BytesIO(data))} | changes))
+        return stream.getvalue()
+
+    return damage
+
+
+def flipped(at):
+    """With one bit changed, so far into the file."""
+
+    def damage(data):
+        changed = bytearray(data)
+        changed[int(at * len(data))] ^= 8
+        return bytes(changed)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-100],
+        lambda data: data[: len(data) // 2],
+        lambda data: b"not an archive",
+        flipped(0.02),
+        *(flipped(at / 7) for at in range(1, 7)),
+        packed(x=np.zeros((1, 28, 28))),
+        packed(x=np.zeros((2, 1, 28, 28), np.float32)),
+        packed(off=np.array([0.0, np.nan])),
+        packed(nfe=np.array([1, 2])),
+        packed(nfe=np.array(None, object)),
+        packed(off=np.array(["a", "b"])),
+    ],
+)
+def test_a_damaged_batch_is_computed_again(solved, tmp_path, damage, monkeypatch):
+    problem, solution, folder = solved
+    again = []
+
+    def solve_batch(problem, model, rows, tolerance, file):
+        again.append(file.name)
+        file.write_bytes((folder / file.name).read_bytes())
+
+    monkeypatch.setattr(ground_truth, "_solve_batch", solve_batch)
+    files = sorted(file.name for file in folder.glob("*.npz"))
+    for name in files:
+        (tmp_path / name).write_bytes(damage((folder / name).read_bytes()))
+    found = find_solution(problem, tmp_path, 1e-6)
+    assert sorted(again) == files
+    assert torch.equal(found.x, solution.x)
 
 
 @pytest.mark.parametrize("tolerance", [0, -1e-8, 1, float("nan")])

@@ -256,11 +256,15 @@ def test_bad_input_is_one_sentence(tmp_path, folder):
     held = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     del held["about"]["solution"], held["about"]["shape"]
     (other / "rows.json").write_text(json.dumps(held), encoding="utf-8")
-    for name, sentence in (("none", "no results at"), ("other", "it does not say shape, solution")):
+    for name, sentence in (("none", "no results at"), ("other", "it does not say shape")):
         result = run(tmp_path / name, "--out", tmp_path / "r.html")
         assert result.exit_code == 2
         assert sentence in result.output
     assert run("--out", tmp_path / "r.html").exit_code == 2
+    (tmp_path / "other" / "mine.html").write_text("mine")
+    assert "exists" in run(folder, "--out", tmp_path / "other" / "mine.html").output
+    assert (tmp_path / "other" / "mine.html").read_text() == "mine"
+    assert run(folder, "--out", tmp_path / "other" / "mine.html", "--overwrite").exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 

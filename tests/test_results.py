@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,14 +37,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(tmp_path, at):
     compute, seen = failing(at)
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path / "killed", compute)
-    assert len(results.read(tmp_path / "killed")[1]) == at if at else not (tmp_path / "killed.json").exists()
+    assert len(results.read(tmp_path / "killed")[1]) == at
     rest, again = failing(99)
     fill(tmp_path / "killed", rest)
     assert [*seen, *again] == CELLS  # nothing twice
-    made = [[{**row, "made": 0} for row in results.read(tmp_path / name)[1]] for name in ("whole", "killed")]
-    assert made[0] == made[1]
-    whole, killed = ((tmp_path / f"{name}.csv").read_bytes() for name in ("whole", "killed"))
-    assert whole == killed
+    for suffix in (".json", ".csv"):
+        assert (tmp_path / f"whole{suffix}").read_bytes() == (tmp_path / f"killed{suffix}").read_bytes()
 
 
 def test_rows_are_in_the_order_of_the_cells_and_others_stay(tmp_path):
@@ -105,12 +104,49 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
     assert results.read(tmp_path / "x")[0]["n"] == 20
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "{", '{"about": {}, "rows": []}'])
+ROWS = '{"about": {"model": "m"}, "made": [{}], "rows": [%s]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[1]", "{", "[" * 10_000, '{"about": {}, "rows": []}', '{"about": null, "made": [], "rows": []}'),
+        *(ROWS % row for row in ("1", "null", "{}", '{"made": 1}', '{"made": -1}', '{"made": 0, "error": 1}')),
+        ROWS % ('{"made": 0, "nfe": 1' + "0" * 5000 + "}"),
+    ],
+)
 def test_a_file_that_is_none_of_ours_is_refused_and_stays(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match="does not hold the rows"):
+    with pytest.raises(InputError, match="is not a file of rows"):
         fill(tmp_path / "x")
     assert (tmp_path / "x.json").read_text() == text
+
+
+def test_rows_without_the_names_of_the_cells_are_refused_and_stay(tmp_path):
+    (tmp_path / "x.json").write_text(ROWS % '{"made": 0, "nfe": 1}')
+    with pytest.raises(InputError, match="a row without solver"):
+        fill(tmp_path / "x")
+    assert (tmp_path / "x.json").read_text() == ROWS % '{"made": 0, "nfe": 1}'
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.png", "x-images.png"])
+def test_files_that_are_not_of_the_experiment_stay(tmp_path, name):
+    """They are looked at before the first cell; beside OUT.json they are its own."""
+    (tmp_path / name).write_text("mine")
+    also, seen = (".png", "-images.png"), []
+    with pytest.raises(InputError, match=f"{name} exists"):
+        results.fill(tmp_path / "x", CELLS, seen.append, about={}, command="c", also=also)
+    assert (seen, [path.name for path in tmp_path.iterdir()]) == ([], [name])
+    results.fill(tmp_path / "x", CELLS, lambda cell: {}, about={}, command="c", also=also, overwrite=True)
+    results.fill(tmp_path / "x", CELLS, lambda cell: {}, about={}, command="c", also=also)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "/"])
+def test_a_name_for_results_is_one(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no name for results"):
+        fill(Path(name))
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_results_is_said(tmp_path):

@@ -129,8 +129,8 @@ def fill(
     figures.require_matplotlib()
     sha256 = {problems.problem(cell).settings.model: problems.problem(cell).loaded.sha256 for cell in wanted}
     about = {**problems.shared, "tolerance": problems.tolerance, "sha256": sha256, **about}
-    measure, command = measure or problems.measure, command_line()
-    return results.fill(options.out, wanted, measure, about=about, command=command, overwrite=options.overwrite)
+    how: Any = {"command": command_line(), "overwrite": options.overwrite}
+    return results.fill(options.out, wanted, measure or problems.measure, about=about, also=(".png",), **how)
 
 
 def conclude(rows: Sequence[Row], out: Path, plot: Callable[[Path], None], report: Callable[[Path], str]) -> None:

@@ -8,6 +8,9 @@ The folder OUT holds, each written as soon as it is known: `solution`, the refer
 `rows.json`, one row per cell (cells.py) with its errors (ground_truth.py), further measures (measures.py) and cost; `pictures`,
 for each cell the images of the first seeds; `grids`, the optimal grids. Last come what follows from the rows alone: answer.json,
 the curves and report.html. A run that was killed is resumed by the same command, and nothing is computed twice.
+
+But for `solution`, whose names and checksums say whose they are, rows.json is written first: the other files are this
+comparison's own where it is, and are refused where it is not.
 """
 
 from __future__ import annotations
@@ -20,19 +23,22 @@ from einops import rearrange
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.files import atomic, folder_for, locked, write_json
+from diffode.files import atomic, clear_dead, folder_for, locked, write_json
 from diffode.images import writers
 from diffode.images.datasets import to_pixels
 from experiments.common import results
+from experiments.common.destinations import refuse_existing, require_name
 from experiments.common.results import Row
 from experiments.comparison import ground_truth, measures
-from experiments.comparison.cells import Cell, cell_filename, is_user_defined
-from experiments.comparison.curves import save_curves
+from experiments.comparison.cells import OPTIMAL, Cell, cell_filename, is_user_defined
+from experiments.comparison.curves import FIGURES, save_curves
+from experiments.comparison.estimate import announce_cost
 from experiments.comparison.grid_cache import OptimalGridCache
 from experiments.comparison.measures import Measures
 from experiments.comparison.problem import Problem, Settings
 from experiments.comparison.ranking import answer, check_solution, median_answer, pareto
 from experiments.comparison.report import write_report
+from experiments.comparison.rows import known_rows, read_rows
 from experiments.sampling.jobs import digest
 from experiments.sampling.recipe import flat
 
@@ -56,31 +62,45 @@ def compare_solvers(
     InputError for what cannot be compared, and for a reference solution whose own error is not ten times smaller than the best
     contender's.
     """
+    ground_truth.check_tolerance(tolerance)
+    refuse_foreign(out, cells, overwrite)
     problem = Problem(settings)
     chosen = measures.choose_measures(features, data, problem)
-    about = describe(problem, chosen)
+    about, cache = describe(problem, chosen), OptimalGridCache(problem, out / "grids", command)
     with folder_for(out / "rows"), locked(out / ".lock", f"writing {out}"):
-        previous = None if overwrite else results.known_settings(out / "rows")
+        clear_dead(out, deep=True)
+        previous = None if overwrite else known_rows(out)
         if previous is not None:  # refused before the solution, which may take minutes
-            results.check(out / "rows", {**about, "solution": {**previous["solution"], "tolerance": tolerance}})
-            check_user_defined(problem, results.read(out / "rows")[1])
+            known, rows = previous
+            results.check(out / "rows", {**about, "solution": {**known["solution"], "tolerance": tolerance}})
+            check_user_defined(problem, rows)
+        announce_cost(problem, out.name, cells if previous is None else results.missing(cells, previous[1]), tolerance)
         solution = ground_truth.find_solution(problem, out / "solution", tolerance)
         # On another machine the solution's own error is rounded differently, so resumed rows keep what they were written with.
-        about["solution"] = solution.about if previous is None else previous["solution"]
-        grids, pictures = OptimalGridCache(problem, out / "grids", command), out / "pictures"
-        save_picture(solution.x, pictures / "reference.png")
+        about["solution"] = solution.about if previous is None else previous[0]["solution"]
         measure = chosen.against(solution.x)
 
         def compute(cell: Mapping[str, Any]) -> dict[str, Any]:
             def measure_and_picture(x: Tensor) -> dict[str, float]:
-                save_picture(x, pictures / f"{cell_filename(cell)}.png")
+                save_picture(x, picture_of(out, cell_filename(cell)))
                 return measure(x)
 
-            row = ground_truth.measure_cell(problem, solution, grids.with_optimal_grid(cell), measure_and_picture)
+            row = ground_truth.measure_cell(problem, solution, cache.with_optimal_grid(cell), measure_and_picture)
             return {**row, "plan": plan_digest(problem, cell)} if is_user_defined(cell["solver"]) else row
 
         rows = results.fill(out / "rows", cells, compute, about=about, command=command, overwrite=overwrite)
+        save_picture(solution.x, picture_of(out, "reference"))
         return rows, conclude(out)
+
+
+def refuse_foreign(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
+    """InputError for a file in the way of those that will be written, unless it is a comparison's own, or may be overwritten."""
+    require_name(out, "results/mine")
+    pictures = [picture_of(out, name) for name in ("reference", *map(cell_filename, cells))]
+    grids = [OptimalGridCache.file(out / "grids", cell) for cell in cells if cell["grid"] == OPTIMAL]
+    names = ("rows.json", "rows.csv", "answer.json", "report.html", *FIGURES)
+    files = [*(out / name for name in names), *pictures, *grids, out / "solution" / "any"]
+    refuse_existing(files, overwrite=overwrite or (out / "rows.json").is_file())
 
 
 def describe(problem: Problem, chosen: Measures) -> dict[str, Any]:
@@ -99,7 +119,7 @@ def describe(problem: Problem, chosen: Measures) -> dict[str, Any]:
 def conclude(out: Path) -> str:
     """Write answer.json, the curves and report.html from all rows in OUT, those of earlier commands included; return the
     answer."""
-    about, rows = results.read(out / "rows")
+    about, rows = read_rows(out)
     check_solution(about, rows)
     text = "\n".join(filter(None, [answer(rows), median_answer(rows)]))
     fronts = {f"front_{cost}": pareto(rows, cost) for cost in ("spent", "seconds")}
@@ -125,10 +145,15 @@ def plan_digest(problem: Problem, cell: Mapping[str, Any]) -> str | None:
 def check_user_defined(problem: Problem, rows: Sequence[Row]) -> None:
     """InputError for rows of a user-defined solver whose plans have changed since."""
     for row in rows:
-        if "rmse" in row and is_user_defined(row["solver"]) and row["plan"] != plan_digest(problem, row):
+        if "rmse" in row and is_user_defined(row["solver"]) and row.get("plan") != plan_digest(problem, row):
             raise InputError(
                 f"{row['solver']} is not the solver that it was when its rows were made: give overwrite=True, or another out"
             )
+
+
+def picture_of(out: Path, name: str) -> Path:
+    """The file of the picture of a cell, or of the reference solution."""
+    return out / "pictures" / f"{name}.png"
 
 
 def save_picture(x: Tensor, file: Path) -> None:

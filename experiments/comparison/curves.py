@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can distinguish; their yellow, hardly seen on white paper, is replaced by brown.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#333333", "#7a4fc0", "#8a8f98")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # 7, which is prime to 10: the first 70 pairs of colour and marker differ
+FIGURES = tuple(f"error-{cost}.{suffix}" for cost in ("nfe", "seconds") for suffix in ("png", "svg"))
 COSTS = {"spent": "evaluations per sample (NFE)", "seconds": "seconds for all samples"}
 COLUMNS, PANEL = 3, (3.1, 2.9)  # panels side by side, and the size of one in inches
 FRONT = "Pareto front"  # in the legend

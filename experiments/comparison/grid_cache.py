@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from diffode import grid as grids
 from diffode.errors import InputError
+from diffode.reading import read_json
 from experiments.comparison import local_errors, optimal_grid
 from experiments.comparison.cells import OPTIMAL, as_filename, is_user_defined
 from experiments.comparison.problem import Problem
@@ -25,6 +25,11 @@ class OptimalGridCache:
     def __init__(self, problem: Problem, folder: Path, command: str) -> None:
         self.problem, self.folder, self.command = problem, folder, command
 
+    @staticmethod
+    def file(folder: Path, cell: Mapping[str, Any]) -> Path:
+        """Where the grid of a cell is, in the folder of a cache."""
+        return folder / f"{as_filename(cell['solver'])}-{cell['nfe']}.json"
+
     @cached_property
     def trajectories(self) -> local_errors.Trajectories:
         """Of other samples than those of the problem."""
@@ -37,8 +42,8 @@ class OptimalGridCache:
         """
         if cell["grid"] != OPTIMAL:
             return dict(cell)
-        file = self.folder / f"{as_filename(cell['solver'])}-{cell['nfe']}.json"
-        if is_user_defined(cell["solver"]) or not self._is_valid(file):
+        file = self.file(self.folder, cell)
+        if is_user_defined(cell["solver"]) or not self._is_valid(file, cell):
             try:
                 self.problem.prepare(cell["solver"], "logsnr", cell["nfe"])
             except InputError:
@@ -46,11 +51,17 @@ class OptimalGridCache:
             optimal_grid.find_optimal_grid(self.trajectories, cell["solver"], cell["nfe"]).save(file, self.command)
         return {**cell, "grid": grids.load(file)}
 
-    def _is_valid(self, file: Path) -> bool:
-        """Whether the file holds a grid that was found for this model and these settings."""
-        wanted = {"sha256": self.problem.loaded.sha256} | {name: flat(self.problem.settings)[name] for name in DECISIVE}
+    def _is_valid(self, file: Path, cell: Mapping[str, Any]) -> bool:
+        """Whether the file holds a whole grid that was found for this cell, this model and these settings."""
+        settings, schedule = flat(self.problem.settings), self.problem.schedule
+        wanted = {"sha256": self.problem.loaded.sha256} | {name: settings[name] for name in DECISIVE}
         try:
-            found_for = json.loads(file.read_text(encoding="utf-8"))["found_for"]
-            return all(found_for[name] == value for name, value in wanted.items())
-        except (OSError, ValueError, KeyError, TypeError):
+            found, lam = read_json(file, "optimal grid", "what compare wrote"), grids.load(file)
+            return (
+                (found["solver"], found["nfe"]) == (cell["solver"], cell["nfe"])
+                and all(found["found_for"][name] == value for name, value in wanted.items())
+                and (lam[0], lam[-1]) == (schedule.lam_min, schedule.lam_max)
+                and found.get("checksum", optimal_grid.checksum(lam)) == optimal_grid.checksum(lam)
+            )
+        except (InputError, KeyError, TypeError):
             return False

@@ -16,12 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter
@@ -29,7 +27,10 @@ from diffode.files import atomic
 from diffode.model import EpsModel
 from diffode.models import pretrained
 from diffode.ode import accurate
+from diffode.reading import read_npz, reading
 from diffode.schedule import Array
+from experiments.common.commands import is_out_of_memory
+from experiments.common.progress import progress
 from experiments.comparison.problem import Problem
 from experiments.sampling.recipe import flat
 from solvers.execute import refuse_nonfinite
@@ -76,27 +77,34 @@ def measure_cell(
 
 
 def find_solution(problem: Problem, folder: Path, tolerance: float = TOLERANCE) -> Solution:
-    """The reference solution. Each of its batches is computed once, and read from `folder` afterwards.
+    """The reference solution. Each of its batches is computed once, and read from `folder` afterwards, unless it is damaged.
 
     InputError for a tolerance that is not in (0, 1), and for a model that cannot be integrated: one that fails, whose output is
     not finite, or that is not smooth at all.
     """
-    if not 0 < tolerance < 1:
-        raise InputError(f"the tolerance of the solution is a small positive number, not {tolerance:g}: give 1e-8")
+    check_tolerance(tolerance)
     dtype, model = _in_float64(problem)
     batches = []
-    with tqdm(total=problem.settings.n, desc="solution", unit="sample", disable=None, leave=False) as bar:
+    with progress(problem.settings.n, "solution", "samples", leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda _, lam, m: bar.set_postfix_str(f"λ = {lam:+.2f}"))
         for rows in problem.batches:
             file = folder / f"{_digest(problem, rows, tolerance, dtype)}.npz"
-            if not file.exists():
+            if (known := _read_batch(file, problem, rows)) is None:
                 _solve_batch(problem, watched, rows, tolerance, file)
-            batches.append(_read_batch(file))
+                known = _read_batch(file, problem, rows)
+            assert known is not None
+            batches.append(known)
             bar.update(rows.stop - rows.start)
     x, own_error = (np.concatenate([batch[name] for batch in batches]) for name in ("x", "off"))
     nfe = max(int(batch["nfe"]) for batch in batches)
     about = {"method": "DOP853", "tolerance": tolerance, "dtype": dtype, "nfe": nfe, **error_summary(own_error)}
     return Solution(torch.from_numpy(x), own_error, nfe, about)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """InputError for a tolerance that is not in (0, 1)."""
+    if not 0 < tolerance < 1:
+        raise InputError(f"the tolerance of the solution is a small positive number, not {tolerance:g}: give 1e-8")
 
 
 def _in_float64(problem: Problem) -> tuple[str, EpsModel]:
@@ -138,7 +146,9 @@ def _solve_batch(problem: Problem, model: EpsModel, rows: slice, tolerance: floa
         x, own_error, nfe = _solve(problem, problem.labelled(model, rows), rows, tolerance)
     except (InputError, OSError):
         raise
-    except Exception as error:  # out of memory, or a user-defined network
+    except Exception as error:  # a user-defined network
+        if is_out_of_memory(error):
+            raise InputError(f"out of memory in the solution, {problem.settings.model} in float64: lower `batch`") from error
         raise InputError(f"{problem.settings.model} fails with batch {len(problem.seeds[rows])}: {in_words(error)}") from error
     with atomic(file) as part, open(part, "wb") as stream:
         np.savez(stream, x=x.cpu().numpy(), off=own_error.cpu().numpy(), nfe=nfe)
@@ -161,10 +171,14 @@ def _distance(x: Tensor, other: Tensor) -> Tensor:
     return (x - other).flatten(1).square().mean(1).sqrt()
 
 
-def _read_batch(file: Path) -> dict[str, Any]:
-    """The arrays of a solution's batch; InputError for a damaged file."""
+def _read_batch(file: Path, problem: Problem, rows: slice) -> dict[str, Any] | None:
+    """The arrays of a solution's batch; None if there are none, or others than are written (the archive has checksums)."""
+    n = rows.stop - rows.start
+    shapes = {"x": (n, *problem.loaded.image), "off": (n,), "nfe": ()}
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("x", "off", "nfe")}
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"{file} is damaged: remove it, and the same command computes it again") from error
+        with reading(file, "solution", "what compare wrote"):
+            arrays = read_npz(file, shapes)
+            good = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
+    except InputError:
+        return None
+    return arrays if good and arrays["x"].dtype == arrays["off"].dtype == np.float64 else None

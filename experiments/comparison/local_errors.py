@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffode import grid as grids
 from diffode.model import EpsModel
 from diffode.prediction import convert
 from diffode.schedule import Array
+from experiments.common.progress import progress
 from experiments.comparison.local_steps import LocalStep, Planner, StepPlanner
 from experiments.comparison.problem import Problem, Settings
 from experiments.sampling.recipe import flat
@@ -78,7 +78,7 @@ class Trajectories:
         """e of steps (i, j, number of steps before), (len(steps),)."""
         planned = self._plan_steps(planner, steps)
         found: dict[LocalStep, float] = {}
-        with tqdm(total=len(set(planned)), desc="local errors", disable=None, leave=False) as bar:
+        with progress(len(set(planned)), "local errors", "steps", leave=False) as bar:
             for _, group in groupby(sorted(set(planned), key=lambda step: step.shape), lambda step: step.shape):
                 alike = list(group)
                 for first in range(0, len(alike), STEPS_AT_A_TIME):
@@ -95,11 +95,13 @@ class Trajectories:
         steps = [(j - last // 12, j, 0) for j in known.tolist()]
         planned = self._plan_steps(lambda lams: ddim.plan(lams, self.problem.schedule), steps)
         g = []
-        for step in tqdm(planned, desc="growth of errors", disable=None, leave=False):
-            (error,) = self._errors([step])
-            exact = self.x[step.j]
-            with_error, without = self._to_end(torch.cat([exact + error, exact]), step.j).chunk(2)
-            g.append(geometric_mean(rms(_host(with_error - without, 1))) / geometric_mean(rms(_host(error, 1))))
+        with progress(len(planned), "growth of errors", "steps", leave=False) as bar:
+            for step in planned:
+                (error,) = self._errors([step])
+                exact = self.x[step.j]
+                with_error, without = self._to_end(torch.cat([exact + error, exact]), step.j).chunk(2)
+                g.append(geometric_mean(rms(_host(with_error - without, 1))) / geometric_mean(rms(_host(error, 1))))
+                bar.update()
         return np.exp(np.interp(np.arange(last + 1), known, np.log(g)))
 
     def _to_end(self, x: Tensor, j: int) -> Tensor:
@@ -152,7 +154,7 @@ def follow_trajectories(
     model, lams = problem.labelled(problem.model, rows), grids.make("logsnr", problem.schedule, known_at)
     states: list[Tensor] = []
     x = problem.initial_state(rows, recipe.state_dtype, recipe.device)
-    with tqdm(total=known_at, desc="trajectories", disable=None, leave=False) as bar:
+    with progress(known_at, "trajectories", "steps", leave=False) as bar:
         watched = model.watched(refuse_nonfinite).watched(lambda evaluation, lam, m: bar.update())
         run(find("unipc3").plan(lams, problem.schedule), watched, x, Hooks(on_step=lambda step: states.append(step.x.clone())))
     x = torch.stack(states)

@@ -20,8 +20,10 @@ grid is better than dynamic programming's, it is refined too, and `start` says f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +32,6 @@ from typing import Any
 import click
 import numpy as np
 from scipy.optimize import least_squares
-from tqdm import tqdm
 
 from diffode import grid as grids
 from diffode.errors import InputError
@@ -38,7 +39,9 @@ from diffode.files import folder_for, json_value, write_json
 from diffode.schedule import Array
 from experiments.common import results
 from experiments.common.commands import Script, command_line
+from experiments.common.destinations import refuse_existing
 from experiments.common.options import COUNT, SEED, FileName
+from experiments.common.progress import progress
 from experiments.common.terminal import say
 from experiments.comparison.cells import OPTIMAL, cell_filename, parse_contender
 from experiments.comparison.ground_truth import error_summary
@@ -81,7 +84,13 @@ class OptimalGrid:
     def save(self, path: Path, command: str) -> None:
         """Write it as JSON, whose `lam` is what `sample --grid FILE` takes."""
         measured = {grid: {name: json_value(error) for name, error in errors.items()} for grid, errors in self.measured.items()}
-        write_json(path, {**asdict(self), "measured": measured, "made": results.provenance(command)})
+        made = results.provenance(command)
+        write_json(path, {**asdict(self), "measured": measured, "checksum": checksum(self.lam), "made": made})
+
+
+def checksum(lam: Sequence[float]) -> str:
+    """Of a grid in a file."""
+    return hashlib.sha256(json.dumps(list(lam)).encode()).hexdigest()[:16]
 
 
 def find_optimal_grid(trajectories: Trajectories, contender: str, nfe: int) -> OptimalGrid:
@@ -203,7 +212,7 @@ def refine(end_error: Callable[[Array], Array], lams: Array) -> Array:
         here = residual(theta)
         return np.stack([(residual(theta + DIFFERENCE * mode) - here) / DIFFERENCE for mode in np.eye(modes)], 1)
 
-    with tqdm(desc="refinement", unit="run", disable=None, leave=False) as bar:
+    with progress(desc="refinement", unit="runs", leave=False) as bar:
         return grid(least_squares(residual, np.zeros(modes), jacobian, max_nfev=ROUNDS, ftol=1e-2).x)
 
 
@@ -227,8 +236,7 @@ def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: 
     """Find the optimal grid of a solver for a model, to be sampled on with `cli.py sample --grid FILE`."""
     cell = {"solver": solver, "grid": Path(settings["model"]).stem, "nfe": nfe}
     out = out or Path("grids") / f"{cell_filename(cell)}.json"
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: give --out another name, or --overwrite")
+    refuse_existing([out], overwrite=overwrite)
     chosen = Settings.from_flat(**settings, device=choose_device(device))
     Problem(chosen).prepare(solver, "logsnr", nfe)  # refuses what is impossible before the work begins
     with folder_for(out):

@@ -1,6 +1,6 @@
 """Comparisons as one HTML file: the answer, curves, pictures and all cells.
 
-    python -m experiments.comparison.report DIR... --out report.html
+    python -m experiments.comparison.report DIR... --out report.html  (--overwrite, if it exists)
 
 The file loads nothing: its style, script, numbers and pictures are inside. Its Content-Security-Policy names its own style and
 script by their hashes and forbids the browser everything else. The templates are in experiments/comparison/templates.
@@ -19,20 +19,19 @@ import click
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffode.errors import InputError
 from diffode.files import atomic
-from experiments.common import results
 from experiments.common.commands import Script
+from experiments.common.destinations import refuse_existing
 from experiments.common.options import FileName
 from experiments.common.results import Row
 from experiments.common.terminal import say
 from experiments.comparison import report_tables
 from experiments.comparison.cells import OWN_STEPS, cell_filename
 from experiments.comparison.ranking import MEASURES, answer, magnitude, measured, median_answer
+from experiments.comparison.rows import read_rows
 from experiments.comparison.thumbnails import Thumbnails, load_thumbnails
 
 SCRIPTS = ("report.js", "chart.js", "wall.js", "table.js")
-REQUIRED = {"model", "sha256", "shape", "n", "seed", "labels", "guidance", "clip", "threshold", "denoise", "lam", "solution"}
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
@@ -76,9 +75,7 @@ def render(folders: Sequence[Path]) -> str:
 
 def template_values(folder: Path, identifier: str) -> dict[str, Any]:
     """The values that the template needs for the comparison in one folder; identifier: its id in the page."""
-    about, rows = results.read(folder / "rows")
-    if missing := sorted(REQUIRED - about.keys()):
-        raise InputError(f"{folder / 'rows.json'} is of no comparison: it does not say {', '.join(missing)}; name another folder")
+    about, rows = read_rows(folder)
     shape: list[int] = about["shape"]
     height, width = [1, 1, *shape][-2:]
     names = ["reference", *map(cell_filename, measured(rows, "spent"))]
@@ -142,8 +139,10 @@ def _source_hash(text: str) -> str:
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=FileName())
 @click.option("--out", default="report.html", show_default=True, type=FileName())
 @click.option("--screenshot", type=FileName(), help="Also a PNG of the page; takes selenium and Chromium.")
-def main(folders: tuple[Path, ...], out: Path, screenshot: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def main(folders: tuple[Path, ...], out: Path, screenshot: Path | None, overwrite: bool) -> None:
     """Write comparisons, which `cli.py compare --out DIR` made, as one HTML file that loads nothing."""
+    refuse_existing([out, *([screenshot] if screenshot else [])], overwrite=overwrite)
     write_report(folders, out)
     say(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     if screenshot is not None:

@@ -164,7 +164,8 @@ def main(name: str, solvers: tuple[str, ...], grid: str, n: int, seed: int, out:
     for solver in solvers:
         prepare_whole_steps(solver, sampler.model, min(budgets), grid)
     wanted, command = cells(solvers, budgets, grid, truth), command_line()
-    rows = results.fill(out, wanted, sampler.measure, about={**sampler.about, "grid": grid}, command=command, overwrite=overwrite)
+    about = {**sampler.about, "grid": grid}
+    rows = results.fill(out, wanted, sampler.measure, about=about, command=command, overwrite=overwrite, also=(".png",))
     results.finish(rows, out)
     sheet = picture(sampler, budgets, grid)
     with atomic(results.with_suffix(out, ".png")) as part:

@@ -1,4 +1,4 @@
-"""Inpainting real images: python -m experiments.ddim_paper.inpaint --out docs/inpainting.png
+"""Inpainting real images: python -m experiments.ddim_paper.inpaint --out docs/inpainting.png --overwrite
 
 After every step the known pixels take the place of what the solver made of them, at the noise level of the step,
 
@@ -38,6 +38,7 @@ from diffode.noise import SeededNoise
 from diffode.schedule import Schedule
 from experiments.common import figures, script_options
 from experiments.common.commands import Script
+from experiments.common.destinations import refuse_existing
 from experiments.common.examples import real_images
 from experiments.common.options import FileName
 from experiments.common.terminal import say
@@ -172,6 +173,7 @@ def picture(known: Tensor, mask: Tensor, completed: Tensor) -> Image.Image:
 @click.option("--completions", default=6, show_default=True, type=click.IntRange(1, 100), help="Of each image.")
 @click.option("--mask", default="half", show_default=True, type=click.Choice(list(MASKS)), help="What is missing.")
 @click.option("--out", default="samples/inpainting.png", show_default=True, type=FileName())
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @script_options.fast("2 images, 2 completions, no jumps, few NFE")
 def main(
     solver: str,
@@ -182,9 +184,11 @@ def main(
     completions: int,
     mask: str,
     out: Path,
+    overwrite: bool,
     fast: bool,
 ) -> None:
     """Complete real images, of which a part is missing, with the shipped network."""
+    refuse_existing([out], overwrite=overwrite)
     if fast:
         n, completions, nfe, jumps = 2, 2, nfe or 6, 0
     model = pretrained.load("fashion").model

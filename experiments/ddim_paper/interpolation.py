@@ -171,7 +171,7 @@ def main(name: str, solver: str, nfe: int, grid: str, pairs: int, seed: int, out
         return measure(*path(loaded, x, y, **cell, solver=prepared))
 
     command = command_line()
-    rows = results.fill(out, cells, compute, about=about, command=command, overwrite=overwrite)
+    rows = results.fill(out, cells, compute, about=about, command=command, overwrite=overwrite, also=(".png",))
     results.finish(rows, out)
     shown = {(cell["way"], cell["labels"]): path(loaded, x[:SHOWN], y[:SHOWN], **cell, solver=prepared)[1] for cell in cells}
     with atomic(results.with_suffix(out, ".png")) as part:

@@ -225,7 +225,7 @@ def main(
     exact = model.mixture is not None
     n = 2 if fast else n or (100 if exact else 10)
     wanted, command = cells(exact, n, max(n, many), fast), command_line()
-    rows = results.fill(out, wanted, model.measure, about=model.about, command=command, overwrite=overwrite)
+    rows = results.fill(out, wanted, model.measure, about=model.about, command=command, overwrite=overwrite, also=(".png",))
     if good := [row for row in rows if "error" not in row]:
         plot(good, results.with_suffix(out, ".png"))
     say(report(out))

@@ -178,14 +178,9 @@ def main(options: Table1Options) -> None:
             return _flat(model.floor())
         return {"nfe": nfe[cell["S"]], **_flat(model.measure(cell, seeds(cell["n"])))}
 
-    rows = results.fill(
-        out,
-        [FLOOR, *cells] if model.floor and not options.fast else cells,
-        compute,
-        about={**about, **model.about},
-        command=command_line(),
-        overwrite=options.overwrite,
-    )
+    wanted = [FLOOR, *cells] if model.floor and not options.fast else cells
+    how: Any = {"command": command_line(), "overwrite": options.overwrite, "also": (".png",)}
+    rows = results.fill(out, wanted, compute, about={**about, **model.about}, **how)
     first = {(row["eta"], row["S"]): model.pixels(row, seeds(min(row["n"], BLOCK)))[:SHOWN] for row in rows if "nfe" in row}
     if first:
         with atomic(results.with_suffix(out, ".png")) as part:

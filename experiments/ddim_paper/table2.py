@@ -157,8 +157,15 @@ def main(
         prepare_whole_steps(solver, images.model("float32"), min(budgets), "time")
         if find(solver).stochastic:
             raise InputError(f"{solver} draws noise and cannot be run backwards: take a deterministic solver")
-    command = command_line()
-    rows = results.fill(out, cells(solvers, budgets), images.measure, about=images.about, command=command, overwrite=overwrite)
+    rows = results.fill(
+        out,
+        cells(solvers, budgets),
+        images.measure,
+        about=images.about,
+        command=command_line(),
+        overwrite=overwrite,
+        also=(".png", "-images.png"),
+    )
     results.finish(rows, out)
     plot(rows, results.with_suffix(out, ".png"))
     sheet = picture(images, min(8, len(images.x0)), shown)

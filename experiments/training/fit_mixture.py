@@ -1,4 +1,6 @@
-"""Fit the shipped mixture: python -m experiments.training.fit_mixture --out diffode/assets/weights/mixture.safetensors
+"""Fit the shipped mixture:
+
+    python -m experiments.training.fit_mixture --out diffode/assets/weights/mixture.safetensors --overwrite
 
 Three components of rank 24 for each class of Fashion-MNIST, by EM (diffode.mixture.fit); about a minute on two cores.
 """
@@ -11,11 +13,13 @@ from pathlib import Path
 import click
 
 from diffode import mixture
+from diffode.errors import InputError
 from diffode.files import write_json
 from diffode.images import datasets
 from diffode.models import checkpoint
 from diffode.models.card import Card
 from experiments.common.commands import Script, command_line
+from experiments.common.destinations import refuse_existing
 from experiments.common.options import SEED, FileName
 from experiments.common.terminal import say
 
@@ -27,8 +31,12 @@ from experiments.common.terminal import say
 @click.option("--rank", default=24, show_default=True, type=click.IntRange(1), help="Of the covariance of a component.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1), help="Of EM.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations: int, seed: int) -> None:
-    """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint."""
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def main(data_dir: str | None, out: Path, per_class: int, rank: int, iterations: int, seed: int, overwrite: bool) -> None:
+    """Fit a mixture of low-rank Gaussians to images and write it as a checkpoint, and its card beside it as .json."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"a checkpoint is a .safetensors file, not {str(out)!r}: give `out` a name that ends so")
+    refuse_existing([out, out.with_suffix(".json")], overwrite=overwrite)
     images = datasets.load(data_dir)
     how = {"per_class": per_class, "rank": rank, "iterations": iterations, "seed": seed}
     tensors = mixture.fit(datasets.to_tensor(images.pixels), images.labels, **how)

@@ -1,30 +1,36 @@
-"""A training run in a folder: state.safetensors (to resume), ema.safetensors and .json (to sample from), log.csv, samples.png."""
+"""A training run in a folder: state.safetensors (to resume), ema.safetensors and .json (to sample from), log.csv, samples.png.
+
+The state is written first: where it is, the other files are the run's own, and they follow from it.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from types import FrameType
 
 from diffode.errors import InputError
-from diffode.files import atomic, folder_for, locked, write_json
+from diffode.files import atomic, clear_dead, folder_for, locked, write_json
 from diffode.images import datasets, writers
 from diffode.images.datasets import ImageSet, to_pixels
 from diffode.models import checkpoint
 from diffode.networks.unet import UNetConfig
 from experiments.common import interrupts
+from experiments.common.destinations import refuse_existing, require_name
+from experiments.common.progress import announce, duration, progress
 from experiments.common.terminal import say
 from experiments.sampling.recipe import choose_device
 from experiments.training.trainer import TrainConfig, Trainer
 from experiments.training.trainer import train as advance
 from solvers import sample
 
+FILES = ("ema.json", "log.csv", "samples.png", "ema.safetensors")  # in the order in which they are written, after the state
 SAMPLES, COLUMNS = 40, 10
 
 
@@ -71,38 +77,62 @@ class TrainOptions:
 
 
 def train(options: TrainOptions, command: str) -> None:
-    """Train until `images` are seen, saving after every `every` images; Ctrl-C saves and stops. command: for the card."""
-    data, images, out = datasets.load(options.data_dir), options.images, options.out
-    trainer = Trainer(options.config(data), data, choose_device(options.device))
+    """Train until `images` are seen, saving after every `every` images; Ctrl-C saves and stops. command: for the card.
+
+    InputError for a folder with files of another run, or with some that are of none.
+    """
+    out, images = options.out, options.images
+    require_name(out, "runs/mine")
     state = out / "state.safetensors"
     if state.exists() and not options.resume:
         raise InputError(f"{out} holds a run: resume it, or choose another folder (out)")
-    if options.resume:
-        trainer.load(state)
-    with (
-        folder_for(out / "state"),
-        locked(out / ".lock", f"training in {out}"),
-        _interrupts() as interrupted,
-        tqdm(total=images, initial=trainer.images, unit="img", disable=None) as bar,
-    ):
+    refuse_existing([state, *(out / name for name in FILES)], overwrite=options.resume, remedy="")
+    with folder_for(state), locked(out / ".lock", f"training in {out}"):
+        clear_dead(out)
+        data = datasets.load(options.data_dir)
+        trainer = Trainer(options.config(data), data, choose_device(options.device))
+        if options.resume:
+            trainer.load(state)
+            if is_behind(out, trainer):
+                save_results(trainer, out, command)
+        with _interrupts() as interrupted, progress(images, out.name, "images", trainer.images) as bar:
+            first = trainer.step
+            began = time.monotonic()
 
-        def on_step(loss: float) -> None:
-            bar.set_postfix_str(f"L_simple {loss:.4f}", refresh=False)
-            bar.update(trainer.images - bar.n)
+            def on_step(loss: float) -> None:
+                if trainer.step == first + 1:
+                    announce_steps(out.name, images - trainer.images, options.batch, time.monotonic() - began)
+                bar.set_postfix_str(f"L_simple {loss:.4f}", refresh=False)
+                bar.update(trainer.images - bar.n)
 
-        def on_save() -> None:
-            save(trainer, out, command)
+            def on_save() -> None:
+                trainer.save(state)
+                save_results(trainer, out, command)
 
-        advance(trainer, images, options.every, interrupted, on_step, on_save)
+            advance(trainer, images, options.every, interrupted, on_step, on_save)
     end = "interrupted; --resume goes on" if interrupted() else "done"
     loss = f", L_simple {trainer.log[-1]['l_simple']:.4f}" if trainer.log else ""
     say(f"{trainer.images} images seen{loss}, {end}: {out}")
 
 
-def save(trainer: Trainer, out: Path, command: str) -> None:
-    """Write the run's files, each atomically, and the state last, so that it never is ahead of the others."""
+def announce_steps(name: str, images: int, batch: int, seconds: float) -> None:
+    """Say how long so many images will take, a step having taken so many seconds."""
+    if images > 0:
+        steps = math.ceil(images / batch)
+        announce(f"{name}: {steps:,} more steps, about {duration(steps * seconds)} by the first, which took {duration(seconds)}")
+
+
+def is_behind(out: Path, trainer: Trainer) -> bool:
+    """Whether the last of the files that follow from the state is missing, or of an earlier one: a run was killed before it."""
+    try:
+        return checkpoint.read(out / FILES[-1], "unet")[1].get("images_seen") != trainer.images
+    except InputError:
+        return True
+
+
+def save_results(trainer: Trainer, out: Path, command: str) -> None:
+    """Write the files that follow from the state, each atomically, in the order of FILES."""
     card = trainer.card(l_simple=trainer.log[-1]["l_simple"], command=command, date=date.today().isoformat())
-    checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
     write_json(out / "ema.json", card.to_json())
     with atomic(out / "log.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(trainer.log[-1]))
@@ -113,7 +143,7 @@ def save(trainer: Trainer, out: Path, command: str) -> None:
     result = sample(model, solver="dpmpp2m", nfe=20, shape=(SAMPLES, *trainer.config.unet.image))
     with atomic(out / "samples.png") as part:
         writers.save_grid(part, to_pixels(result.x), range(SAMPLES), None, columns=COLUMNS)
-    trainer.save(out / "state.safetensors")
+    checkpoint.save(out / "ema.safetensors", trainer.ema.state_dict(), card)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -124,8 +154,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Any]:
-    """A function that says whether a signal to end came; the step under way is finished and saved first."""
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """A function that says whether a signal to end came: the step under way is finished and saved first; a second ends it."""
     came: list[int] = []
-    with interrupts.handled(lambda number, frame: came.append(number)):
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise interrupts.Interrupt(number)
+        came.append(number)
+
+    with interrupts.handled(handle):
         yield lambda: bool(came)

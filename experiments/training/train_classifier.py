@@ -21,10 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffode.errors import InputError
-from diffode.files import folder_for, locked, write_json
+from diffode.files import clear_dead, folder_for, locked, write_json
 from diffode.images import datasets
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.models import checkpoint
@@ -33,12 +32,16 @@ from diffode.models.classifiers import REFERENCE
 from diffode.networks.classifier import Classifier
 from experiments.common import script_options
 from experiments.common.commands import Script, command_line
+from experiments.common.destinations import refuse_existing, require_name
 from experiments.common.options import SEED, FileName
+from experiments.common.progress import progress
 from experiments.common.terminal import say
 from experiments.metrics import features, references
 from experiments.sampling.recipe import choose_device
+from experiments.training import state
 
 FILES = ("classifier.safetensors", "classifier.json", "fashion-train.safetensors", "fashion-train.json")
+STATE = "classifier-training"  # the kind of the file that is resumed from
 RISE = 0.3  # of the steps, in which the learning rate rises
 
 
@@ -68,8 +71,8 @@ def batches(images: Tensor, labels: Tensor, config: Config, epoch: int) -> Itera
         yield x.roll(shift, (2, 3)), labels[chosen]
 
 
-def fit(images: ImageSet, config: Config, state: Path, device: str, on_step: Callable[[int, int, float], None]) -> Classifier:
-    """Train on labelled images, resuming from the file `state` if it exists and writing it after every epoch.
+def fit(images: ImageSet, config: Config, file: Path, device: str, on_step: Callable[[int, int, float], None]) -> Classifier:
+    """Train on labelled images, resuming from the state in `file` if it exists and writing it after every epoch.
 
     on_step(epoch, step, loss) is called after every step. InputError if the state is of another configuration or other images.
     """
@@ -84,7 +87,7 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, on_step: Cal
     optimizer = torch.optim.SGD(
         network.parameters(), config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
     )
-    first = _resume(state, network, optimizer, config, images) if state.exists() else 0
+    first = _resume(file, network, optimizer, config, images) if file.exists() else 0
     each = len(x) // config.batch
     total = config.epochs * each
     network.train()
@@ -102,23 +105,25 @@ def fit(images: ImageSet, config: Config, state: Path, device: str, on_step: Cal
         momentum = {name: optimizer.state[tensor]["momentum_buffer"] for name, tensor in network.named_parameters()}
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
         tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
-        checkpoint.save(state, tensors, {**_identity(config, images), "epochs": epoch + 1})
+        state.save(file, STATE, tensors, {**_identity(config, images), "epochs": epoch + 1})
     return network.eval()
 
 
 def _identity(config: Config, images: ImageSet) -> dict[str, Any]:
-    return {"kind": "classifier-training", "config": asdict(config), "data": images.identity}
+    return {"config": asdict(config), "data": images.identity}
 
 
-def _resume(state: Path, network: Classifier, optimizer: torch.optim.Optimizer, config: Config, images: ImageSet) -> int:
-    """Load network and optimiser from `state`; returns how many epochs they have seen."""
-    tensors, card = checkpoint.read(state, "classifier-training")
-    if {**_identity(config, images), "epochs": card["epochs"]} != card:
-        raise InputError(f"{state} is of a run with other settings or images: remove it, or choose another folder (out)")
+def _resume(file: Path, network: Classifier, optimizer: torch.optim.Optimizer, config: Config, images: ImageSet) -> int:
+    """Load network and optimiser from a file; returns how many epochs they have seen."""
+    tensors, where = state.read(file, STATE, {"config": dict, "data": dict, "epochs": int})
+    if any(where[name] != value for name, value in _identity(config, images).items()) or where["epochs"] > config.epochs:
+        raise InputError(f"{file} is of a run with other settings or images: remove it, or choose another folder (out)")
+    momentum = {f"momentum.{name}": tensor for name, tensor in network.named_parameters()}
+    state.require_like(file, tensors, momentum | {f"network.{name}": tensor for name, tensor in network.state_dict().items()})
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
     for name, tensor in network.named_parameters():  # in the layout of the tensor, so that the sums are the same
         optimizer.state[tensor]["momentum_buffer"] = torch.empty_like(tensor).copy_(tensors[f"momentum.{name}"]).detach()
-    return card["epochs"]
+    return where["epochs"]
 
 
 @torch.no_grad()
@@ -157,19 +162,20 @@ def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
 def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device: str, fast: bool, overwrite: bool) -> None:
     """Train the classifier, and write the statistics of its training images. Interrupted, the same command resumes."""
     out = out or (Path("results/classifier") if fast else REFERENCE)
-    state = out / ".state.safetensors"
-    if (there := [name for name in FILES if (out / name).exists()]) and not (overwrite or state.exists()):
-        raise InputError(f"{out / there[0]} exists: give --out another name, or --overwrite")
+    file = out / ".state.safetensors"
+    require_name(out, "runs/classifier")
+    refuse_existing((out / name for name in FILES), overwrite=overwrite or file.exists())
     device, command = choose_device(device), command_line()
     config = Config(epochs=1, batch=50, seed=seed) if fast else Config(epochs=epochs, seed=seed)
     train, test = two_sets(data_dir, fast)
-    with folder_for(state), locked(out / ".lock", f"training in {out}"), tqdm(total=config.epochs, disable=None) as bar:
+    with folder_for(file), locked(out / ".lock", f"training in {out}"), progress(config.epochs, out.name, "epochs") as bar:
+        clear_dead(out)
 
         def on_step(epoch: int, step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update(round(epoch + (step + 1) / (len(train.pixels) // config.batch), 2) - bar.n)
 
-        network = fit(train, config, state, device, on_step)
+        network = fit(train, config, file, device, on_step)
         right, by_class = accuracy(network, test, device)
         provenance = {
             "training": asdict(config),
@@ -186,7 +192,7 @@ def main(out: Path | None, data_dir: str | None, epochs: int, seed: int, device:
         write_json(out / FILES[1], card.to_json())
         statistics = references.describe(train, features.classifier(device, out / FILES[0]))
         references.save(out / FILES[2], statistics, command=command)
-        state.unlink()
+        file.unlink()
     say(f"{100 * right:.2f} % of {len(test.pixels)} images of {test.name} are given their label: {out}")
 
 

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.files import as_json
 from diffode.images.datasets import ImageSet
 from diffode.model import EpsModel
-from diffode.models import checkpoint
 from diffode.models.card import Card
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.schedule import Schedule
 from diffode.schedules import SCHEDULES
+from experiments.training import state
 from experiments.training.stream import Batch, Stream
 
 GAMMAS = ("simple", "native")
@@ -165,43 +165,48 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that is needed to resume, atomically."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in state.items()}
-        card = {
-            "kind": "training",
-            "config": asdict(self.config),
-            "data": self.data.identity,
-            "step": self.step,
-            "log": self.log,
-        }
-        checkpoint.save(path, tensors, card)
+        optimizer = self.optimizer.state_dict()["state"]
+        tensors = self._weights() | {f"optimizer.{i}.{name}": each for i in optimizer for name, each in optimizer[i].items()}
+        where = {"config": asdict(self.config), "data": self.data.identity, "step": self.step, "log": self.log}
+        state.save(path, "training", tensors, where)
 
     def load(self, path: Path) -> None:
-        """Resume from `path`; InputError if it belongs to another configuration or data set."""
-        tensors, card = checkpoint.read(path, "training")
+        """Resume from `path`; InputError if it belongs to another configuration or data set, or is damaged."""
+        tensors, where = state.read(path, "training", {"config": dict, "data": dict, "step": int, "log": list})
+        if not where["log"] or not all(isinstance(row, dict) and row.keys() == {"images", "l_simple"} for row in where["log"]):
+            raise state.damaged(path, f"its log is {shown(where['log'])}")
         mine = as_json(asdict(self.config))
-        differing = sorted(key for key in mine if mine[key] != card["config"].get(key)) + ["data"] * (
-            card["data"] != self.data.identity
+        differing = sorted(key for key in mine if mine[key] != where["config"].get(key)) + ["data"] * (
+            where["data"] != self.data.identity
         )
         if differing:
             raise InputError(
                 f"{path} was trained with other settings ({', '.join(differing)}): resume with the same ones, or train in "
                 "another folder (out)"
             )
+        moments = {
+            f"optimizer.{i}.{name}": tensor
+            for i, parameter in enumerate(self.network.parameters())
+            for name, tensor in (("step", torch.tensor(0.0)), ("exp_avg", parameter), ("exp_avg_sq", parameter))
+        }
+        state.require_like(path, tensors, self._weights() | moments)
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
         self.network.load_state_dict(groups["network"])
         self.ema.load_state_dict(groups["ema"])
-        state = self.optimizer.state_dict()
+        optimizer = self.optimizer.state_dict()
         for name, tensor in groups["optimizer"].items():
             i, _, key = name.partition(".")
-            state["state"].setdefault(int(i), {})[key] = tensor
-        self.optimizer.load_state_dict(state)
-        self.step, self.log = card["step"], card["log"]
+            optimizer["state"].setdefault(int(i), {})[key] = tensor
+        self.optimizer.load_state_dict(optimizer)
+        self.step, self.log = where["step"], where["log"]
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The tensors of the network and of the EMA, as a file names them."""
+        networks = {"network": self.network, "ema": self.ema}
+        return {f"{group}.{name}": tensor for group in networks for name, tensor in networks[group].state_dict().items()}
 
 
 def train(
