@@ -5,6 +5,7 @@ import hashlib
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffode.models import checkpoint, presets, pretrained
 from diffode.models.card import Card
 from diffode.models.diffusers_models import WEIGHTS
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
-from solvers import sample
+from solvers import Budget, find, sample
 
 TINY = DDPMUNetConfig(resolution=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.5)
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -305,6 +306,58 @@ def test_networks_that_cannot_be_used(folder, change, words):
     path, _ = folder(**change)
     with pytest.raises(InputError, match=f"net .*{words}"):
         pretrained.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"layers_per_block": 10**7}, {"sample_size": 10**6}, {"sample_size": "8"}, {"block_out_channels": [2**15, 2**15]}),
+        *(
+            {"block_out_channels": [2**60, 1]},
+            {"down_block_types": ["os.system"] * 99},
+            {"in_channels": 10**9, "out_channels": 10**9},
+        ),
+        *(
+            {"quantization_config": {"quant_method": "evil"}},
+            {"down_block_types": ["evil:Block", "evil:Block"]},
+            {"act_fn": "evil"},
+        ),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_configuration_is_data_within_bounds(folder, change):
+    path, _ = folder()
+    (path / "config.json").write_text(json.dumps(json.loads((path / "config.json").read_text()) | change))
+    began = time.perf_counter()
+    with pytest.raises(InputError, match="net") as error:
+        pretrained.load(path)
+    assert time.perf_counter() - began < 5
+    assert len(str(error.value)) < 400
+
+
+def test_weights_that_an_index_names_are_not_opened(folder):
+    path, _ = folder()
+    (path / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"conv_in.weight": "../evil"}}))
+    with pytest.raises(InputError, match="several files"):
+        pretrained.load(path)
+
+
+def test_a_folder_of_zero_terminal_snr_is_sampled_as_diffusers_does(folder):
+    """DDIM at the labels 999, 799, ... and then σ = 0, with a velocity network: theirs in float32, whence 1e-3."""
+    from diffusers import DDIMScheduler
+
+    config = {**SCHEDULER, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    path, network = folder(config)
+    model = pretrained.load(path).model
+    assert model.schedule.lam_min == -np.inf
+    theirs = DDIMScheduler.from_config(config | {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True})
+    theirs.set_timesteps(5)
+    x = X
+    for t in theirs.timesteps:
+        x = theirs.step(network(x, t.float()[None]).sample, t, x).prev_sample
+    lams = [*model.schedule.lam([999, 799, 599, 399, 199]), np.inf]
+    ours = find("ddim").prepare(Budget(grid=lams), model.schedule).solve(model, X)
+    torch.testing.assert_close(ours.x, x, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,20 @@ The scheduler's configuration says which table of β the network was trained on 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffode import schedules
-from diffode.errors import InputError
+from diffode.checks import whole
+from diffode.errors import InputError, shown
 from diffode.models.card import Card
+from diffode.networks import sizes
+from diffode.reading import read_json, reading
 from diffode.schedule import Schedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -80,8 +84,7 @@ def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
             "with save_pretrained"
         )
     noise_schedule, predicts, options = _trained_on(folder)
-    side = config["sample_size"]
-    image = (config["in_channels"], *(side if isinstance(side, list) else [side, side]))
+    image = _image(config)
     card = Card(
         "diffusers",
         image,
@@ -92,13 +95,23 @@ def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
         config=config,
         provenance={"folder": folder.name},
     )
-    return MeanOnly(_network(folder, file)), card, noise_schedule, file
+    return MeanOnly(_network(folder, config, file)), card, noise_schedule, file
 
 
-def _network(folder: Path, file: Path) -> nn.Module:
+def _image(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """(channels, height, width)."""
+    side = config["sample_size"]
+    return (config["in_channels"], *(side if isinstance(side, list) else [side, side]))
+
+
+def _network(folder: Path, config: Mapping[str, Any], file: Path) -> nn.Module:
     """The UNet2DModel of a folder; InputError if a weight is missing, unexpected or of another shape."""
     from diffusers import UNet2DModel
 
+    with torch.device("meta"):
+        numbers = sum(weight.numel() for weight in UNet2DModel.from_config(config).parameters())
+    if numbers > (size := file.stat().st_size):  # before memory is taken for them
+        raise InputError(f"{folder} has {size} bytes of weights, and the network of its config.json has {numbers} weights")
     network, loading = UNet2DModel.from_pretrained(
         unet_folder(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
     )
@@ -108,7 +121,8 @@ def _network(folder: Path, file: Path) -> nn.Module:
 
 
 def _check_config(folder: Path, config: dict[str, Any]) -> None:
-    """InputError for a network that is not a function of x and of a label of a DDPM table alone."""
+    """InputError for a network that is not a function of x and of a label of a DDPM table alone, or is absurdly large; and for
+    what makes diffusers read or import more than the folder's one file of weights."""
     kind, time = config.get("_class_name"), config.get("time_embedding_type", "positional")
     if kind != "UNet2DModel" or time != "positional":
         raise InputError(f"{folder} holds a {kind} with a {time} clock: expected is a UNet2DModel with a positional one")
@@ -118,6 +132,16 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise InputError(f"{folder} gives {config['out_channels']} channels for {config['in_channels']}: wrap it in an EpsModel")
     if not config.get("sample_size"):
         raise InputError(f"{folder} does not say the size of its images: add sample_size to its config.json")
+    if config.get("quantization_config") or (unet_folder(folder) / f"{WEIGHTS}.index.json").exists():
+        raise InputError(f"{folder} holds quantized weights, or several files of them: write one with save_pretrained")
+    with reading(unet_folder(folder) / "config.json", "configuration of a UNet2DModel", "what save_pretrained writes"):
+        sizes.check(_image(config), (), (), blocks=config.get("layers_per_block", 2))
+        for name in ("block_out_channels", "down_block_types", "up_block_types"):
+            values = config.get(name, ())
+            if not isinstance(values, list | tuple) or len(values) > sizes.MOST_LEVELS:
+                raise InputError(f"its {name} is {shown(values)}")
+        for width in config.get("block_out_channels", ()):
+            sizes.check((1, 1, 1), (), (), width=width)
 
 
 def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
@@ -127,14 +151,15 @@ def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
         linear = schedules.ddpm_linear()
         return linear, "noise", dict(linear.options)
     config = _json(file)
-    if config.get("prediction_type", "epsilon") not in PREDICTIONS or not (config.get("beta_end") or config.get("trained_betas")):
+    predicts = PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
+    if predicts is None or not (config.get("beta_end") or config.get("trained_betas")):
         raise InputError(
             f"{file} is not the configuration of a DDPM table with a prediction_type among {', '.join(PREDICTIONS)}: wrap the "
             "network in an EpsModel"
         )
-    predicts = PREDICTIONS[config.get("prediction_type", "epsilon")]
     betas = {name: config[name] for name in BETAS if config.get(name)}
     steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # its first name
+    steps = whole("num_train_timesteps", steps, 2, schedules.MOST_LABELS)
     if betas.keys() <= {"beta_start", "beta_end", "beta_schedule"} and betas.get("beta_schedule", "linear") == "linear":
         linear = schedules.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
         return linear, predicts, dict(linear.options)
@@ -147,10 +172,7 @@ def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any]:
     """The JSON object of a file; InputError if it holds none."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error})") from error
+    config = read_json(path, "configuration of diffusers", "what save_pretrained writes", infinite=True)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no JSON object, and is no configuration of diffusers")
     return config
