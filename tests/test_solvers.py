@@ -116,7 +116,7 @@ def test_unic_is_asked_for_by_name(toy):
     model, kw = toy("vp"), {"shape": (2, 1, 2, 3), "dtype": torch.float64, "nfe": 9}
     assert torch.equal(sample(model, solver="dpmpp3m+unic", **kw).x, sample(model, solver="dpmpp3m", unic=True, **kw).x)
     assert sample(model, solver="dpmpp3m+unic", **kw).plan.solver == "dpmpp3m+unic"
-    with pytest.raises(InputError, match=r"takes no corrector: those that do are dpm2m\+unic"):
+    with pytest.raises(InputError, match=r"takes no corrector: multistep solvers do, as dpmpp2m\+unic"):
         sample(model, solver="dpm2+unic", **kw)
 
 
