@@ -14,16 +14,18 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.locks import hold, let_go
 
+WINDOWS = sys.platform == "win32"
 ASSETS = Path(__file__).with_name("assets")  # weights, reference statistics and test images that come with diffode
 PREFIX, SUFFIX = ".diffode-", ".part"  # of private folders; the file's own name may be as long as names can be
 NEW, OLD, LOCK = "new", "old", "lock"  # in a private folder: what is being written, what it replaces, and the lock
@@ -37,12 +39,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     if the run dies before the new one is in its place. Files have the permissions of files that are made without ado.
     """
     path = Path(os.path.realpath(path)) if os.path.isdir(path) else Path(path)
-    with folder_for(path), _private(path.parent) as (private, lock):
+    with folder_for(path), _private(path.parent) as private:
         part = private / NEW / path.name
         try:
             part.parent.mkdir()
             yield part
-            _flush(part, os.fstat(lock).st_mode)
+            _flush(part, part.parent.stat().st_mode & 0o666)
             if part.is_dir() and path.is_dir():  # no system replaces a folder by another in one operation
                 (private / OLD).mkdir()
                 os.rename(path, private / OLD / path.name)
@@ -101,17 +103,14 @@ def folder_for(out: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(lock: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file against a second run; InputError if another run holds it. doing: for its message, as "writing out.csv".
-
-    Where a file system has no locks, a second run is not noticed.
-    """
-    held = hold(lock)
+    """Hold a lock file against a second run; InputError if another run holds it. doing: for its message, as "writing out.csv"."""
+    held = _hold(lock)
     if held is None:
         raise InputError(f"another run is {doing}: wait for it, or give another name for the output")
     try:
         yield
     finally:
-        let_go(held, lock.unlink)
+        _let_go(held, lock.unlink)
 
 
 def clear_dead(folder: Path, *, deep: bool = False) -> None:
@@ -123,7 +122,8 @@ def clear_dead(folder: Path, *, deep: bool = False) -> None:
         private = [Path(place, name) for name in names if name.startswith(PREFIX) and name.endswith(SUFFIX)]
         for dead in filter(is_own, private):
             with suppress(OSError):  # another run that clears up was faster
-                _clear(dead)
+                if (held := _hold(dead / LOCK)) is not None:
+                    _let_go(held, partial(_remove, dead))
         names[:] = [name for name in names if deep and place / Path(name) not in private]
 
 
@@ -150,29 +150,37 @@ def is_own(path: Path) -> bool:
 
 
 @contextmanager
-def _private(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A new folder in `folder`, of a name that nobody can guess, where nobody else can write; and its lock, which is held."""
+def _private(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder`, of a name that nobody can guess, where nobody else can write, with its lock held."""
     clear_dead(folder)
-    lock = None
-    while lock is None:  # another run may take a folder without a lock for a dead one, and remove it
+    held = None
+    while held is None:  # another run may take a folder without a lock for a dead one, and remove it
         private = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
         with suppress(FileNotFoundError):
-            lock = hold(private / LOCK)
+            held = _hold(private / LOCK)
     try:
-        yield private, lock
+        yield private
     finally:
-        let_go(lock, lambda: _remove(private))
+        _let_go(held, partial(_remove, private))
 
 
-def _clear(private: Path) -> None:
-    """Remove a private folder that nobody holds."""
+def _hold(lock: Path) -> filelock.BaseFileLock | None:
+    """The lock of a file, which is made if it is absent; None if another holds it."""
+    held = filelock.FileLock(lock)
     try:
-        lock = hold(private / LOCK, existing=True)
-    except FileNotFoundError:
-        private.rmdir()  # it died before it had a lock, or after
-    else:
-        if lock is not None:
-            let_go(lock, lambda: _remove(private))
+        held.acquire(blocking=False)
+    except filelock.Timeout:
+        return None
+    return held
+
+
+def _let_go(held: filelock.BaseFileLock, remove: Callable[[], None]) -> None:
+    """Remove the file of a lock and release it, in this order, so that whoever has opened it as well sees that it is no longer
+    there; in the other on Windows, where no open file can be removed."""
+    steps = [remove, held.release]
+    for step in reversed(steps) if WINDOWS else steps:
+        with suppress(OSError):
+            step()
 
 
 def _remove(private: Path) -> None:
