@@ -92,7 +92,7 @@ class Call:
         """The output, (batch, *shape), in the dtype of x; InputError if it is none."""
         m = self.evaluated(self.network, x, i, condition)
         m = getattr(m, "sample", m)  # what the networks of diffusers return
-        if not isinstance(m, Tensor) or m.shape != x.shape or m.device != x.device or m.is_complex():
+        if not isinstance(m, Tensor) or m.shape != x.shape or (i == 0 and (m.device != x.device or m.is_complex())):
             raise _unfit(m, x)
         return m.to(x.dtype)
 
@@ -145,10 +145,9 @@ def _refuse(function: Callable[..., Any], x: Tensor, condition: Mapping[str, Any
     try:
         inspect.signature(getattr(function, "forward", function)).bind(x, x, **condition)
     except TypeError as misfit:
-        raise InputError(
-            f"the network cannot be called as {call}: {misfit}; give conditions that it takes (labelled, conditioned), and where "
-            "guidance leaves the labels out, what stands in their place, as guided(2, y=...)"
-        ) from error
+        labels = "give labels (labelled), and leave guidance out or say which labels mean none, as guided(2, y=...)"
+        advice = labels if str(misfit).endswith("'y'") else "give what it takes (conditioned), or a function that calls it so"
+        raise InputError(f"the network cannot be called as {call}: {misfit}; {advice}") from error
     except ValueError:  # it has no signature
         pass
     places = {tensor.device for tensor in weights_of(function)}
