@@ -11,7 +11,7 @@ import cloup
 
 from diffode._version import __version__
 from experiments.common.commands import Commands, Script, command_line, warn
-from experiments.common.options import COUNT, examples, from_command_line
+from experiments.common.options import examples, from_command_line
 from experiments.common.terminal import say
 from experiments.comparison.options import comparison_options
 from experiments.metrics.options import evaluation_options
@@ -50,7 +50,7 @@ SAMPLING, MEASURING, TRAINING = (cloup.Section(title) for title in ("Sampling", 
 )
 @options.images_group
 @options.solver_group
-@options.recipe_group(cloup.option("--batch", type=COUNT, default=64, show_default=True, help="Images at a time."))
+@options.recipe_group(options.batch)
 @options.output_group
 @click.pass_context
 def sample(

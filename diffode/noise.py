@@ -1,4 +1,4 @@
-"""Noise by seed: the same for an image whatever its batch, the device, or the number of workers."""
+"""Noise by seed: the same, to the bit, for an image whatever its batch, the device, or the number of workers."""
 
 from __future__ import annotations
 

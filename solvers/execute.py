@@ -32,7 +32,7 @@ def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
 
 
 def is_finite(x: Tensor) -> bool:
-    """Whether a state is finite, and its range, at one pass and without another tensor of its size; True where it has no numbers."""
+    """Whether a state and its range are finite, at one pass, without another tensor of its size; True where it has no numbers."""
     if x.is_meta:
         return True
     low, high = torch.aminmax(x.detach())

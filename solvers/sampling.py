@@ -41,7 +41,8 @@ def sample(
     **options: Any,
 ) -> Result:
     """Sample a batch. Result.x has `shape` = (batch, ...), and row i is that of seed + i (or of seed[i]) in any batch; with
-    torchdiffeq's adaptive methods, whose error is a norm over the batch, if per_sample=True.
+    torchdiffeq's adaptive methods, whose error is a norm over the batch, if per_sample=True; but for the rounding of the network,
+    which may depend on the size of the batch.
 
     solver: what `find` knows, with `options` of its own (eta, r1, rtol, ...); a Plan; or what `prepare` returned, which has its
     budget and options. nfe, steps, grid, denoise: see Budget. x: the state to begin with at the grid's first λ, as `encode` makes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from experiments.common.options import MOST_IMAGES, GridSpec, NameValue, Numbers, as_one, path, together
+from experiments.common.options import COUNT, MOST_IMAGES, GridSpec, NameValue, Numbers, as_one, path, together
 
 if TYPE_CHECKING:  # --help does not wait for torch
     from experiments.sampling.recipe import Recipe
@@ -98,6 +98,13 @@ budget_options = (
     ),
     denoise,
 )
+batch = cloup.option(
+    "--batch",
+    type=COUNT,
+    default=64,
+    show_default=True,
+    help="Images at a time. By the network's rounding, one pixel in 10,000 or fewer is another level, by 1, with another number.",
+)
 images_group = together(
     cloup.option_group(
         "What is drawn",
@@ -106,7 +113,7 @@ images_group = together(
         cloup.option(
             "--seeds",
             type=Numbers(),
-            help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed, not on its batch.",
+            help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed, not on its batch (see --batch).",
         ),
         label,
     ),
