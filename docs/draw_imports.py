@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from diffode.files import atomic
 from docs.longest_functions import LONGEST_FUNCTION, ROOT, files, longest, unexplained
 
 SVG, DESIGN = ROOT / "docs" / "imports.svg", ROOT / "docs" / "design.md"
@@ -202,7 +203,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if anything is out of date")
     if not parser.parse_args().check:
         for path, text in made().items():
-            path.write_text(text, encoding="utf-8")
+            with atomic(path) as part:
+                part.write_text(text, encoding="utf-8")
     found = complaints()
     sys.stdout.write("".join(f"{line}\n" for line in found) or longest())
     return 1 if found else 0

@@ -7,14 +7,22 @@ then it is run again.
 import builtins
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli import main
 from diffode import EpsModel, InputError
 from diffode.models import pretrained
 from experiments.sampling import jobs
@@ -166,3 +174,51 @@ def test_killed_anywhere_it_is_finished_by_the_same_command(case, toy, tmp_path)
     points = sweep(case, toy, tmp_path, slice(None))
     print(f"{case}: {points} points")  # noqa: T201
     assert points > 100
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[10]], ids=str)
+def test_a_disk_that_fails_anywhere_loses_nothing(case, toy, tmp_path):
+    """At every 29th point a sentence of the system, and then the same command ends as ever."""
+    before, whole, names = tmp_path / "before", tmp_path / "whole", []
+    prepare(case, toy, before)
+    shutil.copytree(before, whole)
+    with counted(names.append):
+        case.run(toy, whole)
+    for n in range(0, len(names), 29):
+        folder, countdown = shutil.copytree(before, tmp_path / str(n)), iter(range(n))
+
+        def full(name, countdown=countdown):
+            if next(countdown, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        with counted(full), contextlib.suppress(OSError, InputError):
+            case.run(toy, folder)
+        visible = {name for name in os.listdir(folder) if not name.startswith(".")}
+        assert not case.overwrite or {path.name for path in before.iterdir()} <= visible
+        if contents(folder) != contents(whole):
+            case.run(toy, folder)
+        assert contents(folder) == contents(whole), names[n]
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_process_that_is_killed_is_finished_by_the_same_command(tmp_path, monkeypatch, number):
+    monkeypatch.chdir(tmp_path)
+    command = ["sample", "--model", "mixture", "--n", "8", "--batch", "2", "--nfe", "30", "--out", "a"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-m", "diffode", *command], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not list(tmp_path.glob(".a.*/*.npz")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 0, again.output
+    assert sorted(os.listdir(tmp_path)) == ["a", "a.json"]
+    assert CliRunner().invoke(main, [*command[:-1], "b"]).exit_code == 0
+    assert [path.read_bytes() for path in sorted(Path("a").iterdir())] == [
+        path.read_bytes() for path in sorted(Path("b").iterdir())
+    ]
