@@ -164,8 +164,8 @@ def sweep(case, toy, tmp_path, points):
 
 @pytest.mark.parametrize(("first", "case"), list(enumerate(CASES)), ids=str)
 def test_killed_it_is_finished_by_the_same_command(first, case, toy, tmp_path):
-    """At every 23rd point, of each kind of output another."""
-    assert sweep(case, toy, tmp_path, slice(2 * first, None, 23)) > 5
+    """At every 47th point, of each kind of output another."""
+    assert sweep(case, toy, tmp_path, slice(4 * first, None, 47)) > 2
 
 
 @pytest.mark.slow
