@@ -11,7 +11,7 @@ import cloup
 
 from diffode._version import __version__
 from experiments.common.commands import Commands, Script, command_line, warn
-from experiments.common.options import examples, from_command_line
+from experiments.common.options import FileName, examples, from_command_line
 from experiments.common.terminal import say
 from experiments.comparison.options import comparison_options
 from experiments.metrics.options import evaluation_options
@@ -162,7 +162,7 @@ def solvers() -> None:
         "evaluate fashion-test",
     ),
 )
-@cloup.argument("samples")
+@cloup.argument("samples", type=FileName(str))
 @evaluation_options
 @click.pass_context
 def evaluate(

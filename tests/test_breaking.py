@@ -24,6 +24,7 @@ from click.testing import CliRunner
 
 import cli
 from diffode.images import datasets
+from experiments.common import terminal
 from experiments.common.options import FileName, GridSpec, NameValue, Numbers
 
 ROOT = Path(cli.__file__).parent
@@ -34,7 +35,7 @@ SCRIPTS = sorted(
 )
 SECONDS, GIB, LONGEST = 10, 2**30, 400
 NUL, UNDECODABLE, ESCAPES = "a\0b", "a\udcffb", "\x1b[31mred\x1b[0m\nError: forged \u202e"
-NINES, LONG = "9" * 5000, "x" * 5000
+NINES, LONG, HUGE = "9" * 5000, "x" * 5000, "10" * 15
 
 
 def find(name):
@@ -64,8 +65,8 @@ BASE = {  # what is asked for beside the bad value: little, and right
         "new/g.json",
     ],
     "experiments.training.fit_mixture": ["--data-dir", "few.npz", "--out", "new/m.safetensors", "--iterations", "1"],
-    "experiments.training.train_classifier": ["--data-dir", "few.npz", "--fast", "--out", "new/classifier"],
-    "experiments.ddim_paper.inpaint": ["--fast", "--out", "new/i.png"],
+    "experiments.training.train_classifier": ["--data-dir", "few.npz", "--out", "new/classifier"],
+    "experiments.ddim_paper.inpaint": ["--out", "new/i.png"],
 }
 ARGUMENTS = {"plan": ["ddim"], "evaluate": ["few.npz"], "experiments.comparison.report": ["photos"]}
 INSTEAD = {  # of an option that needs another solver, or excludes others of these
@@ -76,6 +77,7 @@ INSTEAD = {  # of an option that needs another solver, or excludes others of the
     "--grid": {"--nfe": None},
     "--seeds": {"--n": None},
 }
+LEFT_OUT = {("--nfe", None), ("--n", None)}
 
 
 def values_of(param):
@@ -86,7 +88,7 @@ def values_of(param):
     if isinstance(kind, click.types.IntParamType):
         low, high = getattr(kind, "min", None), getattr(kind, "max", None)
         out = [str(bound) for bound in (*([] if low is None else [low - 1]), *([] if high is None else [high + 1]))]
-        return ["", "x", "1.5", "nan", "inf", "0x10", "1e3", NINES, "-" + NINES, ESCAPES, "10" * 15, "-1", *out]
+        return ["", "x", "1.5", "nan", "inf", "0x10", "1e3", NINES, "-" + NINES, ESCAPES, HUGE, "-1", *out]
     if isinstance(kind, click.types.FloatParamType):
         return ["", "x", "nan", "inf", "-inf", "1e999", "1,5", "0x1p3", ESCAPES, NINES]
     if isinstance(kind, click.Choice):
@@ -172,7 +174,6 @@ TAKEN = [
     "/dev/full",
     "/proc/a.png",
     "a.jpg",
-    "a.",
     "notes.txt/a.png",
 ]
 WRITTEN = {  # command, option or argument: values that are of its type, and bad
@@ -217,7 +218,15 @@ WRITTEN = {  # command, option or argument: values that are of its type, and bad
     ("train", "--predicts"): ["x0", "NOISE"],
     ("train", "--schedule"): ["linear", "edm"],
 }
-ACCEPTED = {}  # (command, option, value): why it is right
+ACCEPTED = {  # (command, option, value): why it is right
+    ("sample", "--max-nfe", HUGE): "a limit that no run reaches",
+    ("train", "--images", HUGE): "it trains until it is told to end",
+    ("train", "--every", HUGE): "it saves once, at the end",
+    ("train", "--attention", ""): "no attention",
+    ("experiments.training.train_classifier", "--epochs", HUGE): "it trains until it is told to end",
+    ("experiments.training.fit_mixture", "--iterations", HUGE): "it fits until it is told to end",
+    ("experiments.ddim_paper.inpaint", "--jumps", HUGE): "--fast is without jumps",
+}
 
 
 def name_of(param):
@@ -225,38 +234,32 @@ def name_of(param):
     return max(param.opts, key=len) if isinstance(param, click.Option) else param.name
 
 
+def pairs(words):
+    """Options and their values, None of a flag."""
+    at = [i for i, word in enumerate(words) if word.startswith("--")]
+    return {words[i]: words[i + 1] if i + 1 < len(words) and i + 1 not in at else None for i in at}
+
+
 def arguments(command, param, value):
     """The words of a command with one value of one parameter, and little else."""
-    name, words = name_of(param), dict(zip(BASE.get(command, [])[::2], BASE.get(command, [])[1::2], strict=False))
-    if "--fast" in BASE.get(command, []) or command.startswith("experiments"):
-        words = pairs(BASE.get(command, []))
-    if name in INSTEAD and command in ("sample", "plan"):
-        words = {**words, **INSTEAD[name]}
-    words.pop(name, None)
-    before = [] if command not in ARGUMENTS or isinstance(param, click.Argument) else ARGUMENTS[command]
-    if "--solver" in words and command == "plan":
-        before = [words.pop("--solver")]
-    standard = [
-        part for option, text in words.items() if text is not None for part in ([option] if text is True else [option, text])
-    ]
+    name, options = name_of(param), pairs(BASE.get(command, []))
+    if any(other.name == "fast" for other in find(command).params) and name not in ("--data-dir", "--fast"):
+        options["--fast"] = None
+    changed = INSTEAD.get(name, {}) if command in ("sample", "plan") else {}
+    options = {
+        option: text for option, text in {**options, **changed}.items() if option != name and (option, text) not in LEFT_OUT
+    }
+    before = [] if isinstance(param, click.Argument) else ARGUMENTS.get(command, [])
+    if command == "plan" and "--solver" in options:
+        before = [options.pop("--solver")]
+    words = [word for option, text in options.items() for word in (option, text) if word is not None]
     if isinstance(param, click.Argument):
-        return [*standard, "--", value]
-    if getattr(param, "is_flag", False):
-        return [*before, *standard, value]
-    return [*before, *standard, f"{name}={value}"]
-
-
-def pairs(words):
-    """Options and their values, True of a flag."""
-    found = {}
-    for i, word in enumerate(words):
-        if word.startswith("--"):
-            found[word] = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else True
-    return found
+        return [*words, "--", value]
+    return [*before, *words, value if getattr(param, "is_flag", False) else f"{name}={value}"]
 
 
 def cases(command):
-    """(parameter, value, words) of every case of a command."""
+    """(name of the parameter, value, words) of every case of a command."""
     for param in find(command).params:
         name = name_of(param)
         for value in [*values_of(param), *WRITTEN.get((command, name), [])]:
@@ -300,8 +303,8 @@ class TooLong(BaseException):
     """Ten seconds of processor time are over."""
 
 
-def complaint(result, words):
-    """What is wrong with the answer to bad input; None if it is as promised."""
+def complaint(result, name, value):
+    """What is wrong with the answer to a bad value; None if it is as promised."""
     if result.exit_code != 2 or result.stdout:
         what = result.exception if isinstance(result.exception, Exception) else result.stdout[:100]
         return f"exit code {result.exit_code}: {what!r:.300}"
@@ -313,6 +316,10 @@ def complaint(result, words):
         return f"{len(sentences[0])} characters, or some of them not printable: {result.stderr!r:.300}"
     if re.search("Traceback|out of memory", result.stderr):
         return result.stderr
+    given = terminal.printable(value)[:4] if value else "''"
+    said = sentences[0].replace("_", "-")
+    if not any(hint.replace("_", "-") in said for hint in (name.strip("-"), name.strip("-").rstrip("s"), given, "not inf")):
+        return f"neither the option nor what was given is named: {sentences[0]}"
     return None
 
 
@@ -327,11 +334,11 @@ def serve(command, numbered, pipe):
 
     signal.signal(signal.SIGPROF, over)
     before = contents(Path.cwd().parent)
-    for number, (_, _, words) in numbered:
+    for number, (name, value, words) in numbered:
         began = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            problem = complaint(CliRunner().invoke(find(command), words), words)
+            problem = complaint(CliRunner().invoke(find(command), words), name, value)
         except TooLong:
             problem = f"{SECONDS} s were not enough"
         finally:
@@ -376,3 +383,27 @@ def test_bad_input_is_answered(command, folder, monkeypatch):
         if problem is not None
     ]
     assert not problems, f"{len(problems)} of {len(listed)}:\n" + "\n".join(problems)
+
+
+def test_every_option_of_every_command_has_bad_values():
+    """A new option without any is found here; and what is said to be right is among what would be tried."""
+    count = 0
+    for command in [*cli.main.commands, *SCRIPTS]:
+        listed = [*cases(command)]
+        count += len(listed)
+        for param in find(command).params:
+            assert sum(name == name_of(param) for name, _, _ in listed) >= 3, (command, param.name)
+    assert count >= 2000
+    for command, name, value in ACCEPTED:
+        (param,) = (param for param in find(command).params if name_of(param) == name)
+        assert value in [*values_of(param), *WRITTEN.get((command, name), [])]
+    for command, name in WRITTEN:
+        assert name in map(name_of, find(command).params)
+
+
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["--nothing"], ["solvers", "x"], ["sample", "x"], ["\udcff"], ["evaluate", "a\0b"]]
+)
+def test_commands_that_are_none(words):
+    result = CliRunner().invoke(cli.main, words)
+    assert complaint(result, words[-1], words[-1]) is None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from experiments.common import figures, results, script_options
 from experiments.common.commands import command_line
-from experiments.common.options import COUNT, Decorator, as_one, together
+from experiments.common.options import COUNT, Decorator, FileName, as_one, together
 from experiments.common.results import Row
 from experiments.common.terminal import say
 from experiments.comparison import ground_truth
@@ -53,7 +53,13 @@ class ClaimOptions:
 def claim_options(name: str, n: int) -> Decorator:
     """The options of every claim, handed to the command as `options`; n: how many samples by default."""
     return together(
-        click.option("--model", "models", multiple=True, help="As of `cli.py sample`. May be given again. [default: all]"),
+        click.option(
+            "--model",
+            "models",
+            type=FileName(str),
+            multiple=True,
+            help="As of `cli.py sample`. May be given again. [default: all]",
+        ),
         click.option("--n", default=n, show_default=True, type=COUNT, help="Samples."),
         script_options.seed(),
         script_options.out(f"results/{name}"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,20 @@ class FileName(click.ParamType):
         if max(len(part.encode()) for part in re.split("[/,]", str(value))) > LONGEST_NAME:
             self.fail(f"{str(value)!r} is too long: the name of a file has at most {LONGEST_NAME} bytes", param, ctx)
         return self.to(value)
+
+
+class OutputName(FileName):
+    """The name of a file or folder that is to be written, refused before any work where nothing can be written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        folder = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), path)
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                return path
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            self.fail(f"{str(path)!r} cannot be written ({folder} is in the way: {why}): give another name", param, ctx)
 
 
 class Numbers(click.ParamType):
@@ -88,7 +104,7 @@ class NameValue(click.ParamType):
 
 def path(*names: str, **settings: Any) -> Any:
     """An option that is a path."""
-    return cloup.option(*names, type=FileName(), **settings)
+    return cloup.option(*names, type=OutputName(), **settings)
 
 
 def examples(*commands: str) -> str:

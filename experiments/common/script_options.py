@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from experiments.common.options import SEED, Decorator, FileName
+from experiments.common.options import SEED, Decorator, FileName, OutputName
 
 
 def model(default: str = "fashion") -> Decorator:
     """The model that is sampled, as `name`."""
-    return click.option("--model", "name", default=default, show_default=True, help="As `cli.py sample` takes it.")
+    return click.option(
+        "--model", "name", type=FileName(str), default=default, show_default=True, help="As `cli.py sample` takes it."
+    )
 
 
 def solvers(default: tuple[str, ...]) -> Decorator:
@@ -28,7 +30,7 @@ def seed(text: str = "The first; sample i has seed + i.") -> Decorator:
 
 def out(default: str | None, text: str = "OUT.csv, OUT.json and OUT.png: a name without suffix.") -> Decorator:
     """Where the results go, a name without suffix."""
-    return click.option("--out", default=default, show_default=default is not None, type=FileName(), help=text)
+    return click.option("--out", default=default, show_default=default is not None, type=OutputName(), help=text)
 
 
 def overwrite(command: Callable[..., Any]) -> Callable[..., Any]:

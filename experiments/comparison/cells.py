@@ -89,10 +89,12 @@ def make_cells(
     """Each contender on each grid with each budget, or with each tolerance if it is adaptive; on "optimal" only solvers with a
     plan.
 
-    InputError for an unknown grid, a budget below 1, and if no cell is left.
+    InputError for a grid that is unknown or named twice, a budget below 1, and if no cell is left.
     """
     if unknown := [grid for grid in grids if grid not in (*GRIDS, OPTIMAL)]:
         raise InputError(f"unknown grid {unknown[0]!r}: expected {', '.join([*GRIDS, OPTIMAL])}")
+    if repeated := [grid for grid in grids if grids.count(grid) > 1]:
+        raise InputError(f"the grid {repeated[0]} is named twice: leave one out")
     if min(budgets, default=1) < 1:
         raise InputError("a solver needs at least 1 evaluation, not 0: leave 0 out of nfe")
     cells: list[Cell] = []

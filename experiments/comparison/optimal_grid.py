@@ -40,7 +40,7 @@ from diffode.schedule import Array
 from experiments.common import results
 from experiments.common.commands import Script, command_line
 from experiments.common.destinations import refuse_existing
-from experiments.common.options import COUNT, SEED, FileName
+from experiments.common.options import COUNT, SEED, FileName, OutputName
 from experiments.common.progress import progress
 from experiments.common.terminal import say
 from experiments.comparison.cells import OPTIMAL, cell_filename, parse_contender
@@ -217,7 +217,7 @@ def refine(end_error: Callable[[Array], Array], lams: Array) -> Array:
 
 
 @click.command(cls=Script, resumable=False)
-@click.option("--model", default="fashion", show_default=True, help="As `sample --model`.")
+@click.option("--model", type=FileName(str), default="fashion", show_default=True, help="As `sample --model`.")
 @click.option("--solver", default="unipc3", show_default=True, help="NAME, or NAME(option=value, ...).")
 @click.option("--nfe", default=10, show_default=True, type=click.IntRange(1), help="Exactly so many evaluations per image.")
 @click.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
@@ -230,7 +230,7 @@ def refine(end_error: Callable[[Array], Array], lams: Array) -> Array:
 @click.option("--batch", default=32, show_default=True, type=COUNT, help="Images evaluated at a time.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
-@click.option("--out", type=FileName(), help="[default: grids/MODEL-SOLVER-NFE.json]")
+@click.option("--out", type=OutputName(), help="[default: grids/MODEL-SOLVER-NFE.json]")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def main(solver: str, nfe: int, n: int, seed: int, out: Path | None, overwrite: bool, device: str, **settings: Any) -> None:
     """Find the optimal grid of a solver for a model, to be sampled on with `cli.py sample --grid FILE`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from experiments.common.options import COUNT, SEED, Numbers, as_one, path, together
+from experiments.common.options import COUNT, SEED, FileName, Numbers, as_one, path, together
 from experiments.sampling import options
 
 if TYPE_CHECKING:  # --help does not wait for torch
@@ -60,7 +60,13 @@ comparison_options = together(
             help="Seed of the first sample; sample i has seed + i.",
         ),
         options.label,
-        cloup.option("--tolerance", type=float, default=1e-8, show_default=True, help="Tolerance of the reference solution."),
+        cloup.option(
+            "--tolerance",
+            type=click.FloatRange(1e-13, 1, max_open=True),
+            default=1e-8,
+            show_default=True,
+            help="Tolerance of the reference solution.",
+        ),
         cloup.option(
             "--features",
             type=click.Choice(["auto", "classifier", "inception", "none"]),
@@ -70,6 +76,7 @@ comparison_options = together(
         ),
         cloup.option(
             "--data",
+            type=FileName(str),
             metavar="PATH|fashion-train",
             help="Also measure the Fréchet distance from these images, given as to `evaluate --reference`.",
         ),

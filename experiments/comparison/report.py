@@ -22,7 +22,7 @@ from markupsafe import Markup
 from diffode.files import atomic
 from experiments.common.commands import Script
 from experiments.common.destinations import refuse_existing
-from experiments.common.options import FileName
+from experiments.common.options import FileName, OutputName
 from experiments.common.results import Row
 from experiments.common.terminal import say
 from experiments.comparison import report_tables
@@ -137,8 +137,8 @@ def _source_hash(text: str) -> str:
 
 @click.command(cls=Script, resumable=False)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=FileName())
-@click.option("--out", default="report.html", show_default=True, type=FileName())
-@click.option("--screenshot", type=FileName(), help="Also a PNG of the page; takes selenium and Chromium.")
+@click.option("--out", default="report.html", show_default=True, type=OutputName())
+@click.option("--screenshot", type=OutputName(), help="Also a PNG of the page; takes selenium and Chromium.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def main(folders: tuple[Path, ...], out: Path, screenshot: Path | None, overwrite: bool) -> None:
     """Write comparisons, which `cli.py compare --out DIR` made, as one HTML file that loads nothing."""

@@ -40,7 +40,7 @@ from experiments.common import figures, script_options
 from experiments.common.commands import Script
 from experiments.common.destinations import refuse_existing
 from experiments.common.examples import real_images
-from experiments.common.options import FileName
+from experiments.common.options import OutputName
 from experiments.common.terminal import say
 from solvers import Budget, Plan, Stage, find, sample
 
@@ -172,7 +172,7 @@ def picture(known: Tensor, mask: Tensor, completed: Tensor) -> Image.Image:
 @click.option("--n", default=8, show_default=True, type=click.IntRange(1, 100), help="Images.")
 @click.option("--completions", default=6, show_default=True, type=click.IntRange(1, 100), help="Of each image.")
 @click.option("--mask", default="half", show_default=True, type=click.Choice(list(MASKS)), help="What is missing.")
-@click.option("--out", default="samples/inpainting.png", show_default=True, type=FileName())
+@click.option("--out", default="samples/inpainting.png", show_default=True, type=OutputName())
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @script_options.fast("2 images, 2 completions, no jumps, few NFE")
 def main(

@@ -139,7 +139,12 @@ def model_of(options: Table1Options, loaded: pretrained.Pretrained, out: Path) -
 
 @click.command(cls=Script)
 @click.option("--preset", default="fashion", show_default=True, type=click.Choice(list(PRESETS)))
-@click.option("--weights", metavar="FILE|NAME", help="The network of the preset. [default: the one that comes with diffode]")
+@click.option(
+    "--weights",
+    type=FileName(str),
+    metavar="FILE|NAME",
+    help="The network of the preset. [default: the one that comes with diffode]",
+)
 @click.option("--reference", type=FileName(), help="Real images, or an .npz of mu and sigma. [default: the shipped]")
 @click.option("--features", type=click.Choice(list(FEATURES)), help="What images are compared in. [default: the preset's]")
 @click.option("--tau", type=click.Choice(["linear", "quadratic"]), help="The rule of τ. [default: the preset's]")

@@ -36,6 +36,7 @@ from experiments import published
 from experiments.common import figures, results, script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.markdown import provenance_sentence, table
+from experiments.common.options import FileName
 from experiments.common.results import Row
 from experiments.common.terminal import say
 from experiments.ddim_paper.common import prepare_whole_steps
@@ -141,7 +142,7 @@ def _rounding_and_noise(rows: Sequence[Row]) -> str:
 @script_options.model()
 @script_options.solvers(SOLVERS)
 @click.option("--n", default=50, show_default=True, type=click.IntRange(2, 500), help="How many images.")
-@click.option("--data-dir", help="Other test images, as `cli.py train` takes them.")
+@click.option("--data-dir", type=FileName(str), help="Other test images, as `cli.py train` takes them.")
 @script_options.seed("Of the noise, in the one row that adds noise to the images.")
 @script_options.out("results/table2")
 @script_options.overwrite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import cloup
 
-from experiments.common.options import COUNT, path, together
+from experiments.common.options import COUNT, FileName, path, together
 from experiments.sampling import options
 
 evaluation_options = together(
@@ -13,6 +13,7 @@ evaluation_options = together(
         "What is measured",
         cloup.option(
             "--reference",
+            type=FileName(str),
             default="fashion-train",
             show_default=True,
             metavar="PATH|fashion-train",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from experiments.common.options import COUNT, MOST_IMAGES, GridSpec, NameValue, Numbers, as_one, path, together
+from experiments.common.options import COUNT, MOST_IMAGES, FileName, GridSpec, NameValue, Numbers, as_one, path, together
 
 if TYPE_CHECKING:  # --help does not wait for torch
     from experiments.sampling.recipe import Recipe
@@ -31,7 +31,7 @@ MODEL_HELP = (
 )
 DTYPE_NAMES = ["float32", "float64", "bfloat16", "float16"]
 
-model = cloup.option("--model", default="fashion", show_default=True, metavar="NAME|FILE", help=MODEL_HELP)
+model = cloup.option("--model", type=FileName(str), default="fashion", show_default=True, metavar="NAME|FILE", help=MODEL_HELP)
 label = cloup.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
 device = cloup.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 denoise = cloup.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps.")

@@ -20,13 +20,13 @@ from diffode.models import checkpoint
 from diffode.models.card import Card
 from experiments.common.commands import Script, command_line
 from experiments.common.destinations import refuse_existing
-from experiments.common.options import SEED, FileName
+from experiments.common.options import SEED, FileName, OutputName
 from experiments.common.terminal import say
 
 
 @click.command(cls=Script, resumable=False)
-@click.option("--data-dir", help="Images. [default: Fashion-MNIST from Debian's package]")
-@click.option("--out", default="mixture.safetensors", show_default=True, type=FileName())
+@click.option("--data-dir", type=FileName(str), help="Images. [default: Fashion-MNIST from Debian's package]")
+@click.option("--out", default="mixture.safetensors", show_default=True, type=OutputName())
 @click.option("--per-class", default=3, show_default=True, type=click.IntRange(1), help="Components of each class.")
 @click.option("--rank", default=24, show_default=True, type=click.IntRange(1), help="Of the covariance of a component.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1), help="Of EM.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 import cloup
 
-from experiments.common.options import COUNT, SEED, FileName, together
+from experiments.common.options import COUNT, SEED, FileName, OutputName, together
 from experiments.sampling.options import device
 
 training_options = together(
     cloup.option_group(
         "The run",
-        cloup.option("--out", type=FileName(), default="runs/train", show_default=True, help="The run's folder."),
+        cloup.option("--out", type=OutputName(), default="runs/train", show_default=True, help="The run's folder."),
         cloup.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint."),
         cloup.option(
             "--images",
@@ -33,7 +33,9 @@ training_options = together(
     cloup.option_group(
         "What is learned",
         cloup.option(
-            "--data-dir", help="idx files, a folder of PNG or JPEG, or an .npz. [default: Fashion-MNIST from Debian's package]"
+            "--data-dir",
+            type=FileName(str),
+            help="idx files, a folder of PNG or JPEG, or an .npz. [default: Fashion-MNIST from Debian's package]",
         ),
         cloup.option("--schedule", default="ddpm_linear", show_default=True),
         cloup.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow."),

@@ -33,7 +33,7 @@ from diffode.networks.classifier import Classifier
 from experiments.common import script_options
 from experiments.common.commands import Script, command_line
 from experiments.common.destinations import refuse_existing, require_name
-from experiments.common.options import SEED, FileName
+from experiments.common.options import SEED, FileName, OutputName
 from experiments.common.progress import progress
 from experiments.common.terminal import say
 from experiments.metrics import features, references
@@ -152,8 +152,8 @@ def two_sets(data_dir: str | None, fast: bool) -> tuple[ImageSet, ImageSet]:
 
 
 @click.command(cls=Script)
-@click.option("--out", type=FileName(), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]")
-@click.option("--data-dir", help="A folder of idx files. [default: Fashion-MNIST from Debian's package]")
+@click.option("--out", type=OutputName(), help="A folder. [default: diffode/assets/reference; --fast: results/classifier]")
+@click.option("--data-dir", type=FileName(str), help="A folder of idx files. [default: Fashion-MNIST from Debian's package]")
 @click.option("--epochs", default=Config.epochs, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=Config.seed, show_default=True, type=SEED)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
