@@ -268,8 +268,17 @@ def cases(command):
                 yield name, value, arguments(command, param, value)
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    """All modules, once, so that not every process imports them."""
+    lazily = ("experiments.sampling.generate", "experiments.comparison.compare", "experiments.training.train", "solvers.verify")
+    for name in (*SCRIPTS, *lazily):
+        importlib.import_module(name)
+    torch.optim.AdamW([torch.zeros(1)])  # which imports a compiler
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, loaded):
     """A folder with files of the user's, right ones and wrong ones."""
     here = tmp_path / "here"
     here.mkdir()

@@ -144,7 +144,7 @@ def limited(words, more):
     [
         ("sample --batch 4000 --n 4000 --nfe 1 --out a.png", "--batch (4000) or --n (4000)"),
         ("train --data-dir few.npz --batch 20000 --images 20000 --out run", "--batch (20000) or --width (48) or --blocks (1)"),
-        ("train --data-dir few.npz --width 1000000 --out run", "--batch (128) or --width (1000000) or --blocks (1)"),
+        ("train --data-dir few.npz --width 32000 --out run", "--batch (128) or --width (32000) or --blocks (1)"),
     ],
 )
 def test_what_to_lower_where_memory_is_short(here, words, lower):

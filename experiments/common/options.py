@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +43,15 @@ class OutputName(FileName):
     """The name of a file or folder that is to be written, refused before any work where nothing can be written."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from diffode.files import check_writable  # so that --help does not wait for numpy
+
         path = super().convert(value, param, ctx)
-        folder = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), path)
         try:
-            with tempfile.TemporaryFile(dir=folder):
-                return path
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            self.fail(f"{str(path)!r} cannot be written ({folder} is in the way: {why}): give another name", param, ctx)
+            check_writable(path)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.fail(f"{str(path)!r} cannot be written ({why}): give another name", param, ctx)
+        return path
 
 
 class Numbers(click.ParamType):
