@@ -130,7 +130,7 @@ def clear_dead(folder: Path, *, deep: bool = False) -> None:
 def check_writable(path: Path) -> None:
     """OSError or ValueError unless a file could be made there, in a folder that is there or could be: by trying, since
     permissions do not tell."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    folder = next((folder for folder in path.absolute().parents if folder.exists()), path)  # of / there is none
     for name in path.absolute().relative_to(folder).parts:
         with suppress(FileNotFoundError):
             os.lstat(folder / name)  # which refuses a name that is too long
