@@ -107,7 +107,9 @@ def _image(config: Mapping[str, Any]) -> tuple[int, ...]:
 def _network(folder: Path, config: Mapping[str, Any], file: Path) -> nn.Module:
     """The UNet2DModel of a folder; InputError if a weight is missing, unexpected or of another shape."""
     from diffusers import UNet2DModel
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # it would print names that stand in the files
     with torch.device("meta"):
         numbers = sum(weight.numel() for weight in UNet2DModel.from_config(config).parameters())
     if numbers > (size := file.stat().st_size):  # before memory is taken for them

@@ -35,7 +35,7 @@ training_options = together(
         cloup.option(
             "--data-dir",
             type=FileName(str),
-            help="idx files, a folder of PNG or JPEG, or an .npz. [default: Fashion-MNIST from Debian's package]",
+            help="idx files, a folder of images, or an .npz. [default: Fashion-MNIST from Debian's package]",
         ),
         cloup.option("--schedule", default="ddpm_linear", show_default=True),
         cloup.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow."),
