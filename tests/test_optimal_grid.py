@@ -22,6 +22,7 @@ from solvers.execute import run
 from solvers.hooks import Hooks
 from solvers.registry import find
 from solvers.verify import problem
+from tests.quick import QuickMixture
 
 SCHEDULE = schedules.vp_linear()
 C = torch.tensor([[[0.2, 0.4, 0.6], [0.8, 1.0, 1.5]]], dtype=torch.float64)  # standard deviations of the data
@@ -42,7 +43,8 @@ def model_of(c):
     return EpsModel(epsilon, SCHEDULE, clock="lam", shape=(1, 2, 3))
 
 
-POOLED = problem.model_of(SCHEDULE).replace(shape=(1, 7, 7))  # one class of the shipped mixture, at 7 × 7 pixels
+QUICK = QuickMixture.of(problem.mixture("vp", torch.float64))  # one class of the shipped mixture, at 7 × 7 pixels
+POOLED = EpsModel(QUICK, SCHEDULE, "tangent", clock="lam", shape=QUICK.image)
 GAUSSIAN, ROUND = model_of(C), model_of(torch.full_like(C, 0.3))
 EXPLODING = EpsModel(lambda x, lam: x / (lam.view(-1, 1, 1, 1) < 3.0), SCHEDULE, clock="lam", shape=(1, 2, 3))
 
