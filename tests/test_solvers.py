@@ -1,5 +1,6 @@
 """Planned solvers: ends, evaluations, options, names, and the way back."""
 
+import itertools
 import re
 
 import numpy as np
@@ -20,20 +21,20 @@ CORRECTED = [f"{name}+unic" for name in ODE if find(name).unic_order]
 TO_ZERO = re.compile("(deis-rho|lms|i?pndm)(\\+unic)?$")  # whose step to σ̄ = 0 is a step like any other
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("solver", PLANNED)
-def test_ends(solver, denoise, steps, pooled64):
+def test_ends(solver, pooled64):
     """One, two and three steps, also to σ = 0: finite, evaluations as declared, and never outside the grid."""
     asked = []
     model = pooled64.watched(lambda evaluation, lam, m: asked.append(lam))
-    result = sample(model, solver=solver, steps=steps, denoise=denoise, shape=(4, 1, 7, 7), dtype=torch.float64)
-    assert torch.isfinite(result.x).all()
-    assert result.nfe == result.plan.nfe == len(asked)
-    if solver not in ("dpm-fast", "pndm"):
-        assert result.nfe == find(solver).nfe_per_step * (steps - denoise) + denoise
-    assert min(asked) == result.plan.grid[0]
-    assert max(asked) <= pooled64.schedule.lam_max
+    for steps, denoise in itertools.product([1, 2, 3], [False, True]):
+        asked.clear()
+        result = sample(model, solver=solver, steps=steps, denoise=denoise, shape=(4, 1, 7, 7), dtype=torch.float64)
+        assert torch.isfinite(result.x).all()
+        assert result.nfe == result.plan.nfe == len(asked)
+        if solver not in ("dpm-fast", "pndm"):
+            assert result.nfe == find(solver).nfe_per_step * (steps - denoise) + denoise
+        assert min(asked) == result.plan.grid[0]
+        assert max(asked) <= pooled64.schedule.lam_max
 
 
 @pytest.mark.parametrize("solver", [name for name in ODE + CORRECTED if not TO_ZERO.match(name)])
