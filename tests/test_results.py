@@ -111,7 +111,7 @@ ROWS = '{"about": {"model": "m"}, "made": [{}], "rows": [%s]}'
     "text",
     [
         *("", "{}", "[1]", "{", "[" * 10_000, '{"about": {}, "rows": []}', '{"about": null, "made": [], "rows": []}'),
-        *(ROWS % row for row in ("1", "null", "{}", '{"made": 1}', '{"made": -1}', '{"made": 0, "error": 1}')),
+        *(ROWS % row for row in ("1", "null", '{"made": null}', '{"made": 1}', '{"made": -1}', '{"made": 0, "error": 1}')),
         ROWS % ('{"made": 0, "nfe": 1' + "0" * 5000 + "}"),
     ],
 )

@@ -62,7 +62,7 @@ def test_budgets_are_kept_in_whole_steps(mixture32):
     prepared = [prepare_whole_steps(solver, mixture32, 20, "time") for solver in ("ddim", "dpm2", "dpm3", "unipc3")]
     assert [len(each.grid) - 1 for each in prepared] == [20, 10, 6, 20]
     assert [each.nfe for each in prepared] == [20, 20, 18, 20]
-    for solver, word in [("pndm", "pndm spends"), ("dpm23", "chooses"), ("dopri5", "dopri5"), ("dpm3", "at least 1")]:
+    for solver, word in [("pndm", "pndm spends"), ("dpm23", "chooses"), ("dopri5", "dopri5"), ("dpm3", "at least 3")]:
         with pytest.raises(InputError, match=word):
             prepare_whole_steps(solver, mixture32, 2 if solver == "dpm3" else 20, "time")
 

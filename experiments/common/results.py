@@ -202,8 +202,8 @@ def _damage(table: Any) -> str:
         if not isinstance(table.get(name), list) or not all(isinstance(item, dict) for item in table[name]):
             return f"it lacks a list of objects `{name}`"
     for row in table["rows"]:
-        if not isinstance(row.get("made"), int) or not 0 <= row["made"] < len(table["made"]):
-            return f"a row is of run {shown(row.get('made'))} of {len(table['made'])}"
+        if "made" in row and (type(row["made"]) is not int or not 0 <= row["made"] < len(table["made"])):
+            return f"a row is of run {shown(row['made'])} of {len(table['made'])}"
         if not isinstance(row.get("error", ""), str):
             return "the error of a row is no text"
     return ""

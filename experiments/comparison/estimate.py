@@ -25,8 +25,9 @@ def announce_cost(problem: Problem, name: str, cells: Sequence[Mapping[str, Any]
         "optimal grids": any(cell["grid"] == OPTIMAL for cell in cells),
     }
     more = " and ".join(what for what, asked in uncounted.items() if asked)
+    count = f"{len(cells)} cell{'s' * (len(cells) > 1)}"
     announce(
-        f"{name}: {len(cells)} cells of {planned:,} evaluations of a batch, and about {solution:,} for the reference solution, "
+        f"{name}: {count} of {planned:,} evaluations of a batch, and about {solution:,} for the reference solution, "
         f"which are {(planned + solution) * calls:,} network calls: about {duration((planned + solution) * seconds)}, by one "
         f"evaluation that took {duration(seconds)}" + f"; what {more} take is not known before" * bool(more)
     )

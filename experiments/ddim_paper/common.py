@@ -17,7 +17,10 @@ def prepare_whole_steps(solver: str, model: EpsModel, nfe: int, grid: str, *, ba
     InputError for a solver whose cost is not known beforehand, or is more than that.
     """
     found = find(solver)
-    budget = Budget(steps=nfe // (found.nfe_per_step or 1), grid=grid)
+    per_step = found.nfe_per_step or 1
+    if nfe < per_step:
+        raise InputError(f"{solver} spends at least {per_step} evaluations, those of one step, and cannot be compared at {nfe}")
+    budget = Budget(steps=nfe // per_step, grid=grid)
     prepared = found.prepare(budget, model.schedule, labels_only=model.clock == "label", backwards=backwards)
     if prepared.nfe is None or prepared.nfe > nfe:
         spent = "no fixed number of" if prepared.nfe is None else prepared.nfe
