@@ -66,7 +66,7 @@ def _ctrl_c_noted() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        handler(number, frame)  # type: ignore[operator]
+        handler(number, frame)  # type: ignore[operator, misc]
 
     listens = callable(handler) and threading.current_thread() is threading.main_thread()
     if listens:

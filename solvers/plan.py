@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diffode.checks import choice, instance, number, text, whole, wrong
-from diffode.errors import InputError, shown
+from diffode.errors import InputError, one_line, shown
 from diffode.files import atomic, json_value
 from diffode.prediction import CONSTANT
 from diffode.reading import MOST_JSON, parse_json, read_bytes, reading
@@ -195,7 +195,7 @@ class Plan:
     def __repr__(self) -> str:
         """The table's first line."""
         spent = f"{len(self.grid) - 1} steps, {self.nfe} NFE, memory {self.memory}"
-        return f"{self.solver}: {spent}, prediction {self.prediction}, path {self.path.name}"
+        return f"{one_line(self.solver)}: {spent}, prediction {self.prediction}, path {self.path.name}"
 
     def _repr_html_(self) -> str:
         from solvers.notebook import plan_html

@@ -185,6 +185,16 @@ def test_a_message_keeps_what_is_wrong_and_what_to_do():
         assert said.endswith("': see `solvers`")
 
 
+def test_a_plan_of_a_file_names_its_solver_on_one_line():
+    result = CliRunner().invoke(cli.main, ["plan", "ddim", "--nfe", "1", "--save", "p.json"])
+    text = Path("p.json").read_text(encoding="utf-8").replace('"ddim"', json.dumps("\x1b[31mddim\nddpm"))
+    Path("p.json").write_text(text, encoding="utf-8")
+    evil = CliRunner().invoke(cli.main, ["plan", "p.json"])
+    assert evil.exit_code == 0
+    assert len(evil.stdout.splitlines()) == len(result.stdout.splitlines())
+    assert "\x1b" not in evil.stdout
+
+
 def test_lines_are_kept_and_what_they_hold_is_escaped(capsys):
     terminal.say("a\nb\x1b[31m")
     assert capsys.readouterr().out == "a\nb\\x1b[31m\n"
