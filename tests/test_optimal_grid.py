@@ -294,7 +294,7 @@ def test_the_file_is_sampled_on(tmp_path, monkeypatch):
         assert json.loads((tmp_path / f"{out}.npz.json").read_text())["grid"] == lam
     result = script(*small)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "exists: give --out another name, or --overwrite" in result.stderr
+    assert "give --out another name, or --overwrite" in result.stderr
 
 
 def test_the_file_says_all_of_the_grid(gaussian, tmp_path):
