@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffode.errors import InputError, shown
+from diffode.errors import InputError, one_line, shown
 from diffode.files import json_value
 from diffode.models import pretrained
 from diffode.schedules import make
@@ -181,13 +181,15 @@ def choose_labels(wanted: str | None, classes: tuple[str, ...], seeds: list[int]
         if wanted not in (None, "none"):
             raise InputError(f'label="{wanted}" was given to a model without labels')
         return None
+    if wanted is None:
+        return [seed % len(classes) for seed in seeds]
     known = {name.lower(): label for label, name in enumerate(classes)} | {str(label): label for label in range(len(classes))}
     labels = []
-    for name in (",".join(classes) if wanted is None else wanted).split(","):
+    for name in wanted.split(","):
         if name.strip().lower() not in known:
             raise InputError(
-                f"label {name.strip()!r} is not known to this model: its labels are "
-                + ", ".join(f"{i} {c}" for i, c in enumerate(classes))
+                f"label {shown(name.strip())} is not known to this model: its labels are "
+                + one_line(", ".join(f"{i} {c}" for i, c in enumerate(classes)), 200)
             )
         labels.append(known[name.strip().lower()])
     return [labels[seed % len(labels)] for seed in seeds]
