@@ -188,7 +188,9 @@ def test_interrupted_three_times_at_random_it_ends_as_if_it_had_not_been(tmp_pat
     def work(out):
         return compare(*model, *options, "--tolerance", 1e-6, "--out", out)
 
-    assert work(whole).exit_code == 0
+    result = work(whole)
+    assert result.exit_code == 0
+    assert re.search(r"whole: 50 cells of 816 evaluations of a batch.* network calls: about .* by one evaluation", result.stderr)
     first, second = sorted(random.sample(range(1, len(table(whole))), 2))
 
     def rows_written():

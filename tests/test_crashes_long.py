@@ -5,6 +5,7 @@ makes, moves, removes or flushes a file or a folder. Then the same command is gi
 """
 
 import os
+import re
 import sys
 import time
 from contextlib import contextmanager
@@ -153,6 +154,11 @@ def comparison(tmp_path, monkeypatch):
 
     yield work
     sys.modules.pop("crashing", None)
+
+
+def test_training_says_what_it_will_cost(tmp_path, training, capsys):
+    training(tmp_path / "run")
+    assert re.search(r"^run: 3 more steps, about .* s by the first, which took .* s$", capsys.readouterr().err, re.M)
 
 
 @pytest.mark.parametrize("command", ["training", "comparison"])

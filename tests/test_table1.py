@@ -1,5 +1,7 @@
 """Table 1 of the DDIM paper: what its cells are, and that a run can be killed, extended, and not mixed with another."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from safetensors.torch import save_file
 from diffode import grid as grids
 from diffode.images import datasets
 from diffode.model import EpsModel
-from diffode.models import presets, pretrained
+from diffode.models import checkpoint, presets, pretrained
+from diffode.models.card import Card
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
+from diffode.networks.unet import UNet, UNetConfig
+from diffode.schedules import SCHEDULES
 from experiments import documents
 from experiments.common import results
 from experiments.ddim_paper import table1, table1_cells
@@ -58,7 +63,17 @@ def test_all_labels_are_one_tau_whatever_the_rule():
     assert table1_cells.lams_of_tau("quadratic", schedule, 10) == grids.tau("tau-quadratic", schedule, 10)[:-1].tolist()
 
 
-def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatch):
+@pytest.fixture
+def small(tmp_path):
+    """A U-Net for the same images, untrained and much smaller than the shipped one, as a file."""
+    config = UNetConfig((1, 28, 28), 10, width=16, attention=())
+    model = EpsModel(UNet(config), SCHEDULES["ddpm_linear"](), "velocity", clock="lam", classes=10, shape=config.image)
+    file = tmp_path / "weights" / "small.safetensors"
+    checkpoint.save(file, model.network.state_dict(), Card.of(model, "unet", config=dataclasses.asdict(config)))
+    return file
+
+
+def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatch, small):
     for module in (table1, table1_cells):
         monkeypatch.setattr(module, "BLOCK", 20)
     monkeypatch.setattr(
@@ -73,7 +88,8 @@ def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatc
         return real(task, file)
 
     monkeypatch.setattr(generate, "generate", counted)
-    arguments = ("--steps", "2", "--n", 40, "--out", out)
+    weights = ("--weights", small)
+    arguments = (*weights, "--steps", "2", "--n", 40, "--out", out)
     assert run(*arguments).exit_code == 130
     assert len(results.read(out)[1]) == 1  # two blocks of one cell, and one of the next
     monkeypatch.setattr(generate, "generate", lambda task, file: (made.append(file), real(task, file))[1])
@@ -83,14 +99,14 @@ def test_a_network_is_killed_resumed_extended_and_not_mixed(tmp_path, monkeypatc
     assert (tmp_path / "t.png").exists()
     assert "Fréchet distance in the features of classifier" in table1.report(out)
 
-    assert run("--steps", "2", "--n", 60, "--out", out).exit_code == 0
+    assert run(*weights, "--steps", "2", "--n", 60, "--out", out).exit_code == 0
     assert len(made) == len(set(made)) == 3 * len(table1.ETAS)  # the blocks that were there are there
     assert "60 (S = 2)" in table1.report(out)
 
-    refused = run("--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out)
+    refused = run(*weights, "--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out)
     assert refused.exit_code == 2
     assert "another tau" in refused.output
-    other = run("--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out, "--overwrite")
+    other = run(*weights, "--steps", "2", "--n", 40, "--tau", "quadratic", "--out", out, "--overwrite")
     assert other.exit_code == 1
     assert "samples of another model or setting" in other.output
 
@@ -114,10 +130,10 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_picture_is_of_the_cells_own_seeds(tmp_path, monkeypatch):
+def test_the_picture_is_of_the_cells_own_seeds(tmp_path, monkeypatch, small):
     """Of as many samples as there are, and of no others."""
     monkeypatch.setattr(datasets, "FASHION_MNIST", tmp_path / "none")
-    assert run("--steps", "2", "--n", 20, "--seed", 7, "--out", tmp_path / "v1.5").exit_code == 0
+    assert run("--weights", small, "--steps", "2", "--n", 20, "--seed", 7, "--out", tmp_path / "v1.5").exit_code == 0
     made = {path.name for path in (tmp_path / "v1.5-samples").rglob("*.npz")}
     assert made == {"7-26.npz"}
     assert {"v1.5.csv", "v1.5.json", "v1.5.png"} <= {path.name for path in tmp_path.iterdir()}

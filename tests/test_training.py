@@ -123,6 +123,46 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         checkpoint.read(path, "unet")
 
 
+def damaged(tensors, header):
+    """What a state may be damaged to: tensors and header."""
+    name = next(name for name, tensor in tensors.items() if name.startswith("network") and tensor.ndim > 1)
+    bare = {key: value for key, value in header.items() if key != "checksum"}
+    yield "another number", {**tensors, name: tensors[name] + 1e-3}, header
+    yield "a tensor less", {key: value for key, value in tensors.items() if key != name}, bare
+    yield "a tensor more", {**tensors, "network.more": torch.zeros(1)}, bare
+    yield "another shape", {**tensors, name: tensors[name][:1]}, bare
+    yield "no optimizer", {key: value for key, value in tensors.items() if not key.startswith("optimizer")}, bare
+    for key in ("config", "data", "step", "log"):
+        yield f"no {key}", tensors, {name: value for name, value in header.items() if name != key}
+        yield f"{key} null", tensors, {**header, key: None}
+    yield "a negative step", tensors, {**header, "step": -1}
+    for log in ([], [1], [{"images": 16}]):
+        yield f"a log of {log}", tensors, {**header, "log": log}
+
+
+def test_a_damaged_state_is_one_sentence(tmp_path):
+    """Truncated, with bits flipped, or with parts of it missing or of another kind. An older one without checksum is resumed."""
+    path, other = tmp_path / "state.safetensors", tmp_path / "other.safetensors"
+    go(Trainer(config(), few()), 16).save(path)
+    tensors, header = checkpoint.read(path, "training")
+    checkpoint.save(other, tensors, {key: value for key, value in header.items() if key != "checksum"})
+    resumed = Trainer(config(), few())
+    resumed.load(other)
+    assert resumed.images == 16
+    data = path.read_bytes()
+    flipped = bytearray(data)
+    flipped[-100] ^= 4
+    for content in (b"", data[:100], data[:-100], bytes(flipped)):
+        other.write_bytes(content)
+        with pytest.raises(InputError):
+            resumed.load(other)
+    for what, arrays, fields in damaged(tensors, header):
+        checkpoint.save(other, arrays, fields)
+        with pytest.raises(InputError, match="is damaged") as raised:
+            resumed.load(other)
+        assert len(str(raised.value)) < 400, what
+
+
 def test_the_ema_is_the_weighted_mean_of_the_weights():
     trainer = Trainer(config(), few())
     expected = next(trainer.ema.parameters()).clone().double()
