@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from typing import Any
 
 WORDS = reprlib.Repr()  # of what others wrote: short, whatever it holds and however deep it is
 WORDS.maxstring = WORDS.maxother = WORDS.maxlong = 80
 WORDS.maxlist = WORDS.maxtuple = WORDS.maxset = 8
+ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # in memory, which is another in every run
 
 
 class InputError(ValueError):
@@ -30,6 +32,6 @@ def one_line(text: str, most: int = 80) -> str:
 def shown(value: Any, most: int = 80) -> str:
     """A value as a message shows it: like repr, on one line of at most `most` characters, without control characters."""
     try:
-        return one_line(WORDS.repr(value), most)
+        return one_line(ADDRESS.sub("", WORDS.repr(value)), most)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return f"a {type(value).__name__} of very many digits"
