@@ -87,7 +87,10 @@ def _changed(
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         return value
 
-    return {name: visit(name, value) for name, value in tree.items()}
+    try:
+        return {name: visit(name, value) for name, value in tree.items()}
+    except RecursionError as error:
+        raise InputError("a condition holds itself, or is nested too deeply: give a tree of dicts, lists and tuples") from error
 
 
 def _is_plain(value: Any) -> bool:

@@ -36,7 +36,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path of the same name, where a file or a folder is to be made; move it to `path` on success.
 
     The folder of `path` is made if it is absent. On any failure nothing is changed. A folder replaces a folder, which comes back
-    if the run dies before the new one is in its place. Files have the permissions of files that are made without ado.
+    if the run dies before the new one is in its place. Files have the permissions of files that are made with open().
     """
     path = Path(os.path.realpath(path)) if os.path.isdir(path) else Path(path)
     with folder_for(path), _private(path.parent) as private:
@@ -158,6 +158,9 @@ def _private(folder: Path) -> Iterator[Path]:
         private = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
         with suppress(FileNotFoundError):
             held = _hold(private / LOCK)
+        if held is not None and not WINDOWS and private.stat().st_mode & 0o077:  # it was removed, and filelock made it anew
+            _let_go(held, partial(_remove, private))
+            held = None
     try:
         yield private
     finally:

@@ -42,6 +42,7 @@ from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.noise import seeds_of
 
+MOST_PROBES = 10_000  # coordinates of the state
 LEVELS = 127.5  # of a pixel, in a unit of x
 Density = Callable[[Tensor, float], Tensor]  # (x, λ) -> log p_λ(x), (batch,)
 
@@ -101,7 +102,7 @@ def log_likelihood(
     InputError if log p is not finite, or the integrator stopped early.
     """
     model, x0 = _taking_gradients(model, check_state("x0", x0))
-    probes = checks.whole("probes", probes)
+    probes = checks.whole("probes", probes, 0, MOST_PROBES)
     checks.function("encode", encode, "a function that integrates, as solvers.encode")
     checks.function("end", normal if end is None else end, "a function of (x, λ), or None")
     schedule, d = model.schedule, x0[0].numel()

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffode.checks import whole, wrong
 from diffode.errors import InputError
 
+MOST_SEEDS = 10_000_000  # of one batch
 LAST_SEED = 2**32 - 1  # torch's CPU generator distinguishes no others
 Noise = Callable[[int, Tensor], Tensor]  # (draw, like) -> N(0, I) of the shape, dtype and device of `like`
 
@@ -45,6 +46,7 @@ class SeededNoise:
 
 def seeds_of(seed: int | Sequence[int], n: int) -> list[int]:
     """n seeds: seed, seed + 1, ...; or those of a sequence, InputError unless it has n, all from 0 to 2^32 − 1."""
+    whole("the batch", n, 0, MOST_SEEDS)
     if not isinstance(seed, Iterable) or getattr(seed, "ndim", 1) == 0:
         first = whole("a seed", seed, 0, LAST_SEED)
         return _checked(range(first, first + n))

@@ -190,6 +190,8 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]
         if version not in headers:
             raise InputError(f"{shown(member.filename)} is of version {version} of the format")
         shape, _, dtype = headers[version](stream)
+        if not dtype.itemsize:
+            raise InputError(f"{shown(member.filename)} is an array of nothing")
         if dtype.hasobject:
             raise InputError(f"{shown(member.filename)} holds Python objects, which would be unpickled")
         if stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size:

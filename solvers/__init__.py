@@ -45,7 +45,10 @@ def __getattr__(name: str) -> Callable[..., Any]:
     def plan(grid: Any, schedule: Any, **options: Any) -> Plan:
         return solver.plan(grid, schedule, **options)
 
-    return functools.update_wrapper(plan, solver.build)
+    functools.update_wrapper(plan, solver.build)
+    plan.__module__, plan.__qualname__ = __name__, name  # where pickle finds it
+    globals()[name] = plan
+    return plan
 
 
 def __dir__() -> list[str]:

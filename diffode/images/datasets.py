@@ -92,11 +92,11 @@ def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
     if path.is_file() and path.suffix == ".npz":
         return _load_npz(path)
     if path.is_dir():
+        if any(path.glob("*-ubyte*")):
+            return _load_idx(path, split)
         if files := folders.files_of(path):
             pixels, labels, classes = folders.read(path, files)
             return ImageSet(path.name, pixels, labels, classes)
-        if any(path.glob("*-ubyte*")):
-            return _load_idx(path, split)
     raise InputError(
         f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name a folder that holds "
         "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG, JPEG, WebP or BMP images, "
@@ -148,8 +148,8 @@ def _load_npz(path: Path) -> ImageSet:
     with reading(path, "set of images", "an .npz with uint8 images in arr_0, if labelled labels in arr_1"):
         arrays = read_npz(path, ("arr_0", "arr_1", "classes"))
         names = arrays.get("classes", np.array([], np.str_))
-        if names.ndim != 1 or names.dtype.kind not in "US":
-            raise InputError(f"its classes are {shown(names)}, where an array of texts is expected")
+        if names.ndim != 1 or names.dtype.kind not in "US" or len(names) > MOST_CLASSES:
+            raise InputError(f"its classes are {shown(names)}, where an array of at most {MOST_CLASSES} texts is expected")
         classes = tuple(map(str, names))
         "".join(classes).encode()  # half a surrogate pair is no text
         return ImageSet(path.stem, arrays["arr_0"], arrays.get("arr_1"), classes)

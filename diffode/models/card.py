@@ -25,11 +25,10 @@ from torch import Tensor
 
 from diffode.errors import InputError, shown
 from diffode.files import as_json
-from diffode.grid import MOST_STEPS
 from diffode.model import EpsModel
 from diffode.reading import MOST_NUMBERS
 from diffode.schedule import Schedule
-from diffode.schedules import make
+from diffode.schedules import MOST_LABELS, make
 
 DIFFUSION = ("schedule", "predicts", "clock")  # the fields of a diffusion model, which a classifier lacks
 
@@ -149,7 +148,7 @@ def _is_schedule(value: Any) -> bool:
 
 def _is_option(value: Any) -> bool:
     """A number that a schedule is made with, among them the number of its labels."""
-    return type(value) in (int, float) and math.isfinite(value) and (type(value) is float or 0 <= value <= MOST_STEPS)
+    return type(value) in (int, float) and math.isfinite(value) and (type(value) is float or 0 <= value <= MOST_LABELS)
 
 
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, and the check

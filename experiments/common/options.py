@@ -14,7 +14,6 @@ import cloup
 from click.core import ParameterSource
 
 MOST_IMAGES = 10_000_000  # of one command
-LONGEST_NAME = 200  # bytes; file systems take 255
 COUNT = click.IntRange(1, MOST_IMAGES)
 SEED = click.IntRange(0, 2**32 - 1)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -23,10 +22,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 class FileName(click.ParamType):
     """The name of a file or a folder, as a Path; as text (to=str) where it may also be a name of another kind.
 
-    No part of it is longer than file systems take, with room for the names of temporary files beside it.
+    longest: the bytes of a name, as file systems take them.
     """
 
-    name = "path"
+    name, longest = "path", 255
 
     def __init__(self, to: type[Path] | type[str] = Path) -> None:
         self.to = to
@@ -34,13 +33,18 @@ class FileName(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
             self.fail(f"{str(value)!r} is no name", param, ctx)
-        if max(len(part.encode()) for part in re.split("[/,]", str(value))) > LONGEST_NAME:
-            self.fail(f"{str(value)!r} is too long: the name of a file has at most {LONGEST_NAME} bytes", param, ctx)
+        if max(len(part.encode()) for part in re.split("[/,]", str(value))) > self.longest:
+            self.fail(f"{str(value)!r} is too long: the name of a file has at most {self.longest} bytes", param, ctx)
         return self.to(value)
 
 
 class OutputName(FileName):
-    """The name of a file or folder that is to be written, refused before any work where nothing can be written."""
+    """The name of a file or folder that is to be written, refused before any work where nothing can be written.
+
+    There is room for the names of what is written beside it.
+    """
+
+    longest = 200
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from diffode.files import check_writable  # so that --help does not wait for numpy

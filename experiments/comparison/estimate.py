@@ -38,6 +38,7 @@ def seconds_of_one(problem: Problem) -> float | None:
     recipe, rows = problem.settings.recipe, problem.batches[0]
     try:
         model, x = problem.labelled(problem.model, rows), problem.initial_state(rows, recipe.state_dtype, recipe.device)
+        model(x, problem.schedule.lam_min)  # the first call takes longer, on a GPU by far
         with metered(recipe.device) as cost:
             model(x, problem.schedule.lam_min)
     except Exception:

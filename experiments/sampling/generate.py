@@ -55,8 +55,7 @@ def generate(
         outputs.refuse_existing(own)
         arrays, resumed = _draw(task, work, watch)
         per_image = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", "plan", *STATES)}
-        table = task.prepared.plan
-        plan = arrays["plan"].tobytes().decode() or None if table is None else table.to_text()
+        plan = None if save_plan is None else _plan_text(task, arrays)
         warnings = tuple(warnings_of(job, per_image, save_plan, plan))
         summary = Summary(per_image, float(arrays["seconds"].sum()), resumed, warnings)
         outputs.write(work, arrays, plan, card(task, summary, command), summary)
@@ -73,6 +72,11 @@ def _require_plan(task: PreparedJob) -> None:
             f"each of {n} images takes its own steps with {solver.name}, and `save_plan` keeps one plan: ask for one image "
             "(n=1, or `seeds` with one number)"
         )
+
+
+def _plan_text(task: PreparedJob, arrays: Arrays) -> str | None:
+    """The file of the plan that was run; None for an adaptive solver that accepted no step."""
+    return task.prepared.plan.to_text() if task.prepared.plan else arrays["plan"].tobytes().decode() or None
 
 
 def _draw(task: PreparedJob, work: Work, watch: Watch | None) -> tuple[Arrays, int]:

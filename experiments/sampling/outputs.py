@@ -15,6 +15,7 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.files import atomic, check_writable, json_bytes
 from diffode.images import writers
+from diffode.reading import sha256_of
 from experiments.common import figures
 from experiments.sampling.jobs import Job
 from experiments.sampling.summary import Summary
@@ -143,8 +144,7 @@ def digest(path: Path) -> str:
         return hashlib.sha256(os.fsencode(files)).hexdigest()
     if not path.is_file():
         return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _is_of(path: Path, digests: Collection[str]) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from diffode._version import __version__
 from diffode.errors import InputError
 from diffode.files import as_json, atomic, clear_dead, folder_for, is_own, locked
+from diffode.reading import open_regular
 from experiments.sampling.jobs import Job
 from experiments.sampling.summary import Summary
 from experiments.sampling.trajectory import Arrays
@@ -75,8 +76,9 @@ class Work:
     def _read(self, file: Path) -> bytes | None:
         """What was written; None for anything else."""
         try:
-            whole = file.read_bytes()
-        except OSError:
+            with open_regular(file) as stream:
+                whole = stream.read()
+        except (OSError, InputError):
             return None
         content, checksum = whole[:-CHECKSUM], whole[-CHECKSUM:]
         return content if checksum == self._checksum(file, content) else None
