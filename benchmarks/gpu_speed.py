@@ -172,7 +172,7 @@ def adaptive(device: str, fast: bool) -> Iterator[Row]:
     """Solvers that choose their steps on the shipped U-Net, which has its own noise in the last digits, in float32."""
     batch = 1 if fast else 16
     model = fashion(batch, device)
-    tolerance = 5.0 if fast else 0.01
+    tolerance = 1.0 if fast else 0.01
     for name in ("dpm23",) if fast else ("dpm23", "dpmpp23", "dopri5"):
         yield attempt({"solver": name}, chosen, name, model, batch, tolerance, device, 1 if fast else 3)
 

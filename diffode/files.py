@@ -131,6 +131,8 @@ def check_writable(path: Path) -> None:
     """OSError or ValueError unless a file could be made there, in a folder that is there or could be: by trying, since
     permissions do not tell."""
     folder = next((folder for folder in path.absolute().parents if folder.exists()), path)  # of / there is none
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file where a folder is needed")
     for name in path.absolute().relative_to(folder).parts:
         with suppress(FileNotFoundError):
             os.lstat(folder / name)  # which refuses a name that is too long

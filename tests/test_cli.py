@@ -240,7 +240,7 @@ def test_no_plan_where_no_step_was_taken():
 
 @pytest.mark.parametrize("rtol", ["-1", "0", "inf", "nan"])
 def test_a_tolerance_that_is_none(rtol):
-    refused(run("sample", "--model", "mixture", "--solver", "dopri5", "--rtol", rtol), "rtol", "positive", rtol)
+    refused(run("sample", "--model", "mixture", "--solver", "dopri5", "--rtol", rtol), "rtol", "number", rtol)
 
 
 def test_sample_has_a_default_name_and_labels_in_turn():

@@ -13,6 +13,7 @@ from diffode import grid as grids
 from diffode import schedules
 from diffode.errors import InputError
 from diffode.schedule import Array, Schedule
+from solvers.execute import is_finite
 from solvers.gaussian import exact, variance
 from solvers.options import Options
 from solvers.solver import Solver
@@ -136,7 +137,10 @@ def round_trip(solver: Solver) -> Check:
     off = []
     for steps in (20, 40):
         lams = grids.make("logsnr", model.schedule, steps)
-        off.append(solve(solver, model, solve(solver, model, x, lams[::-1]).x, lams).x - x)
+        encoded = solve(solver, model, x, lams[::-1]).x
+        if not is_finite(encoded):
+            return Check("not finite", "a state to come back from", False)
+        off.append(solve(solver, model, encoded, lams).x - x)
     power = slope(*off)
     return Check(f"h^{power:.1f}", f"h^{least} or faster, or below 1e-9", power >= least or float(off[1].abs().max()) < 1e-9)
 
