@@ -350,7 +350,7 @@ def test_bits_per_dim_are_those_of_a_distribution_over_pixels():
 @pytest.mark.parametrize(
     ("how", "word"),
     [
-        ({"probes": -1}, "`probes` must be a whole number of at least 0, not -1"),
+        ({"probes": -1}, "`probes` must be a whole number from 0 to 10000, not -1"),
         ({"seed": [1]}, "1 seeds were given for 4"),
         ({"solver": "dpm23", "max_nfe": 5}, "stopped before the noisy end"),
         ({"solver": "ddpm"}, "noise cannot be encoded"),
