@@ -3,7 +3,11 @@
 A module is given x in the dtype of its weights, and a clock in that dtype or float32, whichever is wider, whatever the dtype of
 the state: in bfloat16 t = 999 would be 1000. A module in half precision is therefore called under autocast to its own dtype, so
 that what it computes from its clock in float32, as sinusoids, may meet its weights. Any other callable is given x as it is, and a
-clock in the dtype of x or float32. What a network returns comes back in the dtype of the state.
+clock in the dtype of x or float32. A network that predicts EDM's F is given c_in x (prediction.input_scale).
+
+A network returns a tensor, an object whose `sample` is one, or a tuple or list that begins with one, of the shape of x; with
+`learned_variance` it has twice the channels, of which the first half are taken (Nichol and Dhariwal, 2021). It comes back in the
+dtype of the state.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffode import prediction
 from diffode.checks import wrong
+from diffode.clocks import Clock, clocks_at
 from diffode.errors import InputError, shown
 from diffode.schedule import Array, Schedule
 
@@ -55,43 +60,68 @@ def weights_of(network: Any) -> Iterator[Tensor]:
         yield from network.buffers()
 
 
+def dtype_of(network: Any) -> torch.dtype | None:
+    """The dtype of a network's weights; None for what is no module or has none."""
+    weights = _floating(network)
+    return None if weights is None else weights.dtype
+
+
+def _floating(network: Any) -> Tensor | None:
+    return next((tensor for tensor in weights_of(network) if tensor.is_floating_point()), None)
+
+
 @dataclass(frozen=True)
 class Call:
     """call(x, i, condition): the network's output at the i-th clock, as the module docstring says.
 
     clocks: (evaluations, batch). dtype: that of the weights, None for what is no module or has none. autocast: to which dtype the
-    network is autocast, if at all.
+    network is autocast, if at all. scales: what x is multiplied by before each call, a number or (batch, 1, ...); None for 1.
+    learned_variance: whether half of the channels are cut off.
     """
 
     network: Callable[..., Any]
     clocks: Tensor
     dtype: torch.dtype | None
     autocast: torch.dtype | None
+    scales: Sequence[float | Tensor] | None = None
+    learned_variance: bool = False
 
     @classmethod
     def of(
         cls,
         network: Callable[..., Any],
         schedule: Schedule,
-        clock: str,
+        clock: Clock,
         lams: Sequence[float] | Array,
         like: Tensor,
         autocast: torch.dtype | None = None,
+        predicts: str = "noise",
+        learned_variance: bool = False,
     ) -> Call:
         """That of a network on this schedule at these λ, for states like `like`; InputError as `clocks_at`, and for a module
         without numbers."""
-        weights = next((tensor for tensor in weights_of(network) if tensor.is_floating_point()), None)
-        own = None if weights is None else weights.dtype
+        weights = _floating(network)
+        own = dtype_of(network)
         offloaded = hasattr(network, "_hf_hook")  # accelerate's, which brings the weights
         if weights is not None and weights.is_meta and not (like.is_meta or offloaded):
             raise InputError("the network is on meta, where tensors hold no numbers: load its weights onto a device")
         clocks = clocks_at(schedule, clock, lams, len(like), torch.promote_types(own or like.dtype, torch.float32))
-        return cls(network, clocks.to(like.device), own, autocast or (own if own in HALF else None))
+        scales = None
+        if prediction.find(predicts).scale is not None:
+            c = prediction.input_scale(predicts, schedule.alpha(lams), schedule.sigma(lams))
+            scales = c.tolist() if c.ndim == 1 else list(torch.as_tensor(c).to(like).view(*c.shape, *[1] * (like.ndim - 1)))
+        autocast = autocast or (own if own in HALF else None)
+        return cls(network, clocks.to(like.device), own, autocast, scales, learned_variance)
 
     def __call__(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
         """The output, (batch, *shape), in the dtype of x; InputError if it is none."""
-        m = self.evaluated(self.network, x, i, condition)
-        m = getattr(m, "sample", m)  # what the networks of diffusers return
+        scaled = x if self.scales is None else x * self.scales[i]
+        m = self.evaluated(self.network, scaled, i, condition)
+        if not isinstance(m, Tensor):
+            m = getattr(m, "sample", m)  # what the networks of diffusers return
+            m = m[0] if isinstance(m, tuple | list) and m else m
+        if self.learned_variance:
+            m = _mean(m, x)
         if not isinstance(m, Tensor) or m.shape != x.shape or (i == 0 and (m.device != x.device or m.is_complex())):
             raise _unfit(m, x)
         return m.to(x.dtype)
@@ -106,23 +136,15 @@ class Call:
             raise
 
 
-def clocks_at(schedule: Schedule, clock: str, lams: Sequence[float] | Array, batch: int, dtype: torch.dtype) -> Tensor:
-    """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
-
-    InputError for λ outside the schedule, for labels that are not whole, and for λ that are neither one nor one per sample.
-    """
-    if np.shape(lams)[1:] not in ((), (batch,)):
-        raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
-    t = schedule.t(lams)  # InputError outside the schedule, whatever the clock
-    clocks = torch.as_tensor(np.asarray(lams, np.float64) if clock == "lam" else t, dtype=dtype)
-    if clock == "label":
-        if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
-            raise InputError(
-                f"the grid asks for label {t.flat[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
-                "whole labels: snap the grid (grid.snap), and take a solver whose stages are all on it, or clock='t'"
-            )
-        clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
-    return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, batch)
+def _mean(m: Any, x: Tensor) -> Tensor:
+    """The first half of the channels of an output with learned variances; InputError if it has not twice those of x."""
+    if isinstance(m, Tensor) and x.ndim > 1 and m.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
+        return m[:, : x.shape[1]]
+    found = tuple(m.shape) if isinstance(m, Tensor) else f"a {type(m).__name__}"
+    raise InputError(
+        f"with learned_variance=True the network must return twice the channels of its state {tuple(x.shape)}, not {found}: "
+        "leave learned_variance out if it learned none"
+    )
 
 
 def _unfit(m: Any, x: Tensor) -> InputError:
@@ -130,10 +152,9 @@ def _unfit(m: Any, x: Tensor) -> InputError:
     if not isinstance(m, Tensor):
         return InputError(f"the network returned a {type(m).__name__}: wrap it, so that it returns a tensor")
     if m.shape != x.shape:
-        return InputError(
-            f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: a network that "
-            "learns variances must return its mean alone"
-        )
+        twice = x.ndim > 1 and m.shape == (len(x), 2 * x.shape[1], *x.shape[2:])
+        advice = "say learned_variance=True if half are variances" if twice else "wrap it, so that the two are the same"
+        return InputError(f"the network returned {tuple(m.shape)} for a state of {tuple(x.shape)}: {advice}")
     if m.is_complex():
         return InputError("the network returned complex numbers for a real state: return their real part, or both as channels")
     return InputError(f"the network returned a tensor on {m.device} for a state on {x.device}: move it there (EpsModel.to)")
@@ -145,8 +166,12 @@ def _refuse(function: Callable[..., Any], x: Tensor, condition: Mapping[str, Any
     try:
         inspect.signature(getattr(function, "forward", function)).bind(x, x, **condition)
     except TypeError as misfit:
-        labels = "give labels (labelled), and leave guidance out or say which labels mean none, as guided(2, y=...)"
-        advice = labels if str(misfit).endswith("'y'") else "give what it takes (conditioned), or a function that calls it so"
+        advice = "give what it takes (conditioned), or a function that calls it so"
+        if str(misfit).endswith(("'y'", "'class_labels'")):
+            advice = (
+                "give labels (labelled) under the name that it takes, EpsModel(..., label=...), and where guidance leaves them "
+                "out say which mean none, EpsModel(..., null_label=...)"
+            )
         raise InputError(f"the network cannot be called as {call}: {misfit}; {advice}") from error
     except ValueError:  # it has no signature
         pass

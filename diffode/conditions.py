@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffode.errors import InputError
+from diffode.labels import Labels
 
 Rows = Tensor | list[Any]  # a row per sample
 Change = Callable[[str, Rows], Any]  # (where it lies in the tree, rows) -> what takes its place
@@ -27,18 +28,14 @@ Change = Callable[[str, Rows], Any]  # (where it lies in the tree, rows) -> what
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance. null: what replaces parts of the condition in the unconditional call; if it is empty, the labels
-    `y` are left out there."""
+    are left out there (Labels.left_out)."""
 
     weight: float
     null: Mapping[str, Any] = field(default_factory=dict)
 
-    def unconditional(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+    def unconditional(self, condition: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
         """The condition of the unconditional call; InputError if it would be the conditional one again."""
-        if self.null:
-            return {**condition, **self.null}
-        if "y" not in condition:
-            raise InputError("guidance needs labels (labelled) to leave out, or null=... to say what else to replace")
-        return {name: value for name, value in condition.items() if name != "y"}
+        return {**condition, **self.null} if self.null else labels.left_out(condition)
 
 
 def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.calling import Call
-from diffode.conditions import on_device
 from diffode.evaluation import Counter, Evaluate, columns
 from diffode.model import EpsModel
 from diffode.schedule import Array
@@ -88,8 +86,7 @@ class WithDensity(EpsModel):
         plain = not self.hooks and self.guidance is None and self.predicts in ("velocity", "tangent")
         closed = getattr(self.network, "divergence", None)
         if self.probes is None and plain and closed is not None:
-            call = Call.of(self.network, self.schedule, self.clock, lams, like, self.autocast)
-            condition = on_device(self.condition, like)
+            call, condition = self.call_at(lams, like), self.handed(self.condition, like)
             return lambda x, i: (tangent(x, i), call.evaluated(closed, x, i, condition).to(x.dtype)[:, None])
         units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)

@@ -1,13 +1,8 @@
 """EpsModel: ε(x, λ) for any network, device, prediction, condition and guidance.
 
 A network is any callable `network(x, clock, **condition)` that returns something of the shape of x. An EpsModel says what
-it predicts (prediction.PREDICTIONS), on which schedule it was trained, and what its second argument is:
-
-    clock="t"      t(λ) of the schedule as float, fractional where λ falls between two labels
-    clock="label"  the same as int64; an error unless λ is snapped to the labels (grid.snap)
-    clock="lam"    λ itself
-
-A module gets x in the dtype of its weights, and answers in that of the state, whatever the two are (calling.py).
+it predicts (prediction.py), on which schedule it was trained, what its second argument is (clocks.py), and how it takes labels
+(labels.py). A module gets x in the dtype of its weights, and answers in that of the state, whatever the two are (calling.py).
 
 What acts on x̂0 (clipping, dynamic thresholding) and on the pair of conditional and unconditional outputs (guidance) happens
 here, before any solver sees a number, and ε is re-derived from the x̂0 that came out, so the pair stays consistent.
@@ -26,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import checks, prediction
-from diffode.calling import HALF, Call, check_device, check_state, weights_of
+from diffode import checks, clocks, prediction
+from diffode.calling import HALF, Call, check_device, check_state, dtype_of, weights_of
 from diffode.conditions import Guidance, on_device, rows_of
 from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion, evaluate_once
+from diffode.labels import Labels
 from diffode.schedule import Array, Schedule
 
-CLOCKS = "t", "label", "lam"
-WHOLE = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 LARGEST_WEIGHT = 1e6  # of guidance
 
 
@@ -42,7 +36,9 @@ LARGEST_WEIGHT = 1e6  # of guidance
 class EpsModel:
     """One interface for every network; see the module docstring.
 
-    classes: how many labels the network knows, 0 if it takes none; labels are checked against it.
+    clock: a name of clocks.CLOCKS, or a function of λ. classes: how many labels the network knows, 0 if it takes none; labels are
+    checked against it. label: the keyword by which it takes them; null_label: the one that means none; one_hot: as rows.
+    learned_variance: whether half of its channels are variances, to be cut off.
     shape: that of one sample, as (channels, height, width), if it is known; what samples by the model's name needs it.
 
     The other fields are set by the methods: condition (conditioned, labelled), guidance (guided), hooks on x̂0 (clipped,
@@ -53,8 +49,12 @@ class EpsModel:
     schedule: Schedule
     predicts: str = "noise"
     _: dataclasses.KW_ONLY
-    clock: str = "t"
+    clock: clocks.Clock = "t"
     classes: int = 0
+    label: str = "y"
+    null_label: int | None = None
+    one_hot: bool = False
+    learned_variance: bool = False
     shape: Sequence[int] | None = None
     condition: Mapping[str, Any] = field(default_factory=dict)
     guidance: Guidance | None = None
@@ -66,16 +66,16 @@ class EpsModel:
         checks.function("network", self.network, "a torch module or a function of x and its clock")
         checks.instance("schedule", self.schedule, Schedule, "a Schedule, as schedules.ddpm_linear() makes one")
         prediction.check(self.predicts)
-        checks.choice("clock", self.clock, CLOCKS)
-        object.__setattr__(self, "classes", checks.whole("classes", self.classes))
+        clocks.check(self.clock, self.schedule)
+        object.__setattr__(self, "classes", self.labels.classes)
+        object.__setattr__(self, "null_label", self.labels.null)
+        checks.flag("learned_variance", self.learned_variance)
         checks.instance("condition", self.condition, Mapping, "a dict of what the network is given by keyword")
         if self.predicts == "velocity" and self.schedule.path.name != "vp":
             raise InputError(
                 "velocity is α ε − σ x0 on the vp path; on the "
                 f"{self.schedule.path.name} path it is called flow (ε − x0) or tangent"
             )
-        if self.clock == "label" and self.schedule.knots is None:
-            raise InputError(f"the clock of {self.schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
         if self.shape is not None:
             object.__setattr__(self, "shape", checks.sizes("shape", self.shape, "(1, 28, 28)"))
 
@@ -89,17 +89,7 @@ class EpsModel:
 
     def labelled(self, y: Tensor | Sequence[int]) -> Self:
         """This model conditioned on class labels y, integers (batch,); InputError for a label out of range."""
-        try:
-            y = torch.as_tensor(y)
-        except (TypeError, ValueError, RuntimeError):
-            raise checks.wrong("y", "labels, whole numbers, one per sample", y) from None
-        if y.dtype not in WHOLE or y.ndim != 1:
-            raise InputError(f"labels are whole numbers, one per sample, not {y.dtype} {tuple(y.shape)}")
-        y = y.long()
-        if self.classes and not bool(((y >= 0) & (y < self.classes)).all()):
-            wrong = int(y[(y < 0) | (y >= self.classes)][0])
-            raise InputError(f"label {wrong} is out of range: this model knows 0 to {self.classes - 1}")
-        return self.conditioned(y=y)
+        return self.conditioned(**{self.label: self.labels.check(y)})
 
     def taking(self, rows: Sequence[int]) -> Self:
         """This model for these samples of its batch, in this order: every tensor of the conditions is indexed by `rows`."""
@@ -114,6 +104,8 @@ class EpsModel:
         """
         if abs(number := checks.number("the guidance weight", weight)) > LARGEST_WEIGHT:
             raise checks.wrong("the guidance weight", "of moderate size, such as 2", weight)
+        if not null:
+            self.labels.check_left_out(self.network)
         return self.replace(guidance=None if number == 1 else Guidance(number, null))
 
     def clipped(self, bound: float = 1.0) -> Self:
@@ -161,6 +153,11 @@ class EpsModel:
         return self
 
     @property
+    def labels(self) -> Labels:
+        """How the network takes labels."""
+        return Labels(self.classes, self.label, self.null_label, self.one_hot)
+
+    @property
     def device(self) -> torch.device:
         """Where the network is, if it is a module; else the CPU."""
         return next((tensor.device for tensor in weights_of(self.network)), torch.device("cpu"))
@@ -183,6 +180,15 @@ class EpsModel:
         """
         return evaluate_once(self.bind(np.asarray(lams, np.float64)[None], x, predicts, rows, counter), x)
 
+    def call_at(self, lams: Sequence[float] | Array, like: Tensor) -> Call:
+        """The network at these λ, for states like `like`."""
+        settings = self.autocast, self.predicts, self.learned_variance
+        return Call.of(self.network, self.schedule, self.clock, lams, like, *settings)
+
+    def handed(self, condition: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+        """A condition as the network is handed it, for states like `like`."""
+        return self.labels.rows(on_device(condition, like), like.device, dtype_of(self.network) or like.dtype)
+
     def bind(
         self,
         lams: Sequence[float] | Array,
@@ -202,12 +208,12 @@ class EpsModel:
         check_state("x", like)
         target = "data" if self.hooks else predicts
         ends = np.stack([self.schedule.alpha(lams), self.schedule.sigma(lams)], -1)
-        condition = on_device(self.condition, like)
-        guidance = None
+        call = self.call_at(lams, like)
+        condition, guidance = self.handed(self.condition, like), None
         if self.guidance is not None:
-            guidance = self.guidance.weight, on_device(self.guidance.unconditional(self.condition), like)
+            guidance = self.guidance.weight, self.handed(self.guidance.unconditional(self.condition, self.labels), like)
         return Evaluator(
-            call=Call.of(self.network, self.schedule, self.clock, lams, like, self.autocast),
+            call=call,
             lams=[float(np.min(lam)) for lam in lams],
             condition=condition,
             guidance=guidance,
@@ -224,6 +230,7 @@ class EpsModel:
         count = sum(tensor.numel() for tensor in self.network.parameters()) if isinstance(self.network, torch.nn.Module) else 0
         parts = [f"{name}{f' ({count:,} parameters)' if count else ''} predicts {self.predicts} on {self.schedule.name}"]
         parts += [f"shape {self.shape}"] * (self.shape is not None) + [f"{self.classes} classes"] * bool(self.classes)
+        parts += self.labels.as_given()
         parts += [f"condition {', '.join(self.condition)}"] * bool(self.condition)
         parts += [f"guidance {self.guidance.weight:g}"] if self.guidance else []
         parts += [f"{len(self.hooks)} hooks on x̂0"] * bool(self.hooks) + [f"autocast to {self.autocast}"] * bool(self.autocast)

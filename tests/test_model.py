@@ -7,7 +7,7 @@ import torch
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.evaluation import Counter
 
-PREDICTIONS = ("noise", "data", "tangent", "flow", "score")
+PREDICTIONS = ("noise", "data", "tangent", "flow", "reverse-flow", "score")
 PATHS = ("vp", "ve", "flow")
 every_path = pytest.mark.parametrize("path", PATHS)
 every_prediction = pytest.mark.parametrize("predicts", PREDICTIONS)
@@ -41,7 +41,8 @@ def speaking(model, predicts):
         alpha, sigma = (torch.as_tensor(f(lam.numpy()))[:, None, None, None] for f in (path.alpha, path.sigma))
         velocity = model.network(x, lam, y)
         eps, x0 = split(x, velocity, alpha, sigma)
-        return {"noise": eps, "data": x0, "tangent": velocity, "flow": eps - x0, "score": -eps / sigma}[predicts]
+        flows = {"flow": eps - x0, "reverse-flow": x0 - eps}
+        return {"noise": eps, "data": x0, "tangent": velocity, "score": -eps / sigma, **flows}[predicts]
 
     return EpsModel(network, model.schedule, predicts, clock="lam", classes=2)
 
@@ -301,8 +302,8 @@ def test_outside_the_schedule(clock, lam):
 
 
 def test_unknown_names():
-    with pytest.raises(InputError, match="`clock` must be t or label or lam, not 'sigma'"):
-        EpsModel(recorder([]), schedules.flow(), clock="sigma")
+    with pytest.raises(InputError, match=r"`clock` must be t, label, lam, .* or a function of λ, not 'sigmas'"):
+        EpsModel(recorder([]), schedules.flow(), clock="sigmas")
     with pytest.raises(InputError, match="unknown prediction 'epsilon': known are noise, data"):
         EpsModel(recorder([]), schedules.flow(), "epsilon")
 

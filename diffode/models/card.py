@@ -8,7 +8,7 @@ On disk a card is one flat JSON object, in the header of a safetensors file (che
     classes     the names of the labels, [] without
     schedule    {"name": ..., "options": {...}}, as diffode.schedules.make takes them
     predicts    as in prediction.PREDICTIONS
-    clock       "t", "label" or "lam", the network's second argument (EpsModel)
+    clock       the network's second argument, a name of clocks.CLOCKS
 
 A classifier has no schedule, prediction or clock. All other keys are provenance: data, images seen, losses, command, date.
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffode import clocks
 from diffode.errors import InputError, shown
 from diffode.files import as_json
 from diffode.model import EpsModel
@@ -67,7 +68,8 @@ class Card:
         names = tuple(map(str, range(model.classes))) if classes is None else tuple(classes)
         schedule = model.schedule
         options = dict(schedule.options)
-        return cls(kind, tuple(model.shape), names, schedule.name, options, model.predicts, model.clock, config, provenance)
+        clock = clocks.name_of(model.clock)
+        return cls(kind, tuple(model.shape), names, schedule.name, options, model.predicts, clock, config, provenance)
 
     def network_config(self) -> dict[str, Any]:
         """`config`, the arguments of the network's code; InputError for a card without."""

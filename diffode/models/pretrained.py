@@ -28,6 +28,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from diffode import clocks
 from diffode.errors import InputError, in_words, one_line, shown
 from diffode.files import ASSETS
 from diffode.mixture import Mixture
@@ -127,7 +128,7 @@ def _user_module(name: str, dtype: torch.dtype) -> Pretrained:
     try:
         _evaluate(model, dtype)
     except Exception as error:
-        call = f"network(x, {model.clock}{', y=label' * bool(model.classes)})"
+        call = f"network(x, {clocks.name_of(model.clock)}{f', {model.label}=label' * bool(model.classes)})"
         what = f"{call} with x of shape {(1, *card.image)} in {str(dtype).removeprefix('torch.')}"
         raise InputError(f"{name} fails as {what}: {in_words(error)}") from error
     return Pretrained(model, card, digest)

@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from diffode import clocks
 from diffode.errors import InputError, in_words
 from diffode.importing import import_object
 from diffode.model import EpsModel
@@ -44,9 +45,10 @@ def read(name: str, dtype: torch.dtype) -> tuple[EpsModel, Card, str]:
 def digest(module: ModuleType, model: EpsModel) -> str:
     """The SHA-256 of the model's description, of its module's file, and of weights and buffers: those of the network, and of all
     torch modules that have a name in the file, for a network may be a function that calls them."""
-    s = model.schedule
-    description = model.predicts, model.clock, model.classes, model.shape, s.name, s.options, s.path.name, s.lam_min, s.lam_max
-    sha256 = hashlib.sha256(repr(description).encode())
+    s, clock = model.schedule, clocks.name_of(model.clock)
+    description = model.predicts, clock, model.classes, model.shape, s.name, s.options, s.path.name, s.lam_min, s.lam_max
+    changed = [*model.labels.as_given(), *["learned_variance=True"] * model.learned_variance]
+    sha256 = hashlib.sha256("".join([repr(description), *changed]).encode())
     sha256.update(b"" if s.knots is None else s.knots.tobytes())
     file = Path(getattr(module, "__file__", None) or "")  # __main__ may have none
     sha256.update(file.read_bytes() if file.is_file() else b"")

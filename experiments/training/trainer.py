@@ -73,7 +73,7 @@ class TrainConfig:
 def losses(network: torch.nn.Module, batch: Batch, schedule: Schedule, predicts: str) -> tuple[Tensor, Tensor]:
     """(‖ε_θ − ε‖², ‖m_θ − m‖²) per sample, means over its pixels, each (batch,); m is what the network predicts."""
     alpha, sigma = schedule.alpha(batch.lam), schedule.sigma(batch.lam)
-    pairs = [prediction.PREDICTIONS[predicts].pair(a, s) for a, s in zip(alpha, sigma, strict=True)]
+    pairs = [prediction.find(predicts).pair(a, s) for a, s in zip(alpha, sigma, strict=True)]
     b = [prediction.convert(predicts, "noise", a, s)[1] for a, s in zip(alpha, sigma, strict=True)]
     device = batch.x0.device
 

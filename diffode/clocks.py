@@ -1,0 +1,79 @@
+"""Clocks: a network's second argument, as a function of λ.
+
+    "t"        t(λ) of the schedule, fractional where λ falls between two labels     "1-t", "1000t"    of that t
+    "label"    the same as int64, an error unless λ is snapped to labels             "sigma"           σ(λ)
+    "lam"      λ                                                                     "sigma_bar"       σ̄ = σ/α = e^(−λ)
+    "c_noise"  log(σ̄)/4 = −λ/4 (EDM; Karras et al., 2022, Table 1)                   "log_sigma_bar"   log σ̄ = −λ
+
+Any other is given as a function of λ, from a float64 array to one of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode.checks import array, wrong
+from diffode.errors import InputError
+from diffode.schedule import Array, Schedule
+
+Clock = str | Callable[[Array], Array]  # a name of CLOCKS, or a function of λ
+
+CLOCKS: dict[str, Callable[[Schedule, Array], Array]] = {
+    "t": lambda schedule, lam: schedule.t(lam),
+    "label": lambda schedule, lam: schedule.t(lam),
+    "lam": lambda schedule, lam: lam,
+    "sigma": lambda schedule, lam: schedule.sigma(lam),
+    "sigma_bar": lambda schedule, lam: np.exp(-lam),
+    "log_sigma_bar": lambda schedule, lam: -lam,
+    "c_noise": lambda schedule, lam: -lam / 4,
+    "1000t": lambda schedule, lam: 1000 * schedule.t(lam),
+    "1-t": lambda schedule, lam: 1 - schedule.t(lam),
+}
+
+
+def check(clock: Any, schedule: Schedule) -> Clock:
+    """The clock itself; InputError for an unknown name, what is no function, and labels on a schedule that has none."""
+    if not callable(clock) and not (isinstance(clock, str) and clock in CLOCKS):
+        raise wrong("clock", f"{', '.join(CLOCKS)}, or a function of λ", clock)
+    if clock == "label" and schedule.knots is None:
+        raise InputError(f"the clock of {schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
+    return clock
+
+
+def name_of(clock: Clock) -> str:
+    """Its name; of a function, what it is called."""
+    return clock if isinstance(clock, str) else f"function {getattr(clock, '__name__', type(clock).__name__)}"
+
+
+def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, batch: int, dtype: torch.dtype) -> Tensor:
+    """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
+
+    InputError for λ outside the schedule, for labels that are not whole, for λ that are neither one nor one per sample, and for a
+    function that does not give a finite number for each λ.
+    """
+    if np.shape(lams)[1:] not in ((), (batch,)):
+        raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
+    t, lam = schedule.t(lams), np.asarray(lams, np.float64)  # InputError outside the schedule, whatever the clock
+    if isinstance(clock, str):
+        values = CLOCKS[clock](schedule, lam)
+    else:
+        values = array("the clock", clock(lam), "a function of λ that gives numbers")
+        if values.shape != lam.shape or not np.isfinite(values).all():
+            raise InputError(
+                f"the clock must give a finite number for each λ: for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} "
+                f"it gave shape {values.shape}{'' if np.isfinite(values).all() else ', not all of them finite'}"
+            )
+    clocks = torch.as_tensor(values, dtype=dtype)
+    if clock == "label":
+        if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
+            raise InputError(
+                f"the grid asks for label {t.flat[np.argmax(abs(t - np.round(t)))]:.4f} of a network that takes "
+                "whole labels: snap the grid (grid.snap), and take a solver whose stages are all on it, or clock='t'"
+            )
+        clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
+    return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, batch)

@@ -1,0 +1,198 @@
+"""Labels under any name, one-hot or not, with a label that means none or without; and what networks return."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from diffode import EpsModel, InputError, sample, schedules
+from diffode.clocks import CLOCKS
+
+SCHEDULE = schedules.vp_linear()
+X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def recorder(seen):
+    def network(x, t, **condition):
+        seen.append(condition)
+        return 0.1 * x
+
+    return network
+
+
+def conditions(**model):
+    """What the network is handed at a guided evaluation with labels 2, 0, 1: conditional and unconditional."""
+    seen = []
+    EpsModel(recorder(seen), SCHEDULE, classes=3, **model).labelled([2, 0, 1]).guided(2.0)(X, 0.0)
+    return seen
+
+
+def test_the_name_is_the_networks():
+    with_labels, without = conditions(label="class_labels")
+    assert with_labels["class_labels"].tolist() == [2, 0, 1]
+    assert with_labels["class_labels"].dtype == torch.int64
+    assert without == {}
+
+
+def test_a_null_label_takes_the_place_of_the_labels():
+    with_labels, without = conditions(null_label=3)
+    assert (with_labels["y"].tolist(), without["y"].tolist()) == ([2, 0, 1], [3, 3, 3])
+
+
+def test_one_hot_labels_and_zeros_for_none():
+    with_labels, without = conditions(one_hot=True)
+    assert with_labels["y"].equal(torch.eye(3)[[2, 0, 1]])
+    assert without["y"].equal(torch.zeros(3, 3))
+
+
+def test_one_hot_with_a_column_for_none():
+    with_labels, without = conditions(one_hot=True, null_label=3)
+    assert with_labels["y"].equal(torch.eye(4)[[2, 0, 1]])
+    assert without["y"].equal(torch.eye(4)[[3, 3, 3]])
+
+
+def test_one_hot_rows_are_in_the_dtype_of_the_weights():
+    """A float32 module on a float64 state: a float64 row would not multiply its weights."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, x, t, y):
+            return self.linear(y)[:, :, None, None] + 0 * x
+
+    model = EpsModel(Network(), SCHEDULE, classes=3, one_hot=True).labelled([2, 0, 1]).guided(0.0)
+    bias = model.network.linear.bias[None, :, None, None].expand(3, 2, 4, 4)
+    assert torch.allclose(model(X.double(), 0.0), bias.double(), atol=1e-7)  # weight 0 is the answer without a label
+
+
+def test_the_null_label_is_a_label():
+    model = EpsModel(recorder([]), SCHEDULE, classes=3, null_label=5)
+    assert model.labelled([5, 0, 2]).condition["y"].tolist() == [5, 0, 2]
+    with pytest.raises(InputError, match="label 4 is out of range: this model knows 0 to 2, and 5 for none"):
+        model.labelled([4])
+
+
+def test_rows_of_labels_of_ones_own_are_handed_over():
+    seen = []
+    soft = torch.tensor([[0.5, 0.5, 0.0]] * 3)
+    EpsModel(recorder(seen), SCHEDULE, classes=3, one_hot=True).conditioned(y=soft)(X, 0.0)
+    assert seen[0]["y"].equal(soft)
+
+
+def test_taking_rows_takes_their_labels():
+    seen = []
+    model = EpsModel(recorder(seen), SCHEDULE, classes=3, one_hot=True).labelled([2, 0, 1]).guided(2.0)
+    model.at(X[:2], [0.0, 0.1], rows=[2, 0])
+    assert seen[0]["y"].equal(torch.eye(3)[[1, 2]])
+    assert seen[1]["y"].equal(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("how", [{"null_label": 3}, {"one_hot": True}])
+def test_a_network_that_needs_labels_is_guided(how):
+    def network(x, t, y):
+        return 0.1 * x
+
+    sample(EpsModel(network, SCHEDULE, classes=3, **how).labelled([0]).guided(2.0), shape=(1, 2, 4, 4), nfe=2)
+
+
+def test_guidance_that_cannot_leave_labels_out_is_refused_at_once():
+    def network(x, t, class_labels):
+        return 0.1 * x
+
+    model = EpsModel(network, SCHEDULE, classes=3, label="class_labels")
+    with pytest.raises(InputError, match=r"guidance leaves out class_labels.*null_label"):
+        model.guided(2.0)
+    model.guided(2.0, class_labels=[1, 1, 1]).labelled([0, 1, 2])(X, 0.0)
+
+
+def test_labels_under_a_name_that_the_network_does_not_know():
+    def network(x, t, class_labels):
+        return 0.1 * x
+
+    with pytest.raises(InputError, match=r"EpsModel\(\.\.\., label="):
+        EpsModel(network, SCHEDULE, classes=3).labelled([0, 1, 2])(X, 0.0)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [lambda m: (m,), lambda m: [m, None], lambda m: (m, m + 1), lambda m: SimpleNamespace(sample=m)],
+    ids=["tuple", "list", "pair", "object"],
+)
+def test_what_networks_return(returned):
+    plain = EpsModel(lambda x, t: 0.3 * x, SCHEDULE)(X, 0.0)
+    assert EpsModel(lambda x, t: returned(0.3 * x), SCHEDULE)(X, 0.0).equal(plain)
+
+
+@pytest.mark.parametrize("returned", [(), None, {"mean": X}, "x", ("x",)])
+def test_what_is_no_output(returned):
+    with pytest.raises(InputError, match="the network returned a"):
+        EpsModel(lambda x, t: returned, SCHEDULE)(X, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 5), (3, 2, 4, 4)])
+def test_learned_variances_are_cut_off(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    twice = EpsModel(lambda x, t: torch.cat([0.3 * x, 9 * x], 1), SCHEDULE, learned_variance=True)
+    assert twice(x, 0.0).equal(EpsModel(lambda x, t: 0.3 * x, SCHEDULE)(x, 0.0))
+
+
+def test_learned_variances_that_are_not_said_or_not_there():
+    with pytest.raises(InputError, match="learned_variance=True if half are variances"):
+        EpsModel(lambda x, t: torch.cat([x, x], 1), SCHEDULE)(X, 0.0)
+    with pytest.raises(InputError, match=r"twice the channels of its state \(3, 2, 4, 4\), not \(3, 2, 4, 4\)"):
+        EpsModel(lambda x, t: x, SCHEDULE, learned_variance=True)(X, 0.0)
+    with pytest.raises(InputError, match=r"twice the channels of its state \(3,\), not \(6,\)"):  # no channels to cut
+        EpsModel(lambda x, t: torch.cat([x, x]), SCHEDULE, learned_variance=True)(X[:, 0, 0, 0], 0.0)
+
+
+def clock_seen(clock, lams, schedule=SCHEDULE):
+    seen = []
+
+    def network(x, t):
+        seen.append(t)
+        return 0 * x
+
+    model = EpsModel(network, schedule, clock=clock)
+    model.at(X.double(), lams) if np.ndim(lams) else model(X.double(), lams)
+    return seen[0]
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.flow(), schedules.edm()], ids=lambda s: s.name)
+def test_every_clock_by_its_formula(schedule):
+    lams = np.array([-1.0, 0.5, 2.0])
+    alpha, sigma, t = schedule.alpha(lams), schedule.sigma(lams), schedule.t(lams)
+    exact = {"t": t, "lam": lams, "sigma": sigma, "sigma_bar": sigma / alpha, "log_sigma_bar": np.log(sigma / alpha)}
+    exact |= {"c_noise": np.log(sigma / alpha) / 4, "1000t": 1000 * t, "1-t": 1 - t}
+    assert exact.keys() == CLOCKS.keys() - {"label"}
+    for clock, values in exact.items():
+        np.testing.assert_allclose(clock_seen(clock, lams, schedule), values, rtol=1e-12, atol=1e-12)
+
+
+def test_a_clock_of_ones_own():
+    lams = np.array([-1.0, 0.5, 2.0])
+    assert clock_seen(np.tanh, lams).tolist() == np.tanh(lams).tolist()
+    assert clock_seen(np.tanh, 0.5).tolist() == [np.tanh(0.5)] * 3
+
+
+@pytest.mark.parametrize("predicts", ["edm", "edm(0.7)"])
+@pytest.mark.parametrize("name", ["edm", "vp_linear", "flow"])
+def test_an_edm_network_by_karras_formula(predicts, name):
+    """D(y; σ̄) = c_skip y + c_out F(c_in y; c_noise), y = x/α and σ̄ = σ/α, at one λ and at one for each sample, by hand."""
+    sigma_data = 0.7 if "0.7" in predicts else 0.5
+
+    def raw(x, c_noise):
+        return torch.sin(3 * x) + c_noise[:, None, None, None]
+
+    schedule, x = schedules.make(name), X.double()
+    model = EpsModel(raw, schedule, predicts, clock="c_noise")
+    for lams in (np.array([0.3, 0.3, 0.3]), np.array([-1.0, 0.5, 2.0])):
+        alpha, sigma = (torch.as_tensor(f(lams)).view(3, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+        y, sigma_bar = x / alpha, sigma / alpha
+        total = sigma_bar**2 + sigma_data**2
+        inner = raw(y / total.sqrt(), sigma_bar.log().flatten() / 4)
+        denoised = sigma_data**2 / total * y + sigma_bar * sigma_data / total.sqrt() * inner
+        assert abs(model.at(x, lams, "data") - denoised).max() < 1e-12
+    assert abs(model(x, 0.3, "data") - model.at(x, [0.3] * 3, "data")).max() < 1e-12
