@@ -15,7 +15,7 @@ REASONS = {
     "and the result mean.",
     "solvers/blackbox.py:integrate": "21 lines of code; the rest is its signature, and what torchdiffeq's tolerances and "
     "trajectories mean.",
-    "solvers/sampling.py:sample": "20 lines of code; the rest is the signature of the function that users call, and what its "
+    "solvers/sampling.py:sample": "14 lines of code; the rest is the signature of the function that users call, and what its "
     "arguments mean.",
     "experiments/comparison/compare.py:compare_solvers": "The whole command in its order: problem, solution, rows, answer.",
     "cli.py:sample": "It lists each option of the command by name, and hands it on.",

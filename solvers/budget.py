@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from diffode import grid as grids
-from diffode.checks import flag, numbers, whole
+from diffode.checks import flag, number, numbers, whole
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
@@ -37,6 +37,8 @@ class Budget:
 
     grid: a name in diffode.grid, or increasing values of λ; None is logsnr, or time where the schedule begins or ends at λ = ±∞,
     and the plan's own for a ready plan. denoise: the last of the steps ends at λ = +∞, σ = 0.
+    from_lam, strength: of a run that begins with data, noised to the first λ of its grid. from_lam: that λ; the grid, and the
+    evaluations, are of the rest. strength: the last int(strength · steps) steps of the whole grid, at least one, as in diffusers.
     InputError for values that are none of these.
     """
 
@@ -44,10 +46,14 @@ class Budget:
     steps: int | None = None
     grid: str | Sequence[float] | None = None
     denoise: bool = False
+    from_lam: float | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         if self.nfe is not None and self.steps is not None:
             raise InputError("give either nfe or steps, not both")
+        if self.from_lam is not None and self.strength is not None:
+            raise InputError("give either from_lam or strength, not both")
         for name in ("nfe", "steps"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1, grids.MOST_STEPS))
@@ -55,27 +61,68 @@ class Budget:
             values = numbers("grid", self.grid, grids.MOST_STEPS + 1, kind="a name, or a list of")
             object.__setattr__(self, "grid", tuple(values.tolist()))
         object.__setattr__(self, "denoise", flag("denoise", self.denoise))
+        if self.from_lam is not None:
+            object.__setattr__(self, "from_lam", number("from_lam", self.from_lam, finite=False))
+        if self.strength is not None:
+            object.__setattr__(self, "strength", number("strength", self.strength, 0, 1, positive=True))
 
     @property
     def values(self) -> Sequence[float] | None:
         """The λ of a grid that is given by its values."""
         return None if self.grid is None or isinstance(self.grid, str) else self.grid
 
+    @property
+    def noised(self) -> bool:
+        """Whether the run begins with data, noised to the first λ of its grid."""
+        return self.from_lam is not None or self.strength is not None
+
     def lams(self, schedule: Schedule, steps: int | None = None, *, labels_only: bool = False) -> Array:
-        """The grid, of so many steps; InputError as grid.make and grid.snap. labels_only: snapped to whole labels."""
+        """The grid, of so many steps, from from_lam on if that is given; the whole grid of a strength, see `rest`.
+
+        labels_only: snapped to whole labels. InputError as grid.make and grid.snap, and if nothing lies after from_lam.
+        """
+        if self.from_lam is not None:
+            return self._from(self.from_lam, schedule, steps, labels_only)
         spacing = grids.default(schedule) if self.grid is None else self.grid
         lams = grids.make(spacing, schedule, steps, denoise=self.denoise)
         return grids.snap(lams, schedule) if labels_only else lams
 
+    def _from(self, lam: float, schedule: Schedule, steps: int | None, labels_only: bool) -> Array:
+        """The grid from λ on: a named one of the schedule whose noisy end is λ, or those of a list that are larger."""
+        if not schedule.lam_min - 1e-9 <= lam < schedule.lam_max:
+            raise InputError(
+                f"a start at λ = {lam:.6g} is outside the schedule {schedule.name}, which leads from {schedule.lam_min:.6g} to "
+                f"{schedule.lam_max:.6g}: choose one between them"
+            )
+        if self.grid in grids.TAUS:
+            raise InputError(f"{self.grid} begins where its labels do, not at λ = {lam:.6g}: give strength, or another grid")
+        lam = float(grids.snap(np.array([lam]), schedule)[0]) if labels_only else lam
+        if self.values is not None:
+            values = grids.check(self.values)
+            rest = replace(self, grid=[lam, *values[values > lam]], from_lam=None)
+            return rest.lams(schedule, steps, labels_only=labels_only)
+        lams = replace(self, from_lam=None).lams(replace(schedule, t_noisy=float(schedule.t(lam))), steps)
+        lams[0] = lam  # exactly, whatever the clock's rounding
+        return grids.snap(lams, schedule) if labels_only else lams
+
+    def rest(self, lams: Array) -> Array:
+        """The part of a whole grid that a strength leaves; all of it without one."""
+        steps = len(lams) - 1 if self.strength is None else max(int(self.strength * (len(lams) - 1)), 1)
+        return lams[-1 - steps :]
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A solver, its grid, its options (with what the budget decides of them), and its plan, if it has one."""
+    """A solver, its grid, its options (with what the budget decides of them), and its plan, if it has one.
+
+    noised: whether it begins with data, noised to the first λ of the grid.
+    """
 
     solver: Solver
     grid: Array
     options: Options
     plan: Plan | None
+    noised: bool = False
 
     @property
     def nfe(self) -> int | None:

@@ -27,6 +27,16 @@ def prepare(
     solver: Solver, budget: Budget, schedule: Schedule, options: Options, *, labels_only: bool = False, backwards: bool = False
 ) -> Prepared:
     """See Solver.prepare."""
+    if backwards and budget.strength is not None:
+        raise InputError("strength is of a run that begins with data, noised: to encode to a λ give from_lam")
+    prepared = _whole(solver, budget, schedule, options, labels_only, backwards)
+    if len(lams := budget.rest(prepared.grid)) < len(prepared.grid):
+        prepared = solver.on(lams, schedule, **prepared.options)
+    return replace(prepared, noised=budget.noised and not backwards)
+
+
+def _whole(solver: Solver, budget: Budget, schedule: Schedule, options: Options, labels_only: bool, backwards: bool) -> Prepared:
+    """On the whole grid of the budget, whatever its strength."""
     if solver.fixed_plan is not None:
         return _ready(solver, budget, schedule, options)
     _refuse(solver, budget)
@@ -127,6 +137,8 @@ def _refuse(solver: Solver, budget: Budget) -> None:
         )
     if budget.nfe is not None and not solver.nfe_per_step:
         raise InputError(f"{solver.name} does not spend the same number of evaluations on each step: give steps instead of nfe")
+    if budget.strength is not None and solver.chooses_steps:
+        raise InputError(f"{solver.name} chooses its own steps, of which strength is no part: give from_lam, the λ to begin at")
     if solver.chooses_steps:
         inner = budget.values is not None and int(np.isfinite(budget.values).sum()) > 2
         dense = "trajectory" in solver.supported_hooks  # inner values are then where its trajectory is given
@@ -141,5 +153,9 @@ def _ready(solver: Solver, budget: Budget, schedule: Schedule, options: Options)
     assert solver.fixed_grid is not None
     if not (budget.nfe is budget.steps is None) or isinstance(budget.grid, str) or (budget.values is None and budget.denoise):
         raise InputError(f"{solver.name} is a plan with its own grid: leave nfe, steps, grid and denoise out")
+    if budget.strength is not None or budget.from_lam not in (None, solver.fixed_grid[0]):
+        raise InputError(
+            f"{solver.name} is a plan that begins at λ = {solver.fixed_grid[0]!r}: give that as from_lam, or the name of a solver"
+        )
     values = solver.fixed_grid if budget.values is None else [*budget.values, *[np.inf] * budget.denoise]
     return solver.on(values, schedule, **options)

@@ -79,7 +79,7 @@ def test_a_prepared_solver_is_handed_down(plans):
     back = find("unipc3").prepare(Budget(nfe=6), SCHEDULE, backwards=True)
     assert torch.equal(encode(model(), first.x, solver=back).x, encode(model(), first.x, solver="unipc3", nfe=6).x)
     for more in ({"nfe": 6}, {"steps": 2}, {"grid": "time"}, {"denoise": True}, {"variant": "bh1"}):
-        with pytest.raises(InputError, match="has been prepared: leave nfe, steps, grid, denoise and options out"):
+        with pytest.raises(InputError, match="has been prepared: leave nfe, steps, grid"):
             sample(model(), solver=prepared, shape=(2, 3), **more)
 
 

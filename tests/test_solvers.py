@@ -259,7 +259,7 @@ def test_sampling_goes_on_from_a_state(toy):
     with pytest.raises(InputError, match="give the data as x"):
         sample(model, solver=encoded.plan, shape=(2, 1, 2, 3))
     for wrong in ({}, {"shape": (4, 1, 2, 3), "x": x0}):
-        with pytest.raises(InputError, match="either a shape"):
+        with pytest.raises(InputError, match="give one of n"):
             sample(model, **wrong)
 
 

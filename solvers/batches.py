@@ -1,0 +1,45 @@
+"""A batch run in parts, one after the other, and the results as that of one run."""
+
+from __future__ import annotations
+
+import torch
+
+from diffode import checks
+from diffode.errors import InputError
+from solvers.hooks import Hooks
+from solvers.result import AdaptiveSteps, Result
+
+
+def parts_of(n: int, batch: int | None, hooks: Hooks) -> list[slice]:
+    """The rows of each part, at most `batch` of them; all in one without it.
+
+    InputError for hooks that are given whole batches, if there are several parts.
+    """
+    size = n if batch is None else checks.whole("batch", batch, 1)
+    if size < n and (hooks.on_commit or hooks.on_step):
+        raise InputError(f"on_commit and on_step are given the states of all {n} samples at once: leave them or batch out")
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def joined(results: list[Result]) -> Result:
+    """The result of all rows: their states, the most evaluations of any, the sum of network calls, every row's own steps."""
+    trajectories = zip(*(result.trajectory for result in results), strict=True)
+    return Result(
+        torch.cat([result.x for result in results]),
+        max(result.nfe for result in results),
+        sum(result.calls for result in results),
+        results[0].planned,
+        tuple((states[0][0], torch.cat([x for _, x in states])) for states in trajectories),
+        _steps([result.adaptive for result in results if result.adaptive is not None]),
+        all(result.finished for result in results),
+    )
+
+
+def _steps(taken: list[AdaptiveSteps]) -> AdaptiveSteps | None:
+    """The steps of all samples, in their order."""
+    if not taken:
+        return None
+    accepted, rejected, nfe, grids = (
+        tuple(value for steps in taken for value in getattr(steps, name)) for name in ("accepted", "rejected", "nfe", "grids")
+    )
+    return AdaptiveSteps(accepted, rejected, nfe, grids, taken[0].make_plan)
