@@ -59,7 +59,7 @@ class TrainConfig:
             raise InputError(f"unknown gamma {self.gamma!r}: expected one of {', '.join(GAMMAS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
-        if SCHEDULES[self.schedule]().path.name == "ve":
+        if SCHEDULES[self.schedule]().path.name == "ve" and not self.unet.sigma_data:
             raise InputError(
                 f"the U-Net is fed x itself, which on {self.schedule} grows to "
                 f"{SCHEDULES[self.schedule]().t_noisy:g}: train on another schedule"
