@@ -233,7 +233,7 @@ def compare(
     resumable=False,
     epilog=examples(
         "train --images 2000000 --bf16",
-        "train --data-dir photos/ --width 64 --attention 8 --out runs/photos",
+        "train --data photos/ --width 64 --attention 8 --out runs/photos",
         "train --out runs/photos --resume --images 4000000",
     ),
 )

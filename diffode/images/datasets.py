@@ -1,4 +1,5 @@
-"""Real images from disk: four idx files as Fashion-MNIST has them, a folder of image files (folders.py), or an .npz.
+"""Real images from disk: four idx files as Fashion-MNIST has them, a folder of image files (folders.py), an .npz, or the emoji of
+a font (emoji.py).
 
 Images are uint8, (n, height, width, channels), as common FID evaluators read them; networks see float32 in [−1, 1],
 (n, channels, height, width). Nothing here unpickles.
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from diffode.errors import InputError, shown
 from diffode.files import ASSETS
-from diffode.images import folders
+from diffode.images import emoji, folders
 from diffode.reading import open_regular, read_gzip, read_npz, reading
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+EMOJI = "emoji"  # the name of that set
 PACKAGED = ASSETS / "fashion_mnist" / "fashion_mnist_test_1000.npz"
 MOST_CLASSES = 100_000  # more is a mistake in the labels
 
@@ -83,12 +85,14 @@ def to_pixels(x: Tensor) -> NDArray[np.uint8]:
 
 
 def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
-    """Load the images at `path`: an .npz, a folder of idx files, or one of image files, whose sub-folders are classes.
+    """Load the images at `path`: an .npz, a folder of idx files, or one of image files, whose sub-folders are classes; or emoji.
 
     Without a path: Fashion-MNIST where Debian's package puts it. split: "train" or "test", for idx files only.
     InputError for a missing, truncated or unreadable file.
     """
     path = Path(path) if path is not None else FASHION_MNIST
+    if str(path) == EMOJI and not path.exists():
+        return ImageSet(EMOJI, *emoji.load())
     if path.is_file() and path.suffix == ".npz":
         return _load_npz(path)
     if path.is_dir():
@@ -100,7 +104,7 @@ def load(path: str | Path | None = None, split: str = "train") -> ImageSet:
     raise InputError(
         f"no images at {path}: install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or name a folder that holds "
         "its four idx files (train-images-idx3-ubyte.gz and so on, gzipped or not), a folder of PNG, JPEG, WebP or BMP images, "
-        "or an .npz"
+        "an .npz, or emoji"
     )
 
 

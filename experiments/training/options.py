@@ -33,9 +33,12 @@ training_options = together(
     cloup.option_group(
         "What is learned",
         cloup.option(
+            "--data",
             "--data-dir",
+            "data_dir",
             type=FileName(str),
-            help="idx files, a folder of images, or an .npz. [default: Fashion-MNIST from Debian's package]",
+            metavar="PATH|emoji",
+            help="idx files, a folder of images, an .npz, or emoji. [default: Fashion-MNIST from Debian's package]",
         ),
         cloup.option("--schedule", default="ddpm_linear", show_default=True),
         cloup.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow."),
