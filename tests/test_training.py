@@ -62,6 +62,42 @@ def test_l_simple_is_the_squared_error_of_epsilon(schedule, predicts):
     torch.testing.assert_close(native, (output - truth).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_loss_of_edm_is_that_of_its_paper():
+    """Eq. 2, 5, 7, 8 of Karras et al. (2022), with the weight (σ² + σ_data²)/(σ σ_data)² of Table 1, written out."""
+    schedule, rng, sigma_data = SCHEDULES["edm"](), torch.Generator().manual_seed(0), 0.5
+    x0, eps = (torch.randn(5, 1, 2, 2, generator=rng) for _ in range(2))
+    lam = np.linspace(-4, 5, 5)
+    sigma = torch.as_tensor(np.exp(-lam)).float().view(-1, 1, 1, 1)
+
+    def network(x, lam, y):
+        return x.sin() + lam[:, None, None, None]
+
+    total = sigma**2 + sigma_data**2
+    c_skip, c_out, c_in = sigma_data**2 / total, sigma * sigma_data * total**-0.5, total**-0.5
+    noisy = x0 + sigma * eps
+    denoised = c_skip * noisy + c_out * network(c_in * noisy, torch.as_tensor(lam).float(), None)
+    expected = (total / (sigma * sigma_data) ** 2 * (denoised - x0) ** 2).mean((1, 2, 3))
+    _, native = losses(network, Batch(x0, eps, lam, torch.zeros(5, dtype=torch.int64)), schedule, "edm")
+    torch.testing.assert_close(native, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_levels_of_edm_are_log_normal():
+    schedule = SCHEDULES["edm"]()
+    make = Stream(few(), schedule, 64, seed=0, drop_label=0.0, no_label=10)
+    log_sigma = -np.concatenate([make(step).lam for step in range(200)])
+    assert abs(log_sigma.mean() + 1.2) < 0.01  # stratified: far below 1.2/sqrt(n)
+    assert abs(log_sigma.std() - 1.2) < 0.02
+    assert schedule.lam_min <= -log_sigma.max()
+    assert -log_sigma.min() <= schedule.lam_max
+
+
+def test_a_network_that_is_fed_a_growing_x_is_refused():
+    with pytest.raises(InputError, match=r'predicts="edm"'):
+        config(schedule="edm", predicts="data")
+    trainer = go(Trainer(config(schedule="edm", predicts="edm", gamma="native"), few()), 160)
+    assert torch.isfinite(trainer.model(torch.randn(2, 1, 28, 28) * 80, trainer.schedule.lam_min)).all()
+
+
 def test_a_batch_is_a_pure_function_of_its_step():
     make = stream(few())
     first, again = make(3), (make(0), make(7), make(3))[2]

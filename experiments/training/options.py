@@ -41,7 +41,7 @@ training_options = together(
             help="idx files, a folder of images, an .npz, or emoji. [default: Fashion-MNIST from Debian's package]",
         ),
         cloup.option("--schedule", default="ddpm_linear", show_default=True),
-        cloup.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity or flow."),
+        cloup.option("--predicts", default="velocity", show_default=True, help="noise, data, velocity, flow or edm."),
         cloup.option(
             "--gamma",
             type=click.Choice(["simple", "native"]),

@@ -1,7 +1,8 @@
 """The training examples of every step, as a pure function of its number: so a run can be resumed exactly.
 
 Generators seeded with the number of the step alone decide its images, times, noise and dropped labels. Images come in epochs,
-each in its own random order. Times are uniform on the clock, stratified over the batch (Kingma et al., 2021).
+each in its own random order. Times are uniform on the clock, and stratified over the batch (Kingma et al., 2021); but on the
+variance-exploding path ln σ is normal, N(−1.2, 1.2²), as in EDM (Karras et al., 2022, Table 1).
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ from torch import Tensor
 
 from diffode.images.datasets import ImageSet, to_tensor
 from diffode.schedule import Array, Schedule
+
+
+def noise_levels(schedule: Schedule, u: Array) -> Array:
+    """λ of the training examples of quantiles u in [0, 1), (batch,); see the module docstring."""
+    if schedule.path.name == "ve":
+        return np.clip(1.2 - 1.2 * ndtri(u), schedule.lam_min, schedule.lam_max)  # of u = 0 the clean end
+    if schedule.knots is not None:
+        return schedule.knots[(u * len(schedule.knots)).astype(int)]
+    return schedule.lam(schedule.t_clean + u * (schedule.t_noisy - schedule.t_clean))
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,7 @@ class Stream:
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
         index = self._indices(step * self.batch, self.batch)
-        u = (rng.random() + rng.permutation(self.batch) / self.batch) % 1
-        if self.schedule.path.name == "ve":  # ln σ ~ N(−1.2, 1.2²), Karras et al. (2022), Table 1
-            lam = np.clip(1.2 - 1.2 * ndtri(np.clip(u, 1e-9, 1 - 1e-9)), self.schedule.lam_min, self.schedule.lam_max)
-        elif self.schedule.knots is not None:
-            lam = self.schedule.knots[(u * len(self.schedule.knots)).astype(int)]
-        else:
-            lam = self.schedule.lam(self.schedule.t_clean + u * (self.schedule.t_noisy - self.schedule.t_clean))
+        lam = noise_levels(self.schedule, (rng.random() + rng.permutation(self.batch) / self.batch) % 1)
         generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
         x0 = self.images[index]
         dropped = torch.from_numpy(rng.random(self.batch) < self.drop_label)

@@ -71,7 +71,6 @@ class TrainOptions:
             blocks=self.blocks,
             attention=_numbers(self.attention),
             patch=self.patch,
-            sigma_data=0.5 if self.predicts == "edm" else 0.0,
         )
         names = ("schedule", "predicts", "gamma", "batch", "lr", "drop_label", "seed", "bf16")
         return TrainConfig(unet, **{name: getattr(self, name) for name in names})

@@ -4,7 +4,8 @@
 
 `gamma="simple"` is γ = 1, the L_simple of DDPM (Ho et al., 2020, Eq. 14). Where the network predicts something else than ε, its
 error reaches ε̂ with the factor b of `prediction.convert` (for velocity on vp, b = α), so γ = 1 hardly trains it where α is small;
-`gamma="native"` is γ = 1/b², the plain squared error of what the network predicts.
+`gamma="native"` is γ = 1/b², the plain squared error of what the network predicts. For EDM's F that is the loss of Karras et al.
+(2022), whose distribution of noise levels stream.py has.
 
 A step is a pure function of the weights, the seed and its number (stream.py), so a run that was killed resumes from its
 checkpoint and ends with the same bits. The learning rate and the EMA need no horizon (lr ~ 1/√images, Karras et al., 2024;
@@ -59,10 +60,10 @@ class TrainConfig:
             raise InputError(f"unknown gamma {self.gamma!r}: expected one of {', '.join(GAMMAS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
-        if SCHEDULES[self.schedule]().path.name == "ve" and not self.unet.sigma_data:
+        if SCHEDULES[self.schedule]().path.name == "ve" and prediction.find(self.predicts).scale is None:
             raise InputError(
                 f"the U-Net is fed x itself, which on {self.schedule} grows to "
-                f"{SCHEDULES[self.schedule]().t_noisy:g}: train on another schedule"
+                f'{SCHEDULES[self.schedule]().t_noisy:g}: train with predicts="edm", which scales it, or on another schedule'
             )
         if self.batch < 1 or not 0 < self.lr < 1 or not 0 <= self.drop_label <= 1:
             raise InputError(
@@ -81,6 +82,7 @@ def losses(network: torch.nn.Module, batch: Batch, schedule: Schedule, predicts:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32).to(device)[:, None, None, None]
 
     x = column(alpha) * batch.x0 + column(sigma) * batch.eps
+    x = column(prediction.input_scale(predicts, alpha, sigma)) * x
     target = column([p0 for p0, _ in pairs]) * batch.x0 + column([p1 for _, p1 in pairs]) * batch.eps
     native = (network(x, column(batch.lam).flatten(), batch.y).float() - target).square().mean((1, 2, 3))
     return column(b).flatten().square() * native, native
