@@ -77,13 +77,13 @@ def function(name: str, value: Any, expected: str) -> Any:
     return value
 
 
-def sizes(name: str, value: Any, example: str) -> tuple[int, ...]:
-    """A shape: positive whole numbers."""
+def sizes(name: str, value: Any, example: str, least: int = 1) -> tuple[int, ...]:
+    """A shape: positive whole numbers, at least so many of them."""
     try:
         found = tuple(map(operator.index, value))
     except TypeError:
-        found = ()
-    if not found or not 1 <= min(found) <= max(found) <= LARGEST:
+        raise wrong(name, f"positive whole numbers, as {example}", value) from None
+    if isinstance(value, str) or len(found) < least or not all(1 <= size <= LARGEST for size in found):
         raise wrong(name, f"positive whole numbers, as {example}", value)
     return found
 

@@ -49,7 +49,7 @@ class WithDensity(EpsModel):
     def join(self, x: Tensor, ell: float | Tensor, lam: float) -> Tensor:
         """The state of x (batch, *shape) and ℓ, a number or (batch, coordinates), at λ."""
         a = torch.as_tensor(ell, dtype=x.dtype, device=x.device) * float(self.schedule.alpha(lam))
-        return torch.cat([x.flatten(1), a.expand(len(x), 1 if self.probes is None else len(self.probes))], 1)
+        return torch.cat([x.reshape(len(x), -1), a.expand(len(x), 1 if self.probes is None else len(self.probes))], 1)
 
     def split(self, u: Tensor, lam: float) -> tuple[Tensor, Tensor]:
         """(x, ℓ) of a state at λ."""
@@ -96,7 +96,7 @@ class WithDensity(EpsModel):
                 x = x.detach().requires_grad_()
                 t = tangent(x, i)
                 forms = torch.stack(
-                    [(v * torch.autograd.grad(t, x, v, retain_graph=True)[0]).flatten(1).sum(1) for v in vectors], 1
+                    [(v * torch.autograd.grad(t, x, v, retain_graph=True)[0]).reshape(len(x), -1).sum(1) for v in vectors], 1
                 )
             return t.detach(), forms.sum(1, keepdim=True) if self.probes is None else forms
 
@@ -116,5 +116,5 @@ class _DensityEvaluator:
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
         alpha, sigma, a, b = self.coefficients[i]
         t, trace = self.traced(self.model.x_of(x), i)
-        m = torch.cat([t.flatten(1), -alpha * trace - sigma / alpha * x[:, self.model.d :]], 1)
+        m = torch.cat([t.reshape(len(t), -1), -alpha * trace - sigma / alpha * x[:, self.model.d :]], 1)
         return torch.add(a * x, b * m, out=out)

@@ -141,7 +141,7 @@ def _taking_gradients(model: EpsModel, x0: Tensor) -> tuple[EpsModel, Tensor]:
 
 def normal(x: Tensor, sigma: float) -> Tensor:
     """log N(x; 0, σ² I), (batch,), for x (batch, *shape)."""
-    x = x.flatten(1) / sigma
+    x = x.reshape(len(x), -1) / sigma
     return -0.5 * x.square().sum(1) - x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
 
 

@@ -205,7 +205,7 @@ def fit(
     x0: data (n, *shape), labels: (n,), without which all is one class. It starts from k-means. Returns the float32 tensors of a
     Mixture. InputError for sizes that make no mixture, and for a class with too few images.
     """
-    images = check_state("x0", x0).flatten(1).double().cpu().numpy()
+    images = check_state("x0", x0).reshape(len(x0), -1).double().cpu().numpy()
     per_class, iterations = checks.whole("per_class", per_class, 1), checks.whole("iterations", iterations, 1)
     rank = checks.whole("rank", rank, 1, images.shape[1] - 1)
     labels = np.zeros(len(images), np.int64) if labels is None else labels

@@ -77,7 +77,7 @@ class EpsModel:
                 f"{self.schedule.path.name} path it is called flow (ε − x0) or tangent"
             )
         if self.shape is not None:
-            object.__setattr__(self, "shape", checks.sizes("shape", self.shape, "(1, 28, 28)"))
+            object.__setattr__(self, "shape", checks.sizes("shape", self.shape, "(1, 28, 28)", least=0))
 
     def replace(self, **changes: Any) -> Self:
         """This model with other values of its fields."""
@@ -119,7 +119,7 @@ class EpsModel:
         quantile, bound = checks.number("quantile", quantile, 0, 1, positive=True), checks.number("bound", bound, positive=True)
 
         def threshold(x0: Tensor) -> Tensor:
-            s = torch.quantile(x0.flatten(1).abs(), quantile, dim=1).clamp(min=bound)
+            s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound)
             s = s.view(-1, *[1] * (x0.ndim - 1))
             return x0.clamp(-s, s) * (bound / s)
 

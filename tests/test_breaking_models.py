@@ -130,7 +130,7 @@ CORE = [
     call(EpsModel(lambda x, t: x, SCHEDULE, learned_variance=True), x=X, lam=0.0),
     call(model(classes=3, null_label=5).labelled, y=[4]),
     *(call(model, classes=wrong) for wrong in (-1, 1.5, "10", None, torch.nan, [10])),
-    *(call(model, shape=wrong) for wrong in ((), (1.0, 4), "abc", 5, [-1])),
+    *(call(model, shape=wrong) for wrong in ((1.0, 4), "abc", 5, [-1])),
     *(call(model, condition=wrong) for wrong in (None, [1], 5)),
     *(
         call(MODEL.labelled, y=wrong)

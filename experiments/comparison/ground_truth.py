@@ -168,7 +168,7 @@ def _solve(problem: Problem, model: EpsModel, rows: slice, tolerance: float) -> 
 
 def _distance(x: Tensor, other: Tensor) -> Tensor:
     """‖x − other‖ of each sample, (n,)."""
-    return (x - other).flatten(1).square().mean(1).sqrt()
+    return (x - other).reshape(len(x), -1).square().mean(1).sqrt()
 
 
 def _read_batch(file: Path, problem: Problem, rows: slice) -> dict[str, Any] | None:

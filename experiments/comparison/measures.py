@@ -118,7 +118,7 @@ def mixture_measure(mixture: Mixture, solution: Tensor, lam: float, labels: Sequ
 
     def densities(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(mixture.mean)
-        return mixture.log_density(x, lams.to(x), y), torch.softmax(log_weights(mixture, x.flatten(1)), 1)
+        return mixture.log_density(x, lams.to(x), y), torch.softmax(log_weights(mixture, x.reshape(len(x), -1)), 1)
 
     solution_log_p, solution_posterior = densities(solution)
 

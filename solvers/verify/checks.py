@@ -49,7 +49,7 @@ def slope(coarse: Tensor, fine: Tensor) -> float:
 
     Some samples go from one component over to another too fast for a grid that suits all others. A mean would tell of them alone.
     """
-    coarse, fine = (error.flatten(1).norm(dim=1) for error in (coarse, fine))
+    coarse, fine = (error.reshape(len(error), -1).norm(dim=1) for error in (coarse, fine))
     return float(torch.log2(coarse / fine).median()) if coarse.any() else np.inf
 
 
