@@ -16,7 +16,7 @@ from experiments.common.terminal import say
 from experiments.comparison.options import comparison_options
 from experiments.metrics.options import evaluation_options
 from experiments.sampling import options
-from experiments.sampling.names import default_name
+from experiments.sampling.names import default_output
 from experiments.training.options import training_options
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ def sample(
     out: Path | None,
     trajectory: bool,
     save_plan: Path | None,
+    floats: bool,
     overwrite: bool,
     typed_options: options.TypedOptions,
 ) -> None:
-    """Draw images.
+    """Draw images, or whatever a model makes.
 
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
     """
@@ -88,12 +89,12 @@ def sample(
         batch=batch,
         recipe=recipe,
         trajectory=trajectory,
+        floats=floats,
     )
-    out = out or Path("samples") / f"{default_name(model, solver, from_command_line(ctx))}.png"
+    out = out or default_output(model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
     with progress(task.job) as watch:
         summary = generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
-    count = f"{len(images.seeds)} image{'s' * (len(images.seeds) > 1)}"
-    say(f"{solver}: {count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
+    say(f"{solver}: {task.job.count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
     warn(ctx, summary.warnings)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffode.images import writers
+from diffode.images import drawings, writers
 from diffode.images.datasets import to_pixels
 from solvers.plan import value
 
@@ -52,7 +52,7 @@ def _cell(number: float | None, least: float, largest: float) -> str:
 def result_html(result: Result) -> str:
     """The images of a result, if its samples are images, and its line."""
     line = f"<div><code>{escape(repr(result))}</code></div>"
-    if not writers.are_images(tuple(result.x.shape[1:])):
+    if not drawings.are_images(tuple(result.x.shape[1:])):
         return line
     stream = io.BytesIO()
     writers.grid(to_pixels(result.x[:MOST_IMAGES])).save(stream, format="PNG")

@@ -44,6 +44,7 @@ class Case:
     save_plan: str | None = None
     solver: str = "ddim"
     overwrite: bool = False
+    floats: bool = False
 
     def __str__(self):
         return "-".join(f"{name}={value}" for name, value in vars(self).items() if value not in (False, None))
@@ -53,7 +54,14 @@ class Case:
         budget = Budget(2) if self.solver == "ddim" else Budget()
         seeds, batch = list(range(self.n)), self.n if self.trajectory else 1
         options = [] if self.solver == "ddim" else [("rtol", 0.5)]
-        rest = {"seeds": seeds, "labels": None, "batch": batch, "trajectory": self.trajectory, "options": options}
+        rest = {
+            "seeds": seeds,
+            "labels": None,
+            "batch": batch,
+            "trajectory": self.trajectory,
+            "options": options,
+            "floats": self.floats,
+        }
         task = jobs.prepare_job(toy, "toy", self.solver, budget, **rest)
         save_plan = self.save_plan and folder / self.save_plan
         return generate(task, folder / self.out, save_plan=save_plan, overwrite=self.overwrite, **more)
@@ -66,6 +74,8 @@ KINDS = [
     Case("a.png", trajectory=True),
     Case("a", trajectory=True, save_plan="new/p.json"),
     Case("a.npz", n=1, solver="dpm12", save_plan="p.json"),
+    Case("a.safetensors", floats=True),
+    Case("a.npz", floats=True, trajectory=True),
 ]
 CASES = [*KINDS, *(Case(**{**vars(case), "overwrite": True}) for case in KINDS)]
 
@@ -176,7 +186,7 @@ def test_killed_anywhere_it_is_finished_by_the_same_command(case, toy, tmp_path)
     assert points > 100
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[10]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[12]], ids=str)
 def test_a_disk_that_fails_anywhere_loses_nothing(case, toy, tmp_path):
     """At every 29th point a sentence of the system, and then the same command ends as ever."""
     before, whole, names = tmp_path / "before", tmp_path / "whole", []

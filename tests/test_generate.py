@@ -342,6 +342,7 @@ CHANGES = {
     "options": {"eta": 0.5},
     "plan": "0" * 64,
     "trajectory": True,
+    "floats": True,
 }
 
 
@@ -518,7 +519,7 @@ DAMAGES = {
     "empty": lambda file: file.write_bytes(b""),
     "a flipped bit": lambda file: file.write_bytes(file.read_bytes()[:700] + b"\xff" + file.read_bytes()[701:]),
     "pickled": lambda file: np.savez(file, pixels=np.array([{}], object)),
-    "a key missing": lambda file: np.savez(file, **{k: v for k, v in np.load(file).items() if k != "pixels"}),
+    "a key missing": lambda file: np.savez(file, **{k: v for k, v in np.load(file).items() if k != "samples"}),
     "another count": lambda file: np.savez(file, **{k: v[:1] for k, v in np.load(file).items()}),
     "another batch": lambda file: shutil.copy(file.with_name("4.npz"), file),
     "as an older version wrote it": lambda file: np.savez(file, **np.load(file)),

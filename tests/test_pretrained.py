@@ -681,14 +681,3 @@ def test_the_command_line_samples_a_network_of_ones_own(mine, tiny):
     assert run(*args).exit_code == 0  # under the name that it is given by default
     result = run(*args, "--label", "3")
     assert (result.exit_code, "label '3' is not known" in result.output) == (2, True)
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8), (64,), (1, 1, 8, 8)], ids=str)
-@pytest.mark.parametrize("out", ["a.png", "a.npz", "a"])
-def test_samples_that_are_no_images_are_not_written(tiny, mine, shape, out):
-    mine(f"from diffode import EpsModel, schedules\nmodel = EpsModel(lambda x, t: x, schedules.edm(), shape={shape})")
-    assert pretrained.load("mine:model").image == shape
-    result = run("--model", "mine:model", "--n", 2, "--nfe", 3, "--out", out)
-    words = " ".join(result.output.replace("│", " ").split())
-    assert (result.exit_code, f"samples of shape {shape} are no images" in words) == (2, True)
-    assert {path.name for path in tiny.iterdir()} - {"__pycache__"} == {"mine.py"}

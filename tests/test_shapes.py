@@ -1,5 +1,5 @@
-"""Samples of any shape: where every number of a sample goes its own way, its shape is a name, and a state (batch, *shape) leads to
-the same numbers as (batch, d), to the bit, whatever is done with it."""
+"""Samples of any shape: where every number of a sample goes its own way, its shape is a name, and a state (batch, *shape)
+leads to the same numbers as (batch, d), to the bit, whatever is done with it."""
 
 import math
 

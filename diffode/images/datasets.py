@@ -44,7 +44,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         n, what = self.pixels.shape[:1], f"{self.pixels.dtype} {self.pixels.shape}"
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or 0 in self.pixels.shape or self.pixels.shape[3] not in (1, 3):
-            raise InputError(f"{self.name}: expected uint8 images, (n, height, width, 1 or 3), at least one, not {what}")
+            floats = ": floats, as `sample` writes them, are no images" * (self.pixels.dtype.kind == "f")
+            raise InputError(f"{self.name}: expected uint8 images, (n, height, width, 1 or 3), at least one, not {what}{floats}")
         if self.labels is None:
             return
         if self.labels.shape != n or self.labels.dtype.kind not in "iu":

@@ -1,7 +1,10 @@
-"""Images to disk: a grid as one PNG, a folder of PNGs named by seed, or an .npz that common FID evaluators read.
+"""Samples to disk.
 
-Pixels are uint8 (n, height, width, 1 or 3). Writers write to the path that they are given, and nowhere else: inside
-`diffode.files.atomic`, all is there, or nothing.
+    images    uint8 (n, height, width, 1 or 3): a grid as one PNG, a folder of PNGs named by seed, or an .npz that common FID
+              evaluators read
+    floats    float32 (n, *shape), the states themselves, of any shape: an .npz, a .safetensors, or a drawing as a PNG
+
+Writers write to the path that they are given, and nowhere else: inside `diffode.files.atomic`, all is there, or nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
 
 from diffode.errors import InputError
+from diffode.images import drawings
 
+SHEET = 640  # the width of a sheet, about
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64] | None
+Write = Callable[[Path, Any, Sequence[int], Labels], None]  # (path, images or floats, seeds, labels)
 
 
-def grid(pixels: Pixels, columns: int | None = None, width: int = 640, gap: int = 2) -> Image.Image:
+def grid(pixels: Pixels, columns: int | None = None, width: int = SHEET, gap: int = 2) -> Image.Image:
     """All images on one sheet, in about as many columns as rows unless `columns` is given, enlarged by a whole factor.
 
     width: about that of the sheet, and gap, between images, in pixels.
@@ -41,46 +52,59 @@ def picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
-def save_grid(
-    path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None, columns: int | None = None
-) -> None:
+def save_grid(path: Path, pixels: Pixels, seeds: Sequence[int], labels: Labels, columns: int | None = None) -> None:
     """One PNG with all images."""
     grid(pixels, columns).save(path, format="PNG")
 
 
-def save_npz(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
-    """arr_0: uint8 NHWC; arr_1: labels, if there are any (the format of Dhariwal and Nichol's evaluator)."""
+def save_npz(path: Path, samples: Pixels | Floats, seeds: Sequence[int], labels: Labels) -> None:
+    """arr_0: uint8 NHWC (the format of Dhariwal and Nichol's evaluator), or floats, which are not compressed; arr_1: labels, if
+    there are any."""
+    save = np.savez_compressed if samples.dtype == np.uint8 else np.savez
     with open(path, "wb") as file:
-        np.savez_compressed(file, *([pixels] if labels is None else [pixels, labels]))
+        save(file, *([samples] if labels is None else [samples, labels]))
 
 
-def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> None:
+def save_safetensors(path: Path, floats: Floats, seeds: Sequence[int], labels: Labels) -> None:
+    """samples: floats; seeds, and labels, if there are any: int64."""
+    arrays = {"samples": floats, "seeds": np.array(seeds, np.int64)} | ({} if labels is None else {"labels": labels})
+    path.write_bytes(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def save_drawing(path: Path, floats: Floats, seeds: Sequence[int], labels: Labels) -> None:
+    """One PNG with a drawing of all samples (drawings.py)."""
+    columns = 1 if drawings.are_drawn_together(floats.shape[1:]) else math.ceil(math.sqrt(len(floats)))
+    tiles = drawings.tiles(torch.from_numpy(floats), width=max(SHEET // columns, drawings.WIDTH))
+    grid(tiles, width=SHEET).save(path, format="PNG")
+
+
+def save_folder(path: Path, pixels: Pixels, seeds: Sequence[int], labels: Labels) -> None:
     """A new folder of PNGs named by seed, with six digits or more."""
     path.mkdir()
     for seed, image in zip(seeds, pixels, strict=True):
         picture(image).save(path / f"{seed:06}.png", format="PNG")
 
 
-WRITERS: dict[str, Callable[..., None]] = {".png": save_grid, ".npz": save_npz, "": save_folder}
+OF_IMAGES: dict[str, Write] = {".png": save_grid, ".npz": save_npz, "": save_folder}
+OF_FLOATS: dict[str, Write] = {".npz": save_npz, ".safetensors": save_safetensors, ".png": save_drawing}
 
 
-def writer(path: Path) -> Callable[[Path, Pixels, Sequence[int], NDArray[np.int64] | None], None]:
-    """The function that writes the kind of file that the suffix of `path` names; InputError for any other suffix."""
-    if path.name in ("", "..") or path.suffix.lower() not in WRITERS:
-        raise InputError(f"{str(path)!r} is no output: give a .png (a grid), an .npz, or a folder (one PNG per seed)")
-    return WRITERS[path.suffix.lower()]
-
-
-def are_images(shape: Sequence[int]) -> bool:
-    """Whether samples of this shape are images, (1 or 3, height, width)."""
-    return len(shape) == 3 and shape[0] in (1, 3)
+def writer(path: Path, floats: bool = False) -> Write:
+    """The function that writes images, or floats, to the kind of file that the suffix of `path` names; InputError for another."""
+    writers, suffix = OF_FLOATS if floats else OF_IMAGES, path.suffix.lower()
+    if path.name not in ("", "..") and suffix in writers:
+        return writers[suffix]
+    if floats:
+        raise InputError(f"{str(path)!r} is no output of floats: give an .npz, a .safetensors, or a .png (a drawing)")
+    more = "; a .safetensors holds floats: floats=True" * (suffix in OF_FLOATS)
+    raise InputError(f"{str(path)!r} is no output: give a .png (a grid), an .npz, or a folder (one PNG per seed){more}")
 
 
 def check_shape(shape: Sequence[int]) -> None:
     """InputError unless samples of this shape are images."""
-    if not are_images(shape):
+    if not drawings.are_images(shape):
         raise InputError(
-            f"samples of shape {tuple(shape)} are no images, which are (1 or 3, height, width): draw them with solvers.sample"
+            f"samples of shape {tuple(shape)} are no images, which are (1 or 3, height, width): `sample` and `compare` take any"
         )
 
 

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffode.errors import InputError
 from diffode.files import atomic
-from diffode.images import writers
-from diffode.images.datasets import to_pixels
+from diffode.images import drawings, writers
 from solvers import Plan
 
 if TYPE_CHECKING:
@@ -24,23 +23,26 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 MOST_IMAGES, MOST_STATES = 8, 12  # on a sheet
+STATE = 84  # pixels of a state, about
 HEADER, GAP = 20, 10
 MOST_NUMBERS = 12  # evaluations of a plan whose numbers are written into its cells
 LARGEST = 24.0  # inches of a heat map
 
 
 def trajectory(lam: Floats, x: Floats, x0: Floats | None = None) -> Image.Image:
-    """A sheet of states: columns are λ, evenly chosen from first to last; each image has a row of x and a row of x̂0.
+    """A sheet of states: columns are λ, evenly chosen from first to last; each sample has a row of x and a row of x̂0.
 
-    lam: (states,); x, x0: (images, states, channels, height, width). A state is scaled into [−1, 1] by the quantile 0.995 of
-    |x|, and never enlarged; where there is no x̂0 yet (NaN) it is grey.
+    lam: (states,); x, x0: (samples, states, *shape). An image is scaled into [−1, 1] by the quantile 0.995 of |x|, and never
+    enlarged; where there is no x̂0 yet (NaN) it is grey. Of what is no image each state is drawn, within its own range.
     """
     chosen = np.linspace(0, len(lam) - 1, min(len(lam), MOST_STATES)).round().astype(int)
-    x = x[:MOST_IMAGES, chosen]
-    scale = np.quantile(abs(x), 0.995, axis=(2, 3, 4), keepdims=True)
-    rows = [x / np.maximum(scale, 1), *([] if x0 is None else [np.nan_to_num(x0[:MOST_IMAGES, chosen])])]
-    tensor = torch.from_numpy(np.concatenate(rows, axis=1).astype(np.float32))
-    pairs = [writers.grid(to_pixels(pair), columns=len(chosen), width=84 * len(chosen)) for pair in tensor]
+    together = drawings.are_drawn_together(x.shape[2:])
+    x, x0 = (each if each is None else each[: None if together else MOST_IMAGES, chosen] for each in (x, x0))
+    if drawings.are_images(x.shape[2:]):
+        x = x / np.maximum(np.quantile(abs(x), 0.995, axis=(2, 3, 4), keepdims=True), 1)
+    states = [torch.from_numpy(np.nan_to_num(each).astype(np.float32)) for each in (x, x0) if each is not None]
+    rows = [np.stack([drawings.tiles(state, width=STATE) for state in each.unbind(1)], 1) for each in states]
+    pairs = [writers.grid(pair, columns=len(chosen), width=STATE * len(chosen)) for pair in np.concatenate(rows, 1)]
     return headed(stacked(pairs), [f"{value:+.2f}" for value in lam[chosen]])
 
 

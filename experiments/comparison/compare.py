@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.files import atomic, clear_dead, folder_for, locked, write_json
-from diffode.images import writers
+from diffode.images import drawings, writers
 from diffode.images.datasets import to_pixels
 from experiments.common import results
 from experiments.common.destinations import refuse_existing, require_name
@@ -158,7 +158,7 @@ def picture_of(out: Path, name: str) -> Path:
 
 def save_picture(x: Tensor, file: Path) -> None:
     """The first samples of x (n, *shape) side by side, as a PNG, if they are images."""
-    if not writers.are_images(x.shape[1:]):
+    if not drawings.are_images(x.shape[1:]):
         return
     strip = rearrange(to_pixels(x[:PICTURED]), "n h w c -> h (n w) c")
     with atomic(file) as part:

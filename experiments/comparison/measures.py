@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.images import writers
+from diffode.images import drawings
 from diffode.images.datasets import to_pixels
 from diffode.mixture import Mixture, log_weights
 from diffode.models import pretrained
@@ -80,7 +80,7 @@ def choose_measures(features: str, data: str | None, problem: Problem) -> Measur
         if data is not None:
             raise InputError(f"data {data} are compared in features: choose inception, which takes images of any size")
         return Measures(problem, None, None)
-    if image != (chosen.takes or image) or not writers.are_images(image):
+    if image != (chosen.takes or image) or not drawings.are_images(image):
         raise InputError(f"the {chosen.name} does not take samples of {image}: choose no features (none)")
     if n < 2:
         raise InputError("a distance in features is relative to that of unrelated samples: raise n, or choose no features (none)")

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.images import writers
 from diffode.images.datasets import to_pixels
 from diffode.model import EpsModel
 from experiments.sampling.jobs import PreparedJob
@@ -36,15 +35,13 @@ def generate(
     command: str = "",
     watch: Watch | None = None,
 ) -> Summary:
-    """Draw the images of a job and write them to `out` (its suffix says how), its card to `out`.json beside it, the states of a
+    """Draw the samples of a job and write them to `out` (its suffix says how), its card to `out`.json beside it, the states of a
     trajectory to two files of its name and -trajectory, and the plan that was run to save_plan.
 
     watch(images done, λ) is called after every evaluation. A run that is interrupted leaves its finished batches, and the
-    same job continues from them. InputError if a file exists and may not be overwritten, or another run is writing `out`, and for
-    samples that are not images.
+    same job continues from them. InputError if a file exists and may not be overwritten, or another run is writing `out`.
     """
     job = task.job
-    writers.check_shape(task.loaded.image)
     outputs = Outputs.at(out, job, save_plan=save_plan, overwrite=overwrite)
     if save_plan is not None:
         _require_plan(task)
@@ -54,7 +51,7 @@ def generate(
             return done  # the run that moved them into place was killed before it had cleared up
         outputs.refuse_existing(own)
         arrays, resumed = _draw(task, work, watch)
-        per_image = {name: array for name, array in arrays.items() if name not in ("pixels", "seconds", "plan", *STATES)}
+        per_image = {name: array for name, array in arrays.items() if name not in ("samples", "seconds", "plan", *STATES)}
         plan = None if save_plan is None else _plan_text(task, arrays)
         warnings = tuple(warnings_of(job, per_image, save_plan, plan))
         summary = Summary(per_image, float(arrays["seconds"].sum()), resumed, warnings)
@@ -113,7 +110,8 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | N
         on_step=recorder if job.trajectory and plan is not None else None,
         trajectory=job.trajectory and plan is None,
     )
-    arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "pixels": to_pixels(result.x)}
+    x = result.x.float().cpu().numpy() if job.floats else to_pixels(result.x)
+    arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "samples": x}
     arrays |= counts(model, result, bool(task.prepared.options.get("per_sample")))
     arrays |= recorder.arrays() if recorder.states else arrays_of(result)
     own = result.adaptive.plans[0] if result.adaptive is not None and len(job.seeds) == 1 else None

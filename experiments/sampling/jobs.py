@@ -16,6 +16,7 @@ import numpy as np
 
 from diffode.errors import InputError, one_line, shown
 from diffode.files import json_value
+from diffode.images.drawings import are_images
 from diffode.models import pretrained
 from diffode.schedules import make
 from experiments.common import figures
@@ -34,7 +35,7 @@ class Job:
 
     labels: one per seed, or None. grid: the λ, to which `denoise` adds the step to +∞. options: the solver's own. In both,
     infinities are text, since JSON has none. plan: the SHA-256 of the table, for a solver whose name does not say it, a file or
-    a module. trajectory: whether the states are kept.
+    a module. trajectory: whether the states are kept. floats: whether x itself is written, not images made of it.
     """
 
     model: str
@@ -49,10 +50,16 @@ class Job:
     options: Options = field(default_factory=dict)
     plan: str | None = None
     trajectory: bool = False
+    floats: bool = False
 
     @property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(flat(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def count(self) -> str:
+        """How many, in words."""
+        return f"{len(self.seeds)} {'sample' if self.floats else 'image'}{'s' * (len(self.seeds) > 1)}"
 
     @property
     def lams(self) -> list[float]:
@@ -81,8 +88,10 @@ def prepare_job(
     batch: int,
     recipe: Recipe | None = None,
     trajectory: bool = False,
+    floats: bool = False,
 ) -> PreparedJob:
     """The job that these make, prepared. model, solver: their names. options: of the solver, (name, value), see parse_options.
+    floats: write x itself; so is what is no image, whether asked or not.
 
     InputError for a solver, budget, option or recipe that cannot be.
     """
@@ -107,6 +116,7 @@ def prepare_job(
         options={name: json_value(value) for name, value in prepared.options.items()},
         plan=None if named or prepared.plan is None else digest(prepared.plan),
         trajectory=trajectory,
+        floats=floats or not are_images(loaded.image),
     )
     return PreparedJob(job, loaded, prepared)
 

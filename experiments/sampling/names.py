@@ -22,6 +22,11 @@ NOT_IN_NAMES = (
 LAST_IN_NAMES = ("n", "seeds", "label", "guidance", "clip", "threshold", "dtype")
 
 
+def default_output(model: str, solver: str, typed: Mapping[str, Any], suffix: str) -> Path:
+    """Where an output goes that is not given a place: samples/ and its `default_name`."""
+    return Path("samples") / f"{default_name(model, solver, typed)}{suffix}"
+
+
 def default_name(model: str, solver: str, typed: Mapping[str, Any]) -> str:
     """MODEL-SOLVER-OPTION-VALUE-..., at most 120 characters, without suffix.
 

@@ -171,7 +171,12 @@ def recipe_group(*others: Any) -> Any:
 overwrite = cloup.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 output_group = cloup.option_group(
     "Where it goes",
-    path("--out", help="x.png (a grid), x.npz, or a folder (a PNG per seed). [default: samples/ and what was typed]"),
+    path(
+        "--out",
+        help="x.png (a grid), x.npz, or a folder (a PNG per seed); of floats x.npz, x.safetensors, or x.png (a "
+        "drawing). [default: samples/ and what was typed]",
+    ),
+    cloup.option("--floats", is_flag=True, help="Write x itself, float32, not clipped; so is what is no image without it."),
     cloup.option("--trajectory", is_flag=True, help="Keep the states, too, in OUT-trajectory.npz and .png. One batch only."),
     path("--save-plan", metavar="FILE.json", help="Keep the plan that was run; of an adaptive solver, with one image."),
     overwrite,

@@ -28,11 +28,12 @@ from solvers import Plan
 class Outputs:
     """The files of one output.
 
-    images: a PNG, an .npz or a folder. card: a JSON file beside them that says how to make them again. states, sheet: of a
+    samples: a PNG, an .npz, a .safetensors or a folder. card: a JSON file
+    beside them that says how to make them again. states, sheet: of a
     trajectory, an .npz and a PNG. plan: a JSON file.
     """
 
-    images: Path
+    samples: Path
     card: Path
     states: Path | None
     sheet: Path | None
@@ -42,7 +43,7 @@ class Outputs:
     @classmethod
     def at(cls, out: Path, job: Job, *, save_plan: Path | None, overwrite: bool) -> Outputs:
         """The files of a job's output at `out`; InputError for what could not be written, whatever exists."""
-        writers.writer(out)  # which refuses what is no output
+        writers.writer(out, job.floats)  # which refuses what is no output
         card = out.with_name(f"{out.name}.json")
         states, sheet = (
             out.with_name(f"{out.stem}-trajectory.{suffix}") if job.trajectory else None for suffix in ("npz", "png")
@@ -63,7 +64,7 @@ class Outputs:
     @property
     def named(self) -> list[tuple[str, Path]]:
         """The files, each with the parameter that names it."""
-        paths = [("out", path) for path in (self.images, self.card, self.states, self.sheet)]
+        paths = [("out", path) for path in (self.samples, self.card, self.states, self.sheet)]
         return [(parameter, path) for parameter, path in [*paths, ("save_plan", self.plan)] if path is not None]
 
     def are(self, own: Collection[str]) -> bool:
@@ -73,7 +74,7 @@ class Outputs:
     def refuse_existing(self, own: Collection[str]) -> None:
         """InputError if a file exists that may not be overwritten. own: the digests of files that the job itself put there."""
         refuse_existing([(parameter, path) for parameter, path in self.named if not _is_of(path, own)], self.overwrite)
-        writers.check_place(self.images)
+        writers.check_place(self.samples)
 
     def write(self, work: Work, arrays: Mapping[str, Any], plan: str | None, card: Mapping[str, Any], summary: Summary) -> None:
         """Write all files; each is whole, and in the record, before the first is moved into place, and the card is the last.
@@ -97,7 +98,8 @@ class Outputs:
                     np.savez_compressed(stream, **states)
             if self.sheet is not None:
                 figures.trajectory(**states).save(stage(self.sheet), format="PNG")
-            writers.writer(self.images)(stage(self.images), arrays["pixels"], work.job.seeds, labels)
+            write = writers.writer(self.samples, work.job.floats)
+            write(stage(self.samples), arrays["samples"], work.job.seeds, labels)
             self.refuse_existing(work.read_record()[0])
             work.write_record(map(digest, staged), summary)
 
