@@ -11,6 +11,7 @@ What is integrated:
     EpsModel          ε(x, λ) for any network, prediction, condition and guidance
     Schedule          a path, α(λ) and σ(λ), and the clock t ↔ λ of a network
     schedules         those that networks are trained with: ddpm_linear, vp_linear, cosine, edm, flow, ddpm_table
+    shared            marks a condition that belongs to all samples, as positions
     grid              the λ at which solvers step, by name (make), snapped to labels (snap), from a file (load)
     InputError        what every function here raises for bad input; a ValueError
 
@@ -35,6 +36,7 @@ from diffode._version import __version__
 
 if TYPE_CHECKING:
     from diffode import grid, schedules
+    from diffode.conditions import shared
     from diffode.errors import InputError
     from diffode.likelihood import log_likelihood
     from diffode.model import EpsModel
@@ -62,6 +64,7 @@ HOMES = {
     "InputError": "diffode.errors",
     "Schedule": "diffode.schedule",
     "log_likelihood": "diffode.likelihood",
+    "shared": "diffode.conditions",
     **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "sample"), "solvers"),
 }
 
@@ -79,4 +82,5 @@ __all__ = [
     "log_likelihood",
     "sample",
     "schedules",
+    "shared",
 ]

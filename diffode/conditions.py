@@ -1,16 +1,17 @@
-"""Conditions: what a network is called with beside the state and its clock, by keyword, and what guidance leaves out of them.
+"""Conditions: what a network is called with beside the state and its clock, by keyword.
 
 They are trees of dicts, lists and tuples, whose leaves all follow the same rules, however deep they lie:
 
     a tensor or NumPy array with dimensions     one row per sample, (batch, ...); an array becomes a tensor
     a list of numbers or texts                  one entry per sample, as [3, 1, 2] or ["a coat", "a bag", "a shirt"]
+    shared(tensor), shared(array)               belongs to all samples, whatever its dimensions; the network gets the bare tensor
     anything else                               belongs to all samples: tensors without dimensions, numbers, texts, tuples of them
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
@@ -18,24 +19,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffode import checks
 from diffode.errors import InputError
-from diffode.labels import Labels
 
 Rows = Tensor | list[Any]  # a row per sample
 Change = Callable[[str, Rows], Any]  # (where it lies in the tree, rows) -> what takes its place
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance. null: what replaces parts of the condition in the unconditional call; if it is empty, the labels
-    are left out there (Labels.left_out)."""
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What belongs to all samples of a batch, as `shared` makes it."""
 
-    weight: float
-    null: Mapping[str, Any] = field(default_factory=dict)
+    tensor: Tensor
 
-    def unconditional(self, condition: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
-        """The condition of the unconditional call; InputError if it would be the conditional one again."""
-        return {**condition, **self.null} if self.null else labels.left_out(condition)
+
+def shared(value: Tensor | np.ndarray) -> Shared:
+    """A tensor or array that belongs to all samples, as positions or a codebook: conditioned(ids=shared(ids)).
+
+    It is moved to the device of the state, never taken by rows, nor doubled for guidance. InputError for anything else, which
+    belongs to all without this, as a tuple of numbers, or is a list: a tuple is meant, or a tensor.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        value = torch.from_numpy(np.array(value))
+    return Shared(checks.instance("value", value, Tensor, "a tensor, or an array of numbers"))
 
 
 def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
@@ -45,17 +51,65 @@ def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]
 
 
 def on_device(condition: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
+    """The condition on the device of `like`, as a network is given it; InputError where it is of another batch."""
+    return _bare(_placed(condition, like))
+
+
+def joined(conditions: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, Any]:
+    """One condition for the samples of `like` with each of these, one after the other: (k batch, ...), what is shared once.
+
+    InputError where they differ in more than their rows.
+    """
+    form, *others = map(_form, conditions)
+    if odd := {name for other in others for name in {**form, **other} if form.get(name) != other.get(name)}:
+        raise InputError(
+            f"batched guidance needs the same conditions in every call, and they differ in {', '.join(sorted(odd))}: say what "
+            "takes its place where it is left out, as guided(2, batched=True, y=...) or a null_label; or leave batched out"
+        )
+    first, *rest = (_placed(condition, like) for condition in conditions)
+    rows = [_rows(tree) for tree in rest]
+
+    def join(name: str, value: Rows) -> Rows:
+        parts: list[Any] = [value, *(tree[name] for tree in rows)]
+        if isinstance(value, list):
+            return [item for part in parts for item in part]
+        if len({part.shape[1:] for part in parts}) > 1:
+            shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+            raise InputError(f"the condition {name} is {shapes}, which do not go into one call: pad them, or leave batched out")
+        return torch.cat(parts)
+
+    return _bare(_changed(first, join))
+
+
+def _placed(condition: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
     """The condition on the device of `like`; InputError where it is of another batch."""
 
     def moved(name: str, value: Rows) -> Rows:
         if len(value) != len(like):
             raise InputError(
                 f"the condition {name} is for a batch of {len(value)}, the state has {len(like)}: give it a row per sample, or "
-                "what belongs to all samples as a number or a tuple of numbers"
+                "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
             )
         return value if isinstance(value, list) else value.to(like.device)
 
     return _changed(condition, moved, lambda value: value.to(like.device))
+
+
+def _rows(condition: Mapping[str, Any]) -> dict[str, Rows]:
+    """Where it lies in the tree -> what has a row per sample."""
+    found: dict[str, Rows] = {}
+    _changed(condition, found.__setitem__)
+    return found
+
+
+def _form(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """The condition without its rows; of tensors that belong to all which they are."""
+    return _changed(condition, lambda name, value: type(value), id, lambda which: which)
+
+
+def _bare(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """The condition with tensors in the place of what is shared."""
+    return _changed(condition, lambda name, value: value, wrap=lambda value: value)
 
 
 def cloned(condition: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,13 +118,19 @@ def cloned(condition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(
-    tree: Mapping[str, Any], change: Change, change_shared: Callable[[Tensor], Tensor] = lambda value: value
+    tree: Mapping[str, Any],
+    change: Change,
+    change_shared: Callable[[Tensor], Any] = lambda value: value,
+    wrap: Callable[[Any], Any] = Shared,
 ) -> dict[str, Any]:
-    """A tree of the same form, with `change` of what has a row per sample, and change_shared of tensors that belong to all."""
+    """A tree of the same form, with `change` of what has a row per sample, and change_shared of tensors that belong to all; those
+    that are marked so are marked again by `wrap`."""
 
     def visit(name: str, value: Any) -> Any:
         if isinstance(value, np.ndarray):  # a copy, since the array may be read only; what torch has no numbers for, as a list
             value = torch.from_numpy(np.array(value)) if value.dtype.kind in "biufc" else value.tolist()
+        if isinstance(value, Shared):
+            return wrap(change_shared(value.tensor))
         if isinstance(value, Tensor):
             return change(name, value) if value.ndim else change_shared(value)
         if isinstance(value, list) and value and _is_plain(value):

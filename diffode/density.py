@@ -75,7 +75,9 @@ class WithDensity(EpsModel):
             ends = [self.schedule.path.at(each) for each in lam]
             table = [(*end, *prediction.convert("tangent", predicts, *end)) for end in ends]
             coefficients.append(columns(np.array(table).T, like))
-        return _DensityEvaluator(self, self._traced(tangent, lams, self.x_of(like)), coefficients, tangent.counter)
+        return _DensityEvaluator(
+            self, self._traced(tangent, lams, self.x_of(like)), coefficients, tangent.counter, tangent.has_memory
+        )
 
     def x_of(self, u: Tensor) -> Tensor:
         """x of a state."""
@@ -111,6 +113,7 @@ class _DensityEvaluator:
     traced: Traced
     coefficients: Sequence[tuple[Tensor, ...]]
     counter: Counter
+    has_memory: bool
     passes_through: bool = False
 
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:

@@ -6,16 +6,16 @@ numbers (a, b) with wanted = a x + b native. A call then makes no scalar arithme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.calling import Call
+from diffode.errors import InputError
 from diffode.schedule import Array
 
 Coefficient = float | Tensor  # the same for all samples, or one per sample, (batch, 1, ...)
@@ -27,10 +27,30 @@ KEEP: Conversion = (0.0, 1.0)  # the conversion that changes nothing
 
 @dataclass
 class Counter:
-    """nfe: evaluations of ε(x, λ); calls: the network calls they took (guidance takes two per evaluation)."""
+    """nfe: evaluations of ε(x, λ); calls: the network calls they took (guidance takes several per evaluation)."""
 
     nfe: int = 0
     calls: int = 0
+
+    def add(self, nfe: int = 0, calls: int = 0) -> None:
+        """Not in a compiled loop, which would be compiled again for every count; its plan says what it evaluates."""
+        if not torch.compiler.is_compiling():
+            self.nfe += nfe
+            self.calls += calls
+
+
+class Native(Protocol):
+    """native(x, i, out): what the network predicts at the i-th λ, guided, in the prediction `predicts`.
+
+    passes_through: whether it is the network's own output; if not, it may be in `out`, if that is given. has_memory: whether it
+    depends on the evaluations before it.
+    """
+
+    predicts: str
+    passes_through: bool
+    has_memory: bool
+
+    def __call__(self, x: Tensor, i: int, out: Tensor | None) -> Tensor: ...
 
 
 class Evaluate(Protocol):
@@ -38,6 +58,7 @@ class Evaluate(Protocol):
 
     counter: Counter
     passes_through: bool
+    has_memory: bool
 
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor: ...
 
@@ -49,30 +70,27 @@ class Evaluator:
     The result is written to `out` if it is given and anything has to be computed. Where nothing has to be (`passes_through`), the
     network's own output is returned as it is, which may lie in memory that the network will use again, or in that of x.
 
-    call: the network at each λ. condition: of its call. guidance: (weight, condition of the unconditional call). to_hooks,
-    to_wanted: conversions for each λ, before and after the hooks, which act on x̂0. lams: handed to the watches.
+    native: the network at each λ, guided. to_hooks, to_wanted: conversions for each λ, before and after the hooks, which act on
+    x̂0. lams: handed to the watches.
     """
 
-    call: Call
+    native: Native
     lams: Sequence[float]
-    condition: Mapping[str, Any]
-    guidance: tuple[float, Mapping[str, Any]] | None
     hooks: tuple[Hook, ...]
     to_hooks: Sequence[Conversion]
     to_wanted: Sequence[Conversion]
     watches: tuple[Watch, ...]
     counter: Counter
     passes_through: bool = field(init=False)
+    has_memory: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.passes_through = not self.hooks and self.guidance is None and all(pair is KEEP for pair in self.to_hooks)
+        self.has_memory = self.native.has_memory
+        self.passes_through = self.native.passes_through and not self.hooks and all(pair is KEEP for pair in self.to_hooks)
 
     def __call__(self, x: Tensor, i: int = 0, out: Tensor | None = None) -> Tensor:
-        self._count(nfe=1)
-        m = self._call(x, i, self.condition)
-        if self.guidance is not None:
-            weight, null = self.guidance
-            m = torch.mul(m, weight, out=out).add_(self._call(x, i, null), alpha=1 - weight)
+        self.counter.add(nfe=1)
+        m = self.native(x, i, out)
         if not self.passes_through:
             m = convert(m, x, self.to_hooks[i], out)
         if self.hooks:
@@ -83,20 +101,13 @@ class Evaluator:
             watch(self.counter.nfe, self.lams[i], m)
         return m
 
-    def _count(self, nfe: int = 0, calls: int = 0) -> None:
-        """Not in a compiled loop, which would be compiled again for every count; its plan says what it evaluates."""
-        if not torch.compiler.is_compiling():
-            self.counter.nfe += nfe
-            self.counter.calls += calls
-
-    def _call(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
-        """The network's output, counted."""
-        self._count(calls=1)
-        return self.call(x, i, condition)
-
 
 def evaluate_once(evaluate: Evaluate, x: Tensor) -> Tensor:
-    """An evaluation in memory of its own, so that the caller may write to it."""
+    """An evaluation in memory of its own, so that the caller may write to it; InputError where it depends on those before it."""
+    if evaluate.has_memory:
+        raise InputError(
+            "guidance with momentum depends on the evaluations before: take a solver with a plan, or guidance without momentum"
+        )
     return evaluate(x).clone() if evaluate.passes_through else evaluate(x)
 
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from diffode import checks
 from diffode import grid as grids
 from diffode.calling import check_state, weights_of
-from diffode.conditions import Guidance, cloned
+from diffode.conditions import cloned
 from diffode.density import WithDensity
 from diffode.errors import InputError
 from diffode.model import EpsModel
@@ -133,10 +133,9 @@ def _ends(model: EpsModel, grid: str | Sequence[float]) -> list[float]:
 def _taking_gradients(model: EpsModel, x0: Tensor) -> tuple[EpsModel, Tensor]:
     """The model with conditions, and x0, that were not made under torch.inference_mode; InputError for weights that were."""
     checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
-    if any(tensor.is_inference() for tensor in weights_of(model.network)):
+    if any(tensor.is_inference() for module in model.modules for tensor in weights_of(module)):
         raise InputError("the network was made under torch.inference_mode and takes no gradients: make or load it outside")
-    guidance = model.guidance and Guidance(model.guidance.weight, cloned(model.guidance.null))
-    return model.replace(condition=cloned(model.condition), guidance=guidance), x0.clone()
+    return model.replace(condition=cloned(model.condition), guidance=model.guidance and model.guidance.cloned()), x0.clone()
 
 
 def normal(x: Tensor, sigma: float) -> Tensor:

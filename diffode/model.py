@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffode import checks, clocks, prediction
+from diffode import binding, checks, clocks, prediction
 from diffode.calling import HALF, Call, check_device, check_state, dtype_of, weights_of
-from diffode.conditions import Guidance, on_device, rows_of
+from diffode.conditions import on_device, rows_of
 from diffode.errors import InputError, in_words
-from diffode.evaluation import Counter, Evaluate, Evaluator, Hook, Watch, conversion, evaluate_once
+from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once
+from diffode.guidance import Guidance, steered, towards
 from diffode.labels import Labels
+from diffode.rules import Combine, Rule
 from diffode.schedule import Array, Schedule
-
-LARGEST_WEIGHT = 1e6  # of guidance
+from diffode.weights import Weight
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,20 +94,41 @@ class EpsModel:
 
     def taking(self, rows: Sequence[int]) -> Self:
         """This model for these samples of its batch, in this order: every tensor of the conditions is indexed by `rows`."""
-        guidance = None if self.guidance is None else Guidance(self.guidance.weight, rows_of(self.guidance.null, rows))
+        guidance = self.guidance and self.guidance.taking(rows)
         return self.replace(condition=rows_of(self.condition, rows), guidance=guidance)
 
-    def guided(self, weight: float, **null: Any) -> Self:
+    def guided(
+        self,
+        weight: Weight,
+        *,
+        network: Callable[..., Any] | EpsModel | None = None,
+        rules: Sequence[Rule | Combine] = (),
+        batched: bool = False,
+        **null: Any,
+    ) -> Self:
         """Classifier-free guidance (Ho and Salimans, 2022): unconditional + weight (conditional − unconditional).
 
-        `null` replaces what it names of the condition in the unconditional call; without it the labels are left out there.
-        Weight 1 is the conditional model itself.
+        weight: a number, one per sample, or a function of λ (guidance.interval, .cfgpp); where it is 1, one call is made. null:
+        replaces what it names of the condition in the unconditional call; without it labels are left out there. network: what is
+        called instead there, with the same condition (autoguidance, Karras et al., 2024). rules: guidance.rescaled, .apg.
+        batched: both calls as one.
         """
-        if abs(number := checks.number("the guidance weight", weight)) > LARGEST_WEIGHT:
-            raise checks.wrong("the guidance weight", "of moderate size, such as 2", weight)
-        if not null:
-            self.labels.check_left_out(self.network)
-        return self.replace(guidance=None if number == 1 else Guidance(number, null))
+        return self.replace(guidance=towards(self, [(weight, {})], network, rules, batched, null))
+
+    def composed(self, branches: Sequence[tuple[Weight, Mapping[str, Any]]], *, batched: bool = False, **null: Any) -> Self:
+        """Several conditions (Liu et al., 2022, Eq. 11): unconditional + Σ weight (conditional − unconditional).
+
+        branches: (weight, what it changes of the condition) of each. The rest is as in `guided`.
+        """
+        return self.replace(guidance=towards(self, branches, None, (), batched, null))
+
+    def steered(self, log_p: Callable[..., Tensor], scale: Weight = 1.0, **condition: Any) -> Self:
+        """Classifier guidance (Dhariwal and Nichol, 2021, Alg. 2): ε − scale σ ∇ log p, beside any other guidance.
+
+        log_p(x, clock, **condition), (batch,), is differentiated; it is given the clock that the network is, and counts as no
+        network call. scale: as the weight of `guided`.
+        """
+        return self.replace(guidance=steered(self.guidance, log_p, scale, condition))
 
     def clipped(self, bound: float = 1.0) -> Self:
         """This model with x̂0 clipped to [−bound, bound]."""
@@ -141,13 +163,13 @@ class EpsModel:
         return self.replace(watches=(*self.watches, watch))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Move the network itself, if it is a module, to a device (and floating dtype); returns this model."""
+        """Move its modules themselves to a device (and floating dtype); returns this model."""
         place = check_device("device", device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise checks.wrong("dtype", "a floating dtype of torch, as torch.float32", dtype)
-        if isinstance(self.network, torch.nn.Module):
+        for module in self.modules:
             try:
-                self.network.to(device=place, dtype=dtype)
+                module.to(device=place, dtype=dtype)
             except NotImplementedError as error:
                 raise InputError(f"the network cannot be moved to {place}: {in_words(error)}") from error
         return self
@@ -156,6 +178,12 @@ class EpsModel:
     def labels(self) -> Labels:
         """How the network takes labels."""
         return Labels(self.classes, self.label, self.null_label, self.one_hot)
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """The torch modules that are called: the network, and those of guidance."""
+        called = [self.network, *(self.guidance.networks if self.guidance else ())]
+        return [network for network in called if isinstance(network, torch.nn.Module)]
 
     @property
     def device(self) -> torch.device:
@@ -206,23 +234,7 @@ class EpsModel:
             return self.taking(rows).bind(lams, like, predicts, counter=counter)
         prediction.check(predicts)
         check_state("x", like)
-        target = "data" if self.hooks else predicts
-        ends = np.stack([self.schedule.alpha(lams), self.schedule.sigma(lams)], -1)
-        call = self.call_at(lams, like)
-        condition, guidance = self.handed(self.condition, like), None
-        if self.guidance is not None:
-            guidance = self.guidance.weight, self.handed(self.guidance.unconditional(self.condition, self.labels), like)
-        return Evaluator(
-            call=call,
-            lams=[float(np.min(lam)) for lam in lams],
-            condition=condition,
-            guidance=guidance,
-            hooks=self.hooks,
-            to_hooks=[conversion(self.predicts, target, end, like) for end in ends],
-            to_wanted=[conversion(target, predicts, end, like) for end in ends],
-            watches=self.watches,
-            counter=counter or Counter(),
-        )
+        return binding.bind(self, lams, like, predicts, counter or Counter())
 
     def __repr__(self) -> str:
         """A line that a person reads: network, prediction, schedule, and what has been set."""
@@ -232,6 +244,6 @@ class EpsModel:
         parts += [f"shape {self.shape}"] * (self.shape is not None) + [f"{self.classes} classes"] * bool(self.classes)
         parts += self.labels.as_given()
         parts += [f"condition {', '.join(self.condition)}"] * bool(self.condition)
-        parts += [f"guidance {self.guidance.weight:g}"] if self.guidance else []
+        parts += [str(self.guidance)] * bool(self.guidance)
         parts += [f"{len(self.hooks)} hooks on x̂0"] * bool(self.hooks) + [f"autocast to {self.autocast}"] * bool(self.autocast)
         return f"EpsModel({', '.join(parts)})"

@@ -121,7 +121,7 @@ def _in_parts(
     run: Callable[[EpsModel, slice], Result], model: EpsModel, prepared: Prepared, parts: list[slice], progress: bool
 ) -> Result:
     """run(model, rows) of every part, with the model that is of its rows, joined."""
-    with _evaluating(model.network), shown(progress, model, prepared, parts) as watched:
+    with _evaluating(model), shown(progress, model, prepared, parts) as watched:
         if len(parts) == 1:
             return run(watched, parts[0])
         return joined([run(watched.taking(range(rows.start, rows.stop)), rows) for rows in parts])
@@ -143,13 +143,13 @@ def _prepared(
 
 
 @contextmanager
-def _evaluating(network: Any) -> Iterator[None]:
-    """Put a module into eval mode, and back into the mode it was in."""
-    training = isinstance(network, torch.nn.Module) and network.training
-    if training:
-        network.eval()
+def _evaluating(model: EpsModel) -> Iterator[None]:
+    """Put its modules into eval mode, and back into the mode they were in."""
+    training = [module for module in model.modules if module.training]
+    for module in training:
+        module.eval()
     try:
         yield
     finally:
-        if training:
-            network.train()
+        for module in training:
+            module.train()

@@ -136,7 +136,7 @@ CORE = [
         call(MODEL.labelled, y=wrong)
         for wrong in ([3], [-1], [1.5], ["a"], "abc", None, 1, [[1]], [True, False], [1, [2]], 1 + 1j)
     ),
-    *(call(MODEL.guided, weight=wrong) for wrong in (torch.nan, torch.inf, "2", None, [2.0], 1e7, True)),
+    *(call(MODEL.guided, weight=wrong) for wrong in (torch.nan, torch.inf, "2", None, [[2.0]], [], 1e7, True)),
     *(call(MODEL.clipped, bound=wrong) for wrong in (0, -1, torch.nan, torch.inf, "1", None)),
     *(call(MODEL.thresholded, quantile=wrong) for wrong in (0, 1.1, -1, torch.nan, "0.9", None)),
     *(call(MODEL.thresholded, bound=wrong) for wrong in (0, -1, torch.nan, "1")),

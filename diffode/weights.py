@@ -1,0 +1,114 @@
+"""Weights of guidance: numbers, one per sample, or functions of λ, all computed in float64 before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffode import checks
+from diffode.errors import InputError
+from diffode.schedule import Array
+
+LARGEST_WEIGHT = 1e6
+Weight = float | Array | Callable[[float], Any]
+
+
+def check_weight(name: str, weight: Any) -> Weight:
+    """A weight; InputError for what is neither a number of moderate size, nor one per sample, nor a function."""
+    if callable(weight):
+        return weight
+    value = weight.detach().cpu() if isinstance(weight, Tensor) else weight
+    scalar = (not isinstance(value, Sequence) and not getattr(value, "ndim", 0)) or isinstance(value, str)
+    expected = "of moderate size, such as 2"
+    found = (
+        np.asarray(checks.number(name, value)) if scalar else checks.array(name, value, f"numbers, one per sample, {expected}")
+    )
+    if found.ndim > 1 or not found.size or not (abs(found) <= LARGEST_WEIGHT).all():
+        raise checks.wrong(name, expected if scalar else f"numbers, one per sample, {expected}", weight)
+    return found if found.ndim else float(found)
+
+
+def weights_at(weight: Weight, lams: Sequence[float] | Array, batch: int) -> Array:
+    """A weight at λ (evaluations,) or (evaluations, batch): of the same shape, or (evaluations, batch) where samples differ."""
+    lams = np.asarray(lams, np.float64)
+    if not callable(weight):
+        return np.broadcast_to(_of_batch(weight, batch), (len(lams), *np.shape(weight)))
+    name = f"the weight that {said(weight)} returns"
+    if lams.ndim == 1:
+        return np.array(np.broadcast_arrays(*(_of_batch(check_weight(name, weight(lam)), batch) for lam in lams.tolist())))
+    each = [_of_batch(check_weight(name, weight(lam)), batch) for lam in lams.flat]
+    return np.reshape([found[i % batch] if found.ndim else found for i, found in enumerate(each)], lams.shape)
+
+
+def aligned(*numbers: Array) -> Sequence[Array]:
+    """Numbers (evaluations,) or (evaluations, batch), all as the latter if one of them is."""
+    wide = any(found.ndim == 2 for found in numbers)
+    return np.broadcast_arrays(*(found[:, None] if wide and found.ndim == 1 else found for found in numbers))
+
+
+def _of_batch(weight: Any, batch: int) -> Array:
+    """The weight; InputError where it is of another batch, or what a function returned is another function."""
+    if callable(weight):
+        raise InputError("a function of λ that gives the weight must return numbers, not a function")
+    found = np.asarray(weight)
+    if found.ndim and len(found) != batch:
+        raise InputError(f"weights of guidance are for a batch of {len(found)}, the state has {batch}: give one per sample")
+    return found
+
+
+def rows_of_weight(weight: Weight, rows: Sequence[int]) -> Weight:
+    """The weight of these rows of the batch."""
+    chosen = list(rows)
+    if callable(weight):
+
+        def of_rows(lam: float) -> Any:
+            found = check_weight(f"the weight that {said(weight)} returns", weight(lam))
+            return found[chosen] if isinstance(found, np.ndarray) else found
+
+        return of_rows
+    return weight[chosen] if isinstance(weight, np.ndarray) else weight
+
+
+def said(weight: Weight) -> str:
+    """The weight in a word or two."""
+    if callable(weight):
+        return getattr(weight, "__name__", "a function")
+    return "per sample" if isinstance(weight, np.ndarray) else f"{weight:g}"
+
+
+def interval(weight: Weight, lam_lo: float, lam_hi: float) -> Callable[[float], Any]:
+    """`weight` where lam_lo ≤ λ < lam_hi, and 1 elsewhere (Kynkäänniemi et al., 2024, Eq. 5).
+
+    The paper's interval (σ_lo, σ_hi] is of σ̄ = e^(−λ): lam_lo = −log σ_hi, lam_hi = −log σ_lo. InputError for an empty one.
+    """
+    weight = check_weight("weight", weight)
+    lo, hi = checks.number("lam_lo", lam_lo, finite=False), checks.number("lam_hi", lam_hi, finite=False)
+    if not lo < hi:
+        raise InputError(f"the interval of guidance from λ = {lo:g} to {hi:g} is empty: `lam_lo` must be below `lam_hi`")
+
+    def within(lam: float) -> Any:
+        return (weight(lam) if callable(weight) else weight) if lo <= lam < hi else 1.0
+
+    return within
+
+
+def cfgpp(omega: float, lams: Sequence[float] | Array) -> Callable[[float], float]:
+    """CFG++ (Chung et al., 2024, Alg. 2) of strength omega, from 0 to 1, for ddim on the grid `lams`.
+
+    CFG++ takes x̂0 of the guided ε and adds σ_t times the unconditional one. That is ddim with the weight ω/(1 − e^(−h)) in
+    the step s → t of length h = λ_t − λ_s, which this returns for λ_s ≤ λ < λ_t. InputError for a grid that does not increase.
+    """
+    omega = checks.number("omega", omega, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+    grid = checks.numbers("lams", lams, checks.LARGEST, least=2)
+    if not (np.diff(grid) > 0).all():
+        raise InputError("`lams` of CFG++ must be the increasing λ of the steps, from noisy to clean")
+    weights = omega / -np.expm1(-np.diff(grid))
+
+    def in_step(lam: float) -> float:
+        step = int(np.searchsorted(grid, lam + 1e-9 * (1 + abs(lam)), "right")) - 1  # a λ that rounding moved is of its step
+        return float(weights[min(max(step, 0), len(weights) - 1)])
+
+    return in_step
