@@ -9,15 +9,22 @@ from __future__ import annotations
 import numpy as np
 
 from diffode.prediction import CONSTANT
+from diffode.schedule import Array
 from solvers.plan import Plan, value
 
 
 def variance(plan: Plan, s: float) -> float:
     """The variance of the plan's output for data N(0, s²), from a first state that is exactly N(0, α² s² + σ²)."""
+    output = coefficients(plan, s)
+    return float(output @ output)
+
+
+def coefficients(plan: Plan, s: float) -> Array:
+    """The plan's output for data N(0, s²) as coefficients of x_T/std(x_T) and of the draws 1, 2, ...: (1 + draws,)."""
     path, p = plan.path, CONSTANT[plan.prediction]
     draws = 1 + max((stage.draw or 0 for stage in plan.stages), default=0)
     anchor = np.zeros(draws)  # states as coefficients of x_T and of the draws, each N(0, 1)
-    m: list[np.ndarray] = []
+    m: list[Array] = []
     anchor[0] = np.sqrt(exact(plan, plan.stages[0].lam, s))
     for stage in plan.stages:
         u = value(stage.x) * anchor + sum((value(c) * m[j] for j, c in stage.c.items()), np.zeros(draws))
@@ -26,7 +33,7 @@ def variance(plan: Plan, s: float) -> float:
             alpha, sigma = path.at(stage.lam)
             m.append((p[0] * alpha * s**2 + p[1] * sigma) / exact(plan, stage.lam, s) * u)
         anchor = u if stage.commit else anchor
-    return float(anchor @ anchor)
+    return anchor
 
 
 def exact(plan: Plan, lam: float, s: float) -> float:

@@ -16,11 +16,13 @@ import torch
 
 import solvers
 from diffode import EpsModel, InputError, grid, schedules
+from diffode.brownian import BrownianNoise
 from diffode.ddim_family import Family
 from diffode.noise import SeededNoise, seeds_of
 from diffode.schedule import PATHS, Schedule
 from solvers import ALIASES, Budget, Plan, Stage, encode, find, sample
 from solvers.ddim import ddim_family
+from solvers.intervals import intervals
 from solvers.registry import all_names
 from solvers.verify import verify
 
@@ -133,6 +135,23 @@ SEEDS = (
     )
     | each("seeds of noise", [None, 3, "12", [1.5], [-1]], SeededNoise)
     | {"a seed per row": lambda: SeededNoise([1, 2])(0, torch.zeros(3, 1))}
+    | {"a seed per row of a path": lambda: BrownianNoise([1, 2], {})(1, torch.zeros(3, 1))}
+    | each("seeds of paths", [None, 3, "12", [1.5], [-1]], lambda value: BrownianNoise(value, {}))
+    | each(
+        "intervals",
+        [
+            None,
+            5,
+            [(0, 1, 0)],
+            {1: (0.0, 1.0)},
+            {1: (1.0, 0.0, 0)},
+            {1: (0.0, math.nan, 0)},
+            {1: ("a", 1.0, 0)},
+            {1: (0.0, 1.0, -1)},
+        ],
+        lambda value: BrownianNoise([1], value),
+    )
+    | each("plan of intervals", [None, "ddim", SCHEDULE], intervals)
     | each("seed of sample", [1.5, "a", -1, [1], math.nan, True], lambda value: sampled(seed=value, nfe=2))
 )
 BUDGETS = (
