@@ -10,6 +10,11 @@ from diffode.mixture import Mixture
 ALPHA = {"vp": lambda lam: np.sqrt(expit(2 * lam)), "ve": np.ones_like, "flow": expit}
 
 
+def quick(model):
+    """The same EpsModel of a mixture, quick; one of float32 as it is, since tests of float32 are about roundings."""
+    return model.replace(network=QuickMixture.of(model.network)) if model.network.mean.dtype == torch.float64 else model
+
+
 class QuickMixture(Mixture):
     """`forward` alone is in numpy, without labels and without gradients; how a sample is rounded depends on its batch."""
 

@@ -11,6 +11,7 @@ from solvers import SOLVERS, Plan, run
 from solvers.adaptive import PAIRS, integrate
 from solvers.registry import find
 from solvers.singlestep import SIGN
+from tests.quick import quick
 
 PATHS = ("vp", "ve", "flow")
 PLANNED = {"dpm12": "dpm2", "dpm23": "dpm3", "dpmpp12": "dpmpp2s", "dpmpp23": "dpmpp3s"}  # the same rows on a grid that is given
@@ -22,6 +23,11 @@ every_path = pytest.mark.parametrize("path", PATHS)
 # Each path once or twice: that one trajectory takes the same steps on all of them is a test of its own.
 on_some_path = pytest.mark.parametrize(("pair", "path"), [*zip(PAIRS, [*PATHS, "vp"], strict=True)], ids=BY_NAME)
 noise_and_data = pytest.mark.parametrize("pair", [BY_NAME["dpm12"], BY_NAME["dpmpp23"]], ids=["dpm12", "dpmpp23"])
+
+
+@pytest.fixture(scope="module")
+def toy(toy):
+    return lambda *args, **options: quick(toy(*args, **options))
 
 
 def start(model, batch, shape=(1, 2, 3), lam=ENDS[0], dtype=torch.float64):
@@ -83,7 +89,7 @@ def test_the_error_follows_the_tolerance(pair, path, toy):
 @noise_and_data
 def test_the_error_on_the_shipped_mixture(pair, pooled64):
     """49 pixels over the whole schedule: the median of the samples is near the tolerance, a few being more sensitive."""
-    lams = np.array([pooled64.schedule.lam_min, pooled64.schedule.lam_max])
+    pooled64, lams = quick(pooled64), np.array([pooled64.schedule.lam_min, pooled64.schedule.lam_max])
     x = start(pooled64, 8, (1, 7, 7), lams[0])
     exact = integrate(BY_NAME["dpmpp23"], pooled64, x, lams, **loose(1e-6)).x
     for tolerance in (5e-3, 1e-3):
@@ -182,11 +188,11 @@ def test_labels_follow_their_samples(mixture64):
     x = start(mixture64, 1, (1, 28, 28)).expand(6, -1, -1, -1).clone()
     labels = [7, 1, 7, 3, 1, 9]
     model = mixture64.labelled(labels).guided(2.0)
-    whole = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(0.01)).x
+    whole = integrate(BY_NAME["dpm23"], model, x, ENDS, **loose(0.05)).x
     for i, j in ((0, 2), (1, 4)):
         assert torch.equal(whole[i], whole[j])
-    for i, label in enumerate(labels):
-        alone = integrate(BY_NAME["dpm23"], mixture64.labelled([label]).guided(2.0), x[:1], ENDS, **loose(0.01)).x
+    for i, label in ((0, 7), (1, 1), (3, 3), (5, 9)):
+        alone = integrate(BY_NAME["dpm23"], mixture64.labelled([label]).guided(2.0), x[:1], ENDS, **loose(0.05)).x
         assert torch.equal(whole[i], alone[0])
     assert abs(whole[0] - whole[1]).max() > 0.1
 

@@ -15,7 +15,7 @@ from diffode.ode import accurate
 from solvers import run
 from solvers.hooks import Hooks
 from solvers.registry import find
-from tests.quick import QuickMixture
+from tests.quick import quick
 
 DDPM = schedules.ddpm_linear()
 pytestmark = [
@@ -33,8 +33,7 @@ SAME = [peer for peer in PEERS if peer.same]
 
 @pytest.fixture
 def model(toy):
-    exact = toy("vp", DDPM)
-    return exact.replace(network=QuickMixture.of(exact.network))
+    return quick(toy("vp", DDPM))
 
 
 def rms(x):

@@ -19,7 +19,7 @@ from solvers.multistep import exponential, multistep
 from solvers.phi import interpolatory, moments, phi
 from solvers.registry import find
 from tests import reference
-from tests.quick import QuickMixture
+from tests.quick import quick
 
 SCHEDULE = schedules.vp_linear()
 
@@ -27,8 +27,7 @@ SCHEDULE = schedules.vp_linear()
 @pytest.fixture(scope="module")
 def trajectory(toy):
     """A model, states at λ = −2, and the same trajectories at any later λ."""
-    model = toy("vp", SCHEDULE)
-    model = model.replace(network=QuickMixture.of(model.network))
+    model = quick(toy("vp", SCHEDULE))
     z = torch.randn(8, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = float(SCHEDULE.alpha(-2.0)) * model.network.sample(8, seed=1) + float(SCHEDULE.sigma(-2.0)) * z
     return model, x, cache(lambda lam: x if lam == -2 else accurate(model, x, -2.0, float(lam), 1e-13))

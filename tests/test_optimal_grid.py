@@ -138,8 +138,8 @@ def test_steps_of_one_plan_are_those_of_a_plan_each(name, denoise):
         made.append(1)
         return solver.plan(lams, SCHEDULE, **options)
 
-    steps = [(i, j, before) for before in range(4) for i in range(2 * before, 60, 4) for j in (i + 2, i + 4)]
-    steps += [(i, 64, 3) for i in range(50, 64)]
+    steps = [(i, j, before) for before in range(4) for i in range(2 * before, 60, 9) for j in (i + 2, i + 4)]
+    steps += [(i, 64, 3) for i in range(50, 64, 2)]
     planner = StepPlanner(counted, lams, denoise)
     together, count = planner.plan_steps(steps), len(made)
     for step, expected in zip(together, [own_plan(planner, *step) for step in steps], strict=True):

@@ -17,7 +17,7 @@ from solvers.gaussian import exact, variance
 from solvers.hooks import Hooks
 from solvers.registry import find
 from tests import reference
-from tests.quick import QuickMixture
+from tests.quick import quick
 
 PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
 ODE = [name for name in PLANNED if not find(name).stochastic]
@@ -68,8 +68,7 @@ def rms(x):
 
 @pytest.fixture(scope="module")
 def trajectories(toy):
-    models = {path: toy(path, schedule) for path, schedule in SCHEDULES.items()}
-    return {path: Trajectories(model.replace(network=QuickMixture.of(model.network))) for path, model in models.items()}
+    return {path: Trajectories(quick(toy(path, schedule))) for path, schedule in SCHEDULES.items()}
 
 
 def between(spacing, steps):
