@@ -45,17 +45,16 @@ def at(lam, x):
 
 def dense(tensors, path, lam, x, label=None):
     """(log π_k N(x; α μ_k, C_k), −σ ∇ log of it) of every component, (k, n) and (k, n, pixels), by full covariances."""
-    from scipy.stats import multivariate_normal  # takes a second, which is for who needs it
-
     alpha, sigma = coefficients(path, lam)
-    x = x.flatten(1).numpy()
-    columns = (tensors[name].numpy() for name in ("log_pi", "mean", "basis", "along", "floor", "label"))
+    x = x.flatten(1)
+    columns = (tensors[name] for name in ("log_pi", "mean", "basis", "along", "floor", "label"))
     log_p, eps = [], []
     for log_pi, mean, basis, along, floor, k_label in zip(*columns, strict=True):
         if label in (None, k_label):
-            covariance = alpha**2 * (basis @ np.diag(along) @ basis.T + floor * np.eye(len(mean))) + sigma**2 * np.eye(len(mean))
-            log_p.append(log_pi + multivariate_normal(alpha * mean, covariance).logpdf(x))
-            eps.append(sigma * np.linalg.solve(covariance, (x - alpha * mean).T).T)
+            one = torch.eye(len(mean), dtype=x.dtype)
+            covariance = alpha**2 * (basis @ along.diag() @ basis.T + floor * one) + sigma**2 * one
+            log_p.append(log_pi + torch.distributions.MultivariateNormal(alpha * mean, covariance).log_prob(x))
+            eps.append(sigma * torch.linalg.solve(covariance, (x - alpha * mean).T).T)
     return np.stack(log_p), np.stack(eps)
 
 

@@ -40,16 +40,14 @@ def test_trajectories_are_drawn_from_q(sigma):
 
 @each_sigma
 def test_the_log_ratio_is_that_of_the_densities(sigma):
-    """Eq. 11, with the transition means typed from Eqs. 7, 9 and 10 and SciPy's normal density."""
-    from scipy import stats  # takes a second, which is for who needs it
-
+    """Eq. 11, with the transition means typed from Eqs. 7, 9 and 10 and torch's normal density."""
     q, x0 = family(sigma), normal(3, 4)
     states = theorem1.trajectory(q, x0, SeededNoise([0, 1, 2]))
     eps = [normal(3, 4, seed=9 + i) for i in range(5)]
     a = np.append(SCHEDULE.alpha(TAU[:-1]) ** 2, 1.0)
 
     def logpdf(x, mean, std):
-        return stats.norm.logpdf(x.numpy(), np.asarray(mean), std).sum(1)
+        return torch.distributions.Normal(torch.as_tensor(mean), std).log_prob(x).sum(1).numpy()
 
     def mean(i, x, known):
         return np.sqrt(a[i + 1]) * known + np.sqrt(max(1 - a[i + 1] - q.noise[i] ** 2, 0)) * (

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 from PIL import Image, ImageDraw, ImageFont
-from scipy import stats
+from scipy.special import stdtrit
 
 from diffode.errors import InputError
 from diffode.files import atomic
@@ -41,7 +41,7 @@ STEPS = (10, 20, 50, 100, 1000)
 FLOOR: results.Row = {"S": 0, "eta": "floor", "n": 0}  # the cell of the floor, which has no η and no S
 SHOWN = 10  # samples of each cell, in the picture
 CELL, GAP, LINE = 300, 12, 20  # pixels: the width of a cell, between cells, and above a row
-T_95 = float(stats.t.ppf(0.975, BLOCKS - 1))  # half a 95 % interval, in standard errors of the jackknife
+T_95 = float(stdtrit(BLOCKS - 1, 0.975))  # half a 95 % interval, in standard errors of the jackknife
 REPORTED = {  # the numbers of a cell that the report shows, their titles and digits
     "frechet": ("Fréchet distance in the features of {features}", 3),
     "frechet unbiased": ("The same without its bias of 1/N, by the jackknife, as columns of different N are to be compared", 3),
