@@ -11,6 +11,7 @@ from diffode.ode import VARIABLES
 from solvers import Hooks, blackbox, sample
 from solvers.blackbox import integrate
 from solvers.registry import find
+from tests.quick import quick
 
 METHODS = {method.name: method for method in blackbox.METHODS} | {"euler-lambda": blackbox.Method("euler", 1, 1)}
 STATES = Hooks(trajectory=True)
@@ -41,6 +42,16 @@ def times(monkeypatch):
 
     monkeypatch.setattr(blackbox, "odeint", spy)
     return asked
+
+
+@pytest.fixture(scope="module")
+def toy(toy):
+    return lambda *args, **options: quick(toy(*args, **options))
+
+
+@pytest.fixture(scope="module")
+def pooled64(pooled64):
+    return quick(pooled64)
 
 
 @pytest.fixture(scope="module")
