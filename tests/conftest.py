@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: the shipped mixture, also at 7 × 7 pixels, and a toy small enough to be written out densely."""
 
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from diffode import EpsModel, schedules
 from diffode.mixture import Mixture
-from diffode.models import pretrained
+from diffode.models import checkpoint, pretrained
 
 torch.set_num_threads(1)  # even where OMP_NUM_THREADS was set to another number
 os.fsync = os.sync = lambda *_: None  # what tests write need not survive a loss of power
@@ -19,19 +21,41 @@ def pytest_xdist_auto_num_workers(config):
     return None if any(Path(argument).is_dir() for argument in config.args) else 0
 
 
+SHIPPED = pretrained.WEIGHTS
 PATH_SCHEDULES = {"vp": schedules.vp_linear, "ve": schedules.edm, "flow": schedules.flow}
 
 
 @pytest.fixture(scope="session")
 def mixture64():
     """The shipped mixture (784 pixels, 30 components, 10 classes) as an EpsModel in float64."""
-    return pretrained.load("mixture", torch.float64).model
+    return pretrained.load(SHIPPED / "mixture.safetensors", torch.float64).model
 
 
 @pytest.fixture(scope="session")
 def mixture32():
     """The same in float32."""
-    return pretrained.load("mixture").model
+    return pretrained.load(SHIPPED / "mixture.safetensors").model
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """What comes with diffode, but a mixture of two directions a component, not 24, whose evaluation costs a tenth."""
+    folder = tmp_path_factory.mktemp("weights")
+    for file in SHIPPED.iterdir():
+        shutil.copy(file, folder)
+    tensors, header = checkpoint.read(SHIPPED / "mixture.safetensors")
+    directions = {"basis": tensors["basis"][:, :, :2], "along": tensors["along"][:, :2]}
+    checkpoint.save(folder / "mixture.safetensors", {**tensors, **directions}, header)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_mixture(small_weights):
+    """The model "mixture" is that of small_weights, in products of 16 rows: for what is not about its images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "WEIGHTS", small_weights)
+        patch.setattr(pretrained, "Mixture", partial(Mixture, rows=16))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,23 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import cli
-from diffode.files import locked
+from diffode.files import ASSETS, locked
+from diffode.models import pretrained
 from diffode.noise import SeededNoise
 from experiments.common import results
 from experiments.comparison.problem import Problem
 from tests import reference
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 ROOT = Path(cli.__file__).parent
 WITHOUT = ("seconds", "peak_mib")  # what two runs may differ in
-SMALL = ["--model", "mixture", "--n", 2, "--features", "none", "--device", "cpu"]
+SMALL = ["--model", "mixture", "--n", 2, "--features", "none", "--device", "cpu", "--tolerance", 1e-5]
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """They take seconds, and follow from the rows."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def compare(*args):
@@ -33,10 +41,10 @@ def compare(*args):
 
 
 class Dense:
-    """ε of the shipped mixture by Bayes' rule and full covariances, from its file, in NumPy."""
+    """ε of a mixture by Bayes' rule and full covariances, from its file, in NumPy."""
 
-    def __init__(self, label):
-        held = load_file(ROOT / "diffode" / "assets" / "weights" / "mixture.safetensors")
+    def __init__(self, label, weights):
+        held = load_file(weights / "mixture.safetensors")
         of = held["label"] == label
         self.log_pi, self.mean = held["log_pi"][of].astype(float), held["mean"][of].astype(float)
         self.values, self.vectors = [], []
@@ -98,14 +106,14 @@ INDEPENDENT = {
 }
 
 
-def independent(seeds, nfe, steps):
+def independent(seeds, nfe, steps, weights):
     """{solver: ‖x − x*‖ of each seed} at nfe evaluations on equal steps in λ, from the papers' formulas alone; labels in turn."""
     beta = np.linspace(1e-4, 0.02, 1000)
     alpha_bar = np.cumprod(1 - beta)
     first, last = (0.5 * np.log(alpha_bar[i] / (1 - alpha_bar[i])) for i in (-1, 0))
     off = {solver: [] for solver in INDEPENDENT}
     for seed in seeds:
-        eps = Dense(seed % 10)
+        eps = Dense(seed % 10, weights)
         noise = SeededNoise([seed])(0, torch.empty(1, 1, 28, 28, dtype=torch.float64))
         x = reference._vp(first)[1] * noise.numpy().ravel()
         exact = follow(eps, x, np.linspace(first, last, steps + 1))
@@ -126,13 +134,27 @@ def table(folder):
         return [{name: value for name, value in row.items() if name not in WITHOUT} for row in csv.DictReader(file)]
 
 
-def test_errors_are_those_of_an_independent_computation(tmp_path):
+def test_errors_are_those_of_an_independent_computation(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib")
     out = tmp_path / "out"
     result = compare(
-        *SMALL, "--dtype", "float64", "--solvers", ",".join(INDEPENDENT), "--nfe", 10, "--grids", "logsnr", "--out", out
+        *SMALL,
+        "--tolerance",
+        1e-8,
+        "--dtype",
+        "float64",
+        "--solvers",
+        ",".join(INDEPENDENT),
+        "--nfe",
+        10,
+        "--grids",
+        "logsnr",
+        "--out",
+        out,
     )
     assert result.exit_code == 0, result.output
-    check_against(independent(range(2), 10, 200), held_by(out / "report.html")[0]["rows"])
+    check_against(independent(range(2), 10, 200, pretrained.WEIGHTS), held_by(out / "report.html")[0]["rows"])
+    assert {file.suffix for file in out.glob("error-*")} == {".png", ".svg"}  # the curves
 
 
 def check_against(off, found):
@@ -146,7 +168,7 @@ def check_against(off, found):
 @pytest.mark.slow
 def test_errors_in_the_committed_report_are_those_of_an_independent_computation():
     held = next(each for each in held_by(ROOT / "docs" / "report.html") if each["model"] == "mixture")
-    check_against(independent(range(held["seed"], held["seed"] + held["n"]), 10, 400), held["rows"])
+    check_against(independent(range(held["seed"], held["seed"] + held["n"]), 10, 400, ASSETS / "weights"), held["rows"])
 
 
 def killed_when(work, done):
@@ -179,7 +201,6 @@ def test_interrupted_three_times_at_random_it_ends_as_if_it_had_not_been(tmp_pat
     """In the solution and twice in the rows: the table is the same, timings aside, and no cell is computed twice."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # whose curves take seconds, and follow from the rows
     Path("own_quick.py").write_text(QUICK)
     options = ["--solvers", "ddim,dpm2,unipc3,dpm12", "--nfe", "5-12", "--grids", "logsnr,time", "--rtol", "0.1,0.05"]
     model = ["--model", "own_quick:model", "--n", 2, "--batch", 1, "--features", "none", "--dtype", "float64", "--device", "cpu"]
@@ -234,8 +255,7 @@ def test_a_cell_that_fails_is_a_row_and_the_exit_code(tmp_path, monkeypatch):
     assert "error" not in table(tmp_path / "out")[0]
 
 
-def test_without_matplotlib_the_page_has_the_curves(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_without_matplotlib_the_page_has_the_curves(tmp_path):
     result = compare(*SMALL, "--solvers", "ddim", "--nfe", 5, "--grids", "logsnr", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "No curves as PNG and SVG: drawing takes matplotlib" in result.stdout

@@ -1,6 +1,7 @@
 """Optimal grids are found once for a problem, and are those that a comparison runs on."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from experiments.comparison.grid_cache import OptimalGridCache
 from experiments.comparison.ground_truth import find_solution, measure_cell
 from experiments.comparison.problem import Problem, Settings
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 CELL = {"solver": "dpmpp2m", "grid": OPTIMAL, "nfe": 6, "rtol": None}
 
 
@@ -61,7 +63,8 @@ def test_other_cells_are_left_alone_and_impossible_ones_are_skipped(tmp_path, fe
 
 
 @pytest.mark.parametrize("denoise", [[], ["--denoise"]])
-def test_compare_runs_on_it_and_sample_can(tmp_path, few, denoise):
+def test_compare_runs_on_it_and_sample_can(tmp_path, few, denoise, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # whose curves are tested elsewhere
     options = ["--model", "mixture", "--device", "cpu", *denoise]
     compared = [
         "--solvers",
@@ -72,6 +75,10 @@ def test_compare_runs_on_it_and_sample_can(tmp_path, few, denoise):
         "logsnr,optimal",
         "--n",
         "4",
+        "--tolerance",
+        "1e-5",
+        "--features",
+        "none",
         "--out",
         str(tmp_path / "out"),
     ]

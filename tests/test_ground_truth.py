@@ -17,6 +17,7 @@ from experiments.comparison.ground_truth import error_summary, find_solution, me
 from experiments.comparison.problem import Problem, Settings
 from solvers import sample
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 FLAT = {"model": "mixture", "n": 5, "batch": 3, "dtype": "float64"}
 MIXTURE = Settings.from_flat(**FLAT)
 CELL = {"solver": "unipc3", "grid": "logsnr", "nfe": 12, "rtol": None}
