@@ -1,15 +1,17 @@
 """Clocks: a network's second argument, as a function of λ.
 
-    "t"        t(λ) of the schedule, fractional where λ falls between two labels     "1-t", "1000t"    of that t
+    "t"        t(λ) of the schedule, fractional where λ falls between two labels     "1-t", "1000t"    of that t; any whole number
     "label"    the same as int64, an error unless λ is snapped to labels             "sigma"           σ(λ)
     "lam"      λ                                                                     "sigma_bar"       σ̄ = σ/α = e^(−λ)
     "c_noise"  log(σ̄)/4 = −λ/4 (EDM; Karras et al., 2022, Table 1)                   "log_sigma_bar"   log σ̄ = −λ
+    "angle"    arctan(σ̄) 2/π, from 0 for data to 1 for noise (Stable Audio)
 
 Any other is given as a function of λ, from a float64 array to one of the same shape.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,14 +33,22 @@ CLOCKS: dict[str, Callable[[Schedule, Array], Array]] = {
     "sigma_bar": lambda schedule, lam: np.exp(-lam),
     "log_sigma_bar": lambda schedule, lam: -lam,
     "c_noise": lambda schedule, lam: -lam / 4,
-    "1000t": lambda schedule, lam: 1000 * schedule.t(lam),
+    "angle": lambda schedule, lam: np.arctan(np.exp(-lam)) * 2 / np.pi,
     "1-t": lambda schedule, lam: 1 - schedule.t(lam),
+    "1000t": lambda schedule, lam: 1000 * schedule.t(lam),
 }
+
+
+def named(clock: str) -> Callable[[Schedule, Array], Array] | None:
+    """The clock of that name, None if there is none."""
+    if re.fullmatch(r"[1-9][0-9]{0,6}t", clock):
+        return lambda schedule, lam: int(clock[:-1]) * schedule.t(lam)
+    return CLOCKS.get(clock)
 
 
 def check(clock: Any, schedule: Schedule) -> Clock:
     """The clock itself; InputError for an unknown name, what is no function, and labels on a schedule that has none."""
-    if not callable(clock) and not (isinstance(clock, str) and clock in CLOCKS):
+    if not callable(clock) and not (isinstance(clock, str) and named(clock)):
         raise wrong("clock", f"{', '.join(CLOCKS)}, or a function of λ", clock)
     if clock == "label" and schedule.knots is None:
         raise InputError(f"the clock of {schedule.name} is continuous and has no labels: use clock='t' or 'lam'")
@@ -59,9 +69,11 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
     if np.shape(lams)[1:] not in ((), (batch,)):
         raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
     t, lam = schedule.t(lams), np.asarray(lams, np.float64)  # InputError outside the schedule, whatever the clock
-    if isinstance(clock, str):
-        values = CLOCKS[clock](schedule, lam)
+    given = named(clock) if isinstance(clock, str) else None
+    if given is not None:
+        values = given(schedule, lam)
     else:
+        assert callable(clock)
         values = array("the clock", clock(lam), "a function of λ that gives numbers")
         if values.shape != lam.shape or not np.isfinite(values).all():
             raise InputError(

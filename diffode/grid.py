@@ -33,15 +33,22 @@ def logsnr(schedule: Schedule, steps: int) -> Array:
 
 
 def time(schedule: Schedule, steps: int) -> Array:
-    """Equal steps in the network's clock t: like the linear τ of the DDIM paper, which is tau-linear."""
-    return schedule.lam(np.linspace(schedule.t_noisy, schedule.t_clean, steps + 1))
+    """Equal steps in the network's clock t: like the linear τ of the DDIM paper, which is tau-linear; in u of a shifted flow."""
+    u = np.linspace(schedule.unwarp(schedule.t_noisy), schedule.unwarp(schedule.t_clean), steps + 1)
+    return schedule.lam(_exact_ends(schedule.warp(u), schedule))
 
 
 def quadratic(schedule: Schedule, steps: int) -> Array:
     """Equal steps in √t: like the quadratic τ of the DDIM paper, which is tau-quadratic."""
-    t = np.linspace(np.sqrt(schedule.t_noisy), np.sqrt(schedule.t_clean), steps + 1) ** 2
+    first, last = schedule.unwarp(schedule.t_noisy), schedule.unwarp(schedule.t_clean)
+    u = np.linspace(np.sqrt(first), np.sqrt(last), steps + 1) ** 2
+    return schedule.lam(_exact_ends(schedule.warp(u), schedule))
+
+
+def _exact_ends(t: Array, schedule: Schedule) -> Array:
+    """t with the ends of the clock, whatever the rounding of the way there."""
     t[0], t[-1] = schedule.t_noisy, schedule.t_clean
-    return schedule.lam(t)
+    return t
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Array:

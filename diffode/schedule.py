@@ -15,10 +15,11 @@ The *clock* maps λ to the t that a network is called with, and back. All of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,7 @@ from scipy.special import expit
 from diffode.checks import array, instance
 from diffode.errors import InputError
 
+P = ParamSpec("P")
 Array = NDArray[np.float64]
 Function = Callable[[Any], Any]  # float64, elementwise, numbers and arrays alike
 SINGLE = float(np.finfo(np.float32).eps)  # what a clock in float32 may be off by, relative to its own size
@@ -78,6 +80,7 @@ class Schedule:
     knots: the λ of the clock's integers, increasing, if the network was trained on these alone; else None.
     name, options: the name and arguments of its function in schedules.py, by which a JSON card knows it.
     factory: that function, by which it is pickled; None for a schedule of another origin.
+    warp, unwarp: t of the time u in which the grids `time` and `quadratic` have their steps, growing with the noise, and back.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Schedule:
     knots: Array | None = None
     options: tuple[tuple[str, object], ...] = ()
     factory: Callable[..., Schedule] | None = None
+    warp: Function = lambda u: u
+    unwarp: Function = lambda t: t
 
     def __post_init__(self) -> None:
         instance("path", self.path, ProbabilityPath, "one of diffode.schedule.PATHS")
@@ -101,7 +106,10 @@ class Schedule:
 
     def __repr__(self) -> str:
         options = ", ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self.options
+            f"{name}={value:g}"
+            if isinstance(value, float)
+            else f"{name}={f'{len(value)} numbers' if isinstance(value, tuple) else value}"
+            for name, value in self.options
         )
         lam, t = (f"{self.lam_min:.3g} to {self.lam_max:.3g}", f"{self.t_noisy:g} to {self.t_clean:g}")
         return f"{self.name}({options}): {self.path.name} path, λ from {lam}, t from {t}"
@@ -111,6 +119,13 @@ class Schedule:
         if self.factory is None:
             return super().__reduce_ex__(protocol)
         return _rebuilt, (self.factory, dict(self.options), self.t_noisy, self.t_clean)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], mu: float | None = None) -> Schedule:
+        """The schedule of the configuration of a scheduler of diffusers; see scheduler_config.trained_as."""
+        from diffode.scheduler_config import schedule_of
+
+        return schedule_of(config, mu)
 
     @cached_property
     def lam_min(self) -> float:
@@ -161,6 +176,25 @@ def require(schedule: Any) -> Schedule:
     """The schedule, if it is one; else InputError."""
     found: Schedule = instance("schedule", schedule, Schedule, "a Schedule, as diffode.schedules.ddpm_linear() is one")
     return found
+
+
+def named(function: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """`function`, whose schedule remembers its name and the arguments it was called with, defaults included."""
+
+    @wraps(function)
+    def make_named(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        options = tuple((name, _plain(value)) for name, value in bound.arguments.items())
+        return replace(function(*args, **kwargs), name=function.__name__, options=options, factory=make_named)
+
+    return make_named
+
+
+def _plain(value: Any) -> Any:
+    """An argument as a card holds it: a table as a tuple of numbers, a number of NumPy as Python's."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(plain) if isinstance(plain, list) else plain
 
 
 def _rebuilt(factory: Callable[..., Schedule], options: dict[str, object], t_noisy: float, t_clean: float) -> Schedule:

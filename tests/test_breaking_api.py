@@ -20,6 +20,7 @@ from diffode.brownian import BrownianNoise
 from diffode.ddim_family import Family
 from diffode.noise import SeededNoise, seeds_of
 from diffode.schedule import PATHS, Schedule
+from diffode.scheduler_config import trained_as
 from solvers import ALIASES, Budget, Plan, Stage, encode, find, sample
 from solvers.ddim import ddim_family
 from solvers.intervals import intervals
@@ -91,6 +92,8 @@ def plan_of(**changes):
     return dataclasses.replace(find("ddim").plan(LAMS, SCHEDULE), **changes)
 
 
+TABLE = {"_class_name": "DDIMScheduler"}
+DYNAMIC = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
 SCHEDULES = (
     each(
         "betas",
@@ -98,7 +101,27 @@ SCHEDULES = (
         schedules.ddpm_table,
     )
     | each("ᾱ", [np.cumprod(1 - BETAS), 1 - BETAS, [1.0, 0.5]], schedules.ddpm_table)
-    | each("name of a table", [None, 3], lambda value: schedules.ddpm_table(BETAS, value))
+    | each("betas of zero_terminal_snr", [None, "a", 3, [], [0.1], [0.1, 2], [0.1, math.nan]], schedules.zero_terminal_snr)
+    | each("sigmas", [None, "a", 3, [], [1], [2, 1], [1, 1], [0, 1], [-1, 1], [1, np.inf], [1, math.nan]], schedules.from_sigmas)
+    | each("path", [*NO_TEXT, "vpx", ""], lambda value: schedules.from_sigmas([1.0, 2.0], value))
+    | each("beta_first of scaled_linear", [*NO_NUMBER, -1, 2], lambda value: schedules.scaled_linear(beta_first=value))
+    | each("beta_last of scaled_linear", [*NO_NUMBER, -1, 2], lambda value: schedules.scaled_linear(beta_last=value))
+    | each("steps of scaled_linear", [None, *NO_WHOLE, 0, 1], lambda value: schedules.scaled_linear(steps=value))
+    | each("zero_snr", [None, 1, "yes"], lambda value: schedules.scaled_linear(zero_snr=value))
+    | each("steps of squared_cosine", [None, *NO_WHOLE, 0, 1], lambda value: schedules.squared_cosine(steps=value))
+    | each("zero_snr of squared_cosine", [None, 1, "yes"], lambda value: schedules.squared_cosine(zero_snr=value))
+    | each("shift", [*NO_NUMBER, -1, 0, np.inf], lambda value: schedules.flow(shift=value))
+    | each("reverse", [None, 1, "yes"], lambda value: schedules.flow(reverse=value))
+    | each("sigma_min of vp_sigma", [*NO_NUMBER, -1, np.inf, 1e9], lambda value: schedules.vp_sigma(sigma_min=value))
+    | each("sigma_max of vp_sigma", [*NO_NUMBER, -1, np.inf, 1e-9], lambda value: schedules.vp_sigma(sigma_max=value))
+    | each("config", [None, "a", [], {}, {"_class_name": 5}, {"_class_name": "SCMScheduler"}, {"shift": 3.0}], trained_as)
+    | each("mu", [*NO_NUMBER[1:], np.inf], lambda value: trained_as(DYNAMIC, value))
+    | each("beta_schedule", ["laplaces", 3, []], lambda value: trained_as(TABLE | {"beta_schedule": value}))
+    | each("prediction_type", ["flow", 3, []], lambda value: trained_as(TABLE | {"prediction_type": value}))
+    | each("num_train_timesteps", [1, 1.5, "a", 10**9], lambda value: trained_as(TABLE | {"num_train_timesteps": value}))
+    | each("trained_betas", ["a", [2, 3], [], 5], lambda value: trained_as(TABLE | {"trained_betas": value}))
+    | each("shift of a flow", [0, -1, "a"], lambda value: trained_as({"_class_name": DYNAMIC["_class_name"], "shift": value}))
+    | each("sigma_data", [0, -1, "a"], lambda value: trained_as({"_class_name": "EDMEulerScheduler", "sigma_data": value}))
     | each("beta_first", [*NO_NUMBER, -1, 2, np.inf], lambda value: schedules.ddpm_linear(beta_first=value))
     | each("steps of a table", [None, *NO_WHOLE, 0, 1], lambda value: schedules.ddpm_linear(steps=value))
     | each("beta_min", [*NO_NUMBER, -1, 1e300, np.inf], lambda value: schedules.vp_linear(beta_min=value))
@@ -111,6 +134,7 @@ SCHEDULES = (
     | each("sigma_max", [*NO_NUMBER, -1, np.inf, 0.001], lambda value: schedules.edm(sigma_max=value))
     | each("name", [*NO_TEXT, "", "linear", "x" * 10**6], schedules.make)
     | each("option", ["t", "x" * 1000], lambda value: schedules.make("flow", **{value: 1.0}))
+    | each("a table without its numbers", ["ddpm_table", "from_sigmas"], schedules.make)
     | each("t", [None, "a", 1000.0, -1.0, math.nan, [1, [2]], object(), 3j], SCHEDULE.lam)
     | each("λ", [None, "a", 99.0, -math.inf, math.nan, [1, [2]], object(), 3j], SCHEDULE.t)
     | each("λ of α", [None, "a", [1, [2]], object()], SCHEDULE.alpha)

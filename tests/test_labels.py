@@ -165,8 +165,9 @@ def test_every_clock_by_its_formula(schedule):
     lams = np.array([-1.0, 0.5, 2.0])
     alpha, sigma, t = schedule.alpha(lams), schedule.sigma(lams), schedule.t(lams)
     exact = {"t": t, "lam": lams, "sigma": sigma, "sigma_bar": sigma / alpha, "log_sigma_bar": np.log(sigma / alpha)}
-    exact |= {"c_noise": np.log(sigma / alpha) / 4, "1000t": 1000 * t, "1-t": 1 - t}
-    assert exact.keys() == CLOCKS.keys() - {"label"}
+    exact |= {"c_noise": np.log(sigma / alpha) / 4, "1000t": 1000 * t, "1-t": 1 - t, "500t": 500 * t}
+    exact["angle"] = np.arctan2(sigma, alpha) * 2 / np.pi
+    assert exact.keys() == (CLOCKS.keys() - {"label"}) | {"500t"}
     for clock, values in exact.items():
         np.testing.assert_allclose(clock_seen(clock, lams, schedule), values, rtol=1e-12, atol=1e-12)
 

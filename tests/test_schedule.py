@@ -22,6 +22,7 @@ FAR = {
     "edm": {"sigma_min": 1e-9, "sigma_max": 1e9},
     "flow": {"t_clean": 1e-9, "t_noisy": 1 - 1e-9},
 }
+LABELLED = ("ddpm_linear", "scaled_linear")
 CASES = [(name, {}) for name in NAMES] + list(FAR.items())
 
 
@@ -58,6 +59,9 @@ def exact(name, t, beta_first=1e-4, beta_last=0.02, beta_min=0.1, beta_max=20.0,
     if name == "ddpm_linear":
         first, last = mp.mpf(beta_first), mp.mpf(beta_last)
         alpha = mp.exp(ddpm_log_alpha([first + (last - first) * i / 999 for i in range(1000)], t))
+    elif name == "scaled_linear":
+        first, last = mp.sqrt(mp.mpf("0.00085")), mp.sqrt(mp.mpf("0.012"))
+        alpha = mp.exp(ddpm_log_alpha([(first + (last - first) * i / 999) ** 2 for i in range(1000)], t))
     elif name == "vp_linear":
         first, last = mp.mpf(beta_min), mp.mpf(beta_max)
         alpha = mp.exp(-mp.quad(lambda u: first + u * (last - first), [0, t]) / 2)
@@ -105,7 +109,7 @@ def test_clock_against_50_digits(name, options):
     for t in clock(schedule, n=9):
         alpha, sigma = exact(name, t, **options)
         lam = float(mp.log(alpha / sigma))
-        assert abs(schedule.t(lam) - t) <= 1e-10 * max(abs(t), schedule.t_clean, 1e-3 if name == "ddpm_linear" else 0)
+        assert abs(schedule.t(lam) - t) <= 1e-10 * max(abs(t), schedule.t_clean, 1e-3 if name in LABELLED else 0)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -190,7 +194,7 @@ def test_knots_are_the_labels():
     assert (np.diff(schedule.knots) > 0).all()
     assert abs(schedule.t(schedule.knots) - np.arange(999, -1, -1)).max() < 1e-9
     assert (schedule.knots[0], schedule.knots[-1]) == (schedule.lam_min, schedule.lam_max)
-    assert all(schedules.make(name).knots is None for name in NAMES if name != "ddpm_linear")
+    assert all(schedules.make(name).knots is None for name in NAMES if name not in LABELLED)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -149,7 +149,11 @@ def _is_schedule(value: Any) -> bool:
 
 
 def _is_option(value: Any) -> bool:
-    """A number that a schedule is made with, among them the number of its labels."""
+    """What a schedule is made with: a number, as that of its labels, a table of numbers, True or False, or a name."""
+    if isinstance(value, list):
+        return len(value) <= MOST_LABELS and all(type(each) in (int, float) and math.isfinite(each) for each in value)
+    if type(value) in (bool, str):
+        return True
     return type(value) in (int, float) and math.isfinite(value) and (type(value) is float or 0 <= value <= MOST_LABELS)
 
 
@@ -158,7 +162,10 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, an
     "config": ("an object", lambda value: isinstance(value, dict)),
     "image": (f"a list of positive whole numbers, of a product of at most {MOST_NUMBERS:,},", _is_shape),
     "classes": ("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value))),
-    "schedule": ('an object {"name": ..., "options": {...}}, the options being numbers,', _is_schedule),
+    "schedule": (
+        'an object {"name": ..., "options": {...}}, the options being numbers, lists of them or names,',
+        _is_schedule,
+    ),
     "predicts": ("a text", _is_text),
     "clock": ("a text", _is_text),
 }

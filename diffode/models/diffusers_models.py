@@ -3,7 +3,8 @@
     config.json, diffusion_pytorch_model.safetensors    in FOLDER, or in FOLDER/unet of a pipeline
     scheduler_config.json                               in FOLDER, or in FOLDER/scheduler; without it the table of DDPM is taken
 
-The scheduler's configuration says which table of β the network was trained on and what it predicts. Needs the optional diffusers.
+The scheduler's configuration says on which schedule the network was trained and what it predicts (scheduler_config.py). Needs the
+optional diffusers.
 """
 
 from __future__ import annotations
@@ -17,18 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from diffode import schedules
-from diffode.checks import whole
 from diffode.errors import InputError, shown
 from diffode.models.card import Card
 from diffode.networks import sizes
 from diffode.reading import read_json, reading
 from diffode.schedule import Schedule
+from diffode.scheduler_config import TrainedAs, trained_as
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FILES = [f"{place}{name}" for place in ("", "unet/") for name in ("config.json", WEIGHTS)]
 SCHEDULERS = ["scheduler/scheduler_config.json", "scheduler_config.json"]
-PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
-BETAS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 class MeanOnly(nn.Module):
@@ -83,19 +82,19 @@ def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
             f"{folder} has no {WEIGHTS}, and diffode unpickles no .bin: if you trust it, load it with diffusers and write it "
             "with save_pretrained"
         )
-    noise_schedule, predicts, options = _trained_on(folder)
-    image = _image(config)
+    trained = _trained_on(folder)
+    schedule = trained["schedule"]
     card = Card(
         "diffusers",
-        image,
-        schedule=noise_schedule.name,
-        schedule_options=options,
-        predicts=predicts,
-        clock="t",
+        _image(config),
+        schedule=schedule.name,
+        schedule_options=dict(schedule.options),
+        predicts=trained["predicts"],
+        clock=trained["clock"],
         config=config,
         provenance={"folder": folder.name},
     )
-    return MeanOnly(_network(folder, config, file)), card, noise_schedule, file
+    return MeanOnly(_network(folder, config, file)), card, schedule, file
 
 
 def _image(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -146,30 +145,15 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
             sizes.check((1, 1, 1), (), (), width=width)
 
 
-def _trained_on(folder: Path) -> tuple[Schedule, str, dict[str, Any]]:
-    """The schedule, what the network predicts, and the schedule's options; DDPM's if the folder configures no scheduler."""
+def _trained_on(folder: Path) -> TrainedAs:
+    """The schedule, prediction and clock that the folder's scheduler says; those of DDPM if it configures none."""
     file = next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
     if file is None:
-        linear = schedules.ddpm_linear()
-        return linear, "noise", dict(linear.options)
-    config = _json(file)
-    predicts = PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
-    if predicts is None or not (config.get("beta_end") or config.get("trained_betas")):
-        raise InputError(
-            f"{file} is not the configuration of a DDPM table with a prediction_type among {', '.join(PREDICTIONS)}: wrap the "
-            "network in an EpsModel"
-        )
-    betas = {name: config[name] for name in BETAS if config.get(name)}
-    steps = config.get("num_train_timesteps") or config.get("timesteps", 1000)  # its first name
-    steps = whole("num_train_timesteps", steps, 2, schedules.MOST_LABELS)
-    if betas.keys() <= {"beta_start", "beta_end", "beta_schedule"} and betas.get("beta_schedule", "linear") == "linear":
-        linear = schedules.ddpm_linear(betas["beta_start"], betas["beta_end"], steps)
-        return linear, predicts, dict(linear.options)
-    from diffusers import DDPMScheduler
-
-    scheduler: Any = DDPMScheduler(num_train_timesteps=steps, **betas)
-    table = schedules.ddpm_table(scheduler.betas.double().numpy(), name=betas.get("beta_schedule", "trained"))
-    return table, predicts, {"steps": steps, **betas}
+        return {"schedule": schedules.ddpm_linear(), "predicts": "noise", "clock": "t"}
+    try:
+        return trained_as(_json(file))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

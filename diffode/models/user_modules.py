@@ -16,6 +16,7 @@ from diffode.importing import import_object
 from diffode.model import EpsModel
 from diffode.models.card import Card
 
+ADDED = (("shift", 1.0), ("reverse", False))  # to options of schedules: where they say nothing new, the digest stays what it was
 EXAMPLE = "EpsModel(network, schedule, predicts, shape=(channels, height, width))"
 
 
@@ -46,7 +47,10 @@ def digest(module: ModuleType, model: EpsModel) -> str:
     """The SHA-256 of the model's description, of its module's file, and of weights and buffers: those of the network, and of all
     torch modules that have a name in the file, for a network may be a function that calls them."""
     s, clock = model.schedule, clocks.name_of(model.clock)
-    description = model.predicts, clock, model.classes, model.shape, s.name, s.options, s.path.name, s.lam_min, s.lam_max
+    options = tuple(
+        option for option in s.options if option not in ADDED and not isinstance(option[1], tuple)
+    )  # knots tell tables
+    description = model.predicts, clock, model.classes, model.shape, s.name, options, s.path.name, s.lam_min, s.lam_max
     changed = [*model.labels.as_given(), *["learned_variance=True"] * model.learned_variance]
     sha256 = hashlib.sha256("".join([repr(description), *changed]).encode())
     sha256.update(b"" if s.knots is None else s.knots.tobytes())
