@@ -46,6 +46,7 @@ SAMPLING, MEASURING, TRAINING = (cloup.Section(title) for title in ("Sampling", 
         "sample --solver unipc3 --nfe 10 --label bag --guidance 2 --out bags.png",
         "sample --solver ddim --eta 1 --seeds 0-49999 --batch 500 --out ddpm.npz",
         "sample --solver dpm23 --rtol 0.01 --model mixture --trajectory",
+        "sample --init photo.png --strength 0.6 --n 4",
     ),
 )
 @options.images_group
@@ -73,7 +74,7 @@ def sample(
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
     """
     from diffode.models import pretrained
-    from experiments.sampling import jobs
+    from experiments.sampling import init_images, jobs
     from experiments.sampling.generate import generate
     from experiments.sampling.progress import progress
 
@@ -90,6 +91,8 @@ def sample(
         recipe=recipe,
         trajectory=trajectory,
         floats=floats,
+        init=None if images.init is None else init_images.read(images.init, loaded.image),
+        noise=images.noise,
     )
     out = out or default_output(model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
     with progress(task.job) as watch:

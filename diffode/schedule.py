@@ -171,6 +171,10 @@ class Schedule:
         first, last = sorted((self.t_noisy, self.t_clean))
         return np.clip(self.to_t(lam), first, last)
 
+    def starting_at(self, lam: float) -> Schedule:
+        """This schedule from λ on: the noisy end of its clock is t(λ)."""
+        return replace(self, t_noisy=float(self.t(lam)))
+
 
 def require(schedule: Any) -> Schedule:
     """The schedule, if it is one; else InputError."""

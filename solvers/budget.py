@@ -53,7 +53,7 @@ class Budget:
         if self.nfe is not None and self.steps is not None:
             raise InputError("give either nfe or steps, not both")
         if self.from_lam is not None and self.strength is not None:
-            raise InputError("give either from_lam or strength, not both")
+            raise InputError("give either `from_lam` or `strength`, not both")
         for name in ("nfe", "steps"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1, grids.MOST_STEPS))
@@ -89,19 +89,15 @@ class Budget:
 
     def _from(self, lam: float, schedule: Schedule, steps: int | None, labels_only: bool) -> Array:
         """The grid from λ on: a named one of the schedule whose noisy end is λ, or those of a list that are larger."""
-        if not schedule.lam_min - 1e-9 <= lam < schedule.lam_max:
-            raise InputError(
-                f"a start at λ = {lam:.6g} is outside the schedule {schedule.name}, which leads from {schedule.lam_min:.6g} to "
-                f"{schedule.lam_max:.6g}: choose one between them"
-            )
+        check_start("from_lam", lam, schedule)
         if self.grid in grids.TAUS:
-            raise InputError(f"{self.grid} begins where its labels do, not at λ = {lam:.6g}: give strength, or another grid")
+            raise InputError(f"{self.grid} begins where its labels do, not at λ = {lam:.6g}: give `strength`, or another `grid`")
         lam = float(grids.snap(np.array([lam]), schedule)[0]) if labels_only else lam
         if self.values is not None:
             values = grids.check(self.values)
             rest = replace(self, grid=[lam, *values[values > lam]], from_lam=None)
             return rest.lams(schedule, steps, labels_only=labels_only)
-        lams = replace(self, from_lam=None).lams(replace(schedule, t_noisy=float(schedule.t(lam))), steps)
+        lams = replace(self, from_lam=None).lams(schedule.starting_at(lam), steps)
         lams[0] = lam  # exactly, whatever the clock's rounding
         return grids.snap(lams, schedule) if labels_only else lams
 
@@ -150,6 +146,15 @@ class Prepared:
     def _integrate(self, model: EpsModel, x: Tensor, hooks: Hooks) -> Result:
         assert self.solver.integrate is not None
         return self.solver.integrate(model, x, self.grid, hooks, **self.options)
+
+
+def check_start(name: str, lam: float, schedule: Schedule) -> None:
+    """InputError for a λ from which, or to which, there is no way on the schedule."""
+    if not schedule.lam_min - 1e-9 <= lam < schedule.lam_max:
+        raise InputError(
+            f"`{name}` of {lam:.6g} is outside the schedule {schedule.name}, which leads from λ = {schedule.lam_min:.6g} to "
+            f"{schedule.lam_max:.6g}: choose one between them"
+        )
 
 
 @contextmanager

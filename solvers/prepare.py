@@ -138,7 +138,7 @@ def _refuse(solver: Solver, budget: Budget) -> None:
     if budget.nfe is not None and not solver.nfe_per_step:
         raise InputError(f"{solver.name} does not spend the same number of evaluations on each step: give steps instead of nfe")
     if budget.strength is not None and solver.chooses_steps:
-        raise InputError(f"{solver.name} chooses its own steps, of which strength is no part: give from_lam, the λ to begin at")
+        raise InputError(f"{solver.name} chooses its own steps, so `strength` is no part of them: give `from_lam`")
     if solver.chooses_steps:
         inner = budget.values is not None and int(np.isfinite(budget.values).sum()) > 2
         dense = "trajectory" in solver.supported_hooks  # inner values are then where its trajectory is given
@@ -153,9 +153,10 @@ def _ready(solver: Solver, budget: Budget, schedule: Schedule, options: Options)
     assert solver.fixed_grid is not None
     if not (budget.nfe is budget.steps is None) or isinstance(budget.grid, str) or (budget.values is None and budget.denoise):
         raise InputError(f"{solver.name} is a plan with its own grid: leave nfe, steps, grid and denoise out")
-    if budget.strength is not None or budget.from_lam not in (None, solver.fixed_grid[0]):
+    first = solver.fixed_grid[0]
+    if budget.strength is not None or abs((first if budget.from_lam is None else budget.from_lam) - first) > 1e-9:
         raise InputError(
-            f"{solver.name} is a plan that begins at λ = {solver.fixed_grid[0]!r}: give that as from_lam, or the name of a solver"
+            f"{solver.name} is a plan that begins at λ = {first!r}: give that as `from_lam`, or the name of a solver"
         )
     values = solver.fixed_grid if budget.values is None else [*budget.values, *[np.inf] * budget.denoise]
     return solver.on(values, schedule, **options)

@@ -15,7 +15,7 @@ from diffode.calling import check_state
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from solvers.batches import joined, parts_of
-from solvers.budget import Budget, Prepared
+from solvers.budget import Budget, Prepared, check_start
 from solvers.hooks import Hooks, OnCommit, OnStep
 from solvers.options import refuse_unknown
 from solvers.plan import Plan
@@ -107,7 +107,9 @@ def encode(
     """
     if "denoise" in options:
         raise InputError("encode begins at the clean end of the grid, where nothing is left to denoise: leave denoise out")
-    to_lam = None if to_lam is None else checks.number("to_lam", to_lam)
+    if to_lam is not None:
+        checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
+        check_start("to_lam", to_lam := checks.number("to_lam", to_lam), model.schedule)
     prepared = _prepared(solver, Budget(nfe, steps, grid, from_lam=to_lam), model, options, backwards=True)
     if prepared.solver.fixed_grid is not None:
         raise InputError(f"{prepared.solver.name} is a plan, whose grid is one way: encode takes a solver's name")

@@ -7,14 +7,15 @@ data    x_λ = α x + σ z    (x, and from_lam or strength)        z: draw 0; α
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffode import checks
+from diffode.brownian import BrownianNoise, Interval
 from diffode.calling import check_device, check_state
 from diffode.errors import InputError, in_words
 from diffode.generators import GeneratorNoise
@@ -22,6 +23,7 @@ from diffode.model import EpsModel
 from diffode.noise import Noise, SeededNoise, seeds_of
 from diffode.schedule import Schedule
 from solvers.budget import Prepared
+from solvers.intervals import intervals
 
 Seed = int | Sequence[int] | torch.Generator | Sequence[torch.Generator]  # of `sample`
 NOISES = "seeded", "brownian"
@@ -91,36 +93,40 @@ def begin(
 class Draws:
     """The noise of a whole batch, of which every part takes that of its rows.
 
-    seeds: whole numbers, one per sample; or generators, one per sample, or one for all. drawn: False if nothing is to be drawn.
+    seeds: whole numbers, one per sample; or generators, one per sample, or one for all. kind: one of NOISES, None if nothing is
+    drawn. intervals: those of Brownian paths that the draws are.
     """
 
     seeds: Any
-    drawn: bool = True
+    kind: str | None = "seeded"
+    intervals: Mapping[int, Interval] = field(default_factory=dict)
 
     @classmethod
     def of(cls, seed: Any, noise: str | None, start: Start, prepared: Prepared, parts: int) -> Draws:
         """Those that `sample` is asked for; InputError for seeds that do not fit, and for noise that cannot be drawn so."""
         if noise is None and start.x is None:
             raise InputError("noise=None draws nothing, and the run begins with noise: give x, the state to begin with")
-        if noise is not None:
-            checks.choice("noise", noise, NOISES)
+        check_noise(noise, prepared)
         generators = _generators(seed)
-        if noise == "brownian":
-            _require_brownian(prepared, generators)
+        if noise == "brownian" and generators:
+            raise InputError("a Brownian path is drawn from a whole number, at any λ first: give seeds, not generators")
         if isinstance(seed, torch.Generator) and parts > 1:
             raise InputError("one torch.Generator draws for a whole batch: give seeds, or one per sample, or leave batch out")
         if not isinstance(generators, torch.Generator) and len(generators or start) != len(start):
             raise InputError(f"{len(generators)} generators were given for {len(start)} samples")
-        return cls(generators or seeds_of(seed, len(start)), noise is not None)
+        steps = intervals(prepared.plan) if noise == "brownian" and prepared.plan is not None else {}
+        return cls(generators or seeds_of(seed, len(start)), noise, steps)
 
     def of_rows(self, rows: slice) -> Noise | None:
         """The noise of these samples; None if none is to be drawn."""
-        if not self.drawn:
+        if self.kind is None:
             return None
         if isinstance(self.seeds, torch.Generator):
             return GeneratorNoise(self.seeds)
         seeds = self.seeds[rows]
-        return GeneratorNoise(seeds) if isinstance(seeds[0], torch.Generator) else SeededNoise(seeds)
+        if isinstance(seeds[0], torch.Generator):
+            return GeneratorNoise(seeds)
+        return BrownianNoise(seeds, self.intervals) if self.kind == "brownian" else SeededNoise(seeds)
 
 
 def _generators(seed: Any) -> Any:
@@ -131,10 +137,9 @@ def _generators(seed: Any) -> Any:
     return list(seed) if found else []
 
 
-def _require_brownian(prepared: Prepared, generators: Any) -> None:
-    """InputError for a run whose draws cannot be increments of Brownian paths."""
-    if generators:
-        raise InputError("a Brownian path is drawn from a whole number, at any λ first: give seeds, not generators")
-    if prepared.plan is None:
-        raise InputError(f"{prepared.solver.name} has no plan, and draws no noise on its way: leave noise out")
-    raise InputError('noise="brownian" is not to be had yet: leave noise out')
+def check_noise(noise: str | None, prepared: Prepared) -> None:
+    """InputError for a noise that there is not, or that this solver cannot draw."""
+    if noise is not None:
+        checks.choice("noise", noise, NOISES)
+    if noise == "brownian" and prepared.plan is None:
+        raise InputError(f'{prepared.solver.name} has no plan whose draws noise="brownian" could be: leave `noise` out')

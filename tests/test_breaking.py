@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 import cli
 from diffode.images import datasets
@@ -76,6 +77,8 @@ INSTEAD = {  # of an option that needs another solver, or excludes others of the
     "--steps": {"--nfe": None},
     "--grid": {"--nfe": None},
     "--seeds": {"--n": None},
+    "--init": {"--strength": "0.5"},
+    **{option: {"--init": "few.npz"} for option in ("--strength", "--from-lam")},
 }
 LEFT_OUT = {("--nfe", None), ("--n", None)}
 
@@ -189,6 +192,9 @@ WRITTEN = {  # command, option or argument: values that are of its type, and bad
     ("sample", "--r2"): ["0", "2"],
     ("sample", "--rtol"): ["0", "-1"],
     ("sample", "--atol"): ["0", "-1"],
+    ("sample", "--init"): [*DATA, "photo.png", "large.png", "fifo.json", "/dev/zero.png"],
+    ("sample", "--strength"): ["0", "-0.5", "1.01", "0.5,0.6"],
+    ("sample", "--from-lam"): ["-9", "9", "0,1"],
     ("sample", "--out"): TAKEN,
     ("sample", "--save-plan"): [*TAKEN, "new/a.png.json", "new/../new/a.png.json", "new/a.png", "/proc/p.json"],
     ("sample", "--option"): ["tau=1e300", "eta=1,eta=2", "__class__=1", "eta==1"],
@@ -289,6 +295,7 @@ def folder(tmp_path, loaded):
         (here / name).mkdir()
     (here / "photos" / "a.png").write_bytes(b"no picture")
     (here / "photo.png").write_bytes(b"no picture")
+    Image.new("RGB", (40, 30)).save(here / "large.png")
     for suffix in ("json", "npz", "safetensors"):
         (here / f"empty.{suffix}").write_bytes(b"")
         (here / f"garbage.{suffix}").write_bytes(b"\x1b[31m\x00\xff" * 50)

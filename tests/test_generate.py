@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffode import EpsModel, InputError
+from diffode.images import datasets
 from diffode.images.datasets import to_pixels
 from diffode.models import pretrained
 from diffode.noise import SeededNoise
-from experiments.sampling import generate, jobs
+from experiments.sampling import generate, init_images, jobs
 from experiments.sampling.jobs import Job, choose_labels
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.recipe import Recipe, choose_device, flat, nested
 from experiments.sampling.work import Work
-from solvers import Budget, Plan, find
+from solvers import Budget, Plan, find, sample
 
 NFE = 3
 
@@ -343,6 +345,8 @@ CHANGES = {
     "plan": "0" * 64,
     "trajectory": True,
     "floats": True,
+    "init": "0" * 64,
+    "noise": "brownian",
 }
 
 
@@ -352,6 +356,79 @@ CHANGES = {
 def test_whatever_decides_the_images_is_in_the_digest(make, field):
     job = make()
     assert Job(**nested({**flat(job), field: CHANGES[field]})).digest != job.digest
+
+
+def test_what_older_cards_do_not_have_changes_no_digest(make):
+    """A job that begins with noise, as all did, is known by what was known of it."""
+    job = make()
+    older = {name: value for name, value in flat(job).items() if name not in jobs.LATER}
+    assert job.as_json() == older
+    assert Job(**nested(older)) == job
+    assert Job(**nested(older)).digest == job.digest
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three images, in an .npz, a folder and one alone."""
+    pixels = datasets.packaged().pixels[:3]
+    np.savez(tmp_path / "images.npz", pixels)
+    (tmp_path / "images").mkdir()
+    for i, one in enumerate(pixels):
+        Image.fromarray(one[..., 0]).save(tmp_path / "images" / f"{i}.png")
+    return tmp_path / "images.npz"
+
+
+@pytest.mark.parametrize("budget", [Budget(nfe=5, strength=0.6), Budget(nfe=4, from_lam=-0.3)])
+def test_images_are_begun_with_in_turn_and_known_by_their_sha256(make, mixture, images, tmp_path, budget):
+    """Image s modulo 3 for seed s, in any batch, resumed or not; card and file are enough to make it again."""
+    init = init_images.read(str(images), mixture.image)
+    seeds = [7, 0, 4, 5, 2]
+    task = jobs.prepare_job(
+        mixture, "mixture", "dpmpp2m", budget, seeds=seeds, labels=[0] * 5, batch=2, recipe=Recipe(), init=init
+    )
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(task, tmp_path / "a.npz", watch=interrupt_after(task.prepared.nfe + 1))
+    assert generate.generate(task, tmp_path / "a.npz").resumed == 1
+    x = datasets.to_tensor(np.load(images)["arr_0"])[[seed % 3 for seed in seeds]]
+    whole = sample(mixture.model.labelled([0] * 5), x=x, solver=task.prepared, seed=seeds)
+    assert (np.load(tmp_path / "a.npz")["arr_0"] == to_pixels(whole.x)).all()
+    card = strict(tmp_path / "a.npz.json")
+    assert card["init"] == init.sha256
+    assert card["grid"][0] == task.prepared.grid[0]
+    assert card["grid_name"] == "logsnr"
+    job = Job(**nested({name: card[name] for name in task.job.as_json()}))
+    again = generate.generate(jobs.restore(job, mixture, init=init), tmp_path / "again.npz")
+    assert again.nfe == task.prepared.nfe
+    assert (np.load(tmp_path / "again.npz")["arr_0"] == np.load(tmp_path / "a.npz")["arr_0"]).all()
+    with pytest.raises(InputError, match="give these as `init`"):
+        jobs.restore(job, mixture)
+    with pytest.raises(InputError, match="leave `init` out"):
+        jobs.restore(make(), mixture, init=init)
+    with pytest.raises(InputError, match="give these"):
+        jobs.restore(job, mixture, init=init_images.read(str(tmp_path / "images" / "1.png"), mixture.image))
+
+
+def test_images_are_the_same_from_a_folder_a_file_or_floats(mixture, images, tmp_path):
+    init = init_images.read(str(images), mixture.image)
+    assert init_images.read(str(tmp_path / "images"), mixture.image).sha256 == init.sha256
+    assert torch.equal(init_images.read(str(tmp_path / "images" / "2.png"), mixture.image).x, init.x[2:])
+    np.savez(tmp_path / "floats.npz", init.x.double().numpy())
+    assert init_images.read(str(tmp_path / "floats.npz"), mixture.image).sha256 == init.sha256
+    with pytest.raises(InputError, match=r"give them as floats of that shape"):
+        init_images.read(str(images), (4, 8, 8))
+    with pytest.raises(InputError, match=r"RGB, 16 pixels high and 20 wide, as `magick in.png -resize 20x16! out.png`"):
+        init_images.read(str(images), (3, 16, 20))
+
+
+def test_the_noise_of_a_job_is_what_sample_draws(mixture, tmp_path):
+    task = jobs.prepare_job(
+        mixture, "mixture", "ddpm", Budget(nfe=4), seeds=[3, 1], labels=None, batch=1, recipe=Recipe(), noise="brownian"
+    )
+    generate.generate(task, tmp_path / "a.npz")
+    drawn = [sample(mixture.model, n=2, solver="ddpm", nfe=4, seed=[3, 1], noise=noise).x for noise in ("brownian", "seeded")]
+    found = np.load(tmp_path / "a.npz")["arr_0"]
+    assert [bool((to_pixels(x) == found).all()) for x in drawn] == [True, False]
+    assert strict(tmp_path / "a.npz.json")["noise"] == "brownian"
 
 
 def test_two_runs_at_once(make, mixture, run, tmp_path):
@@ -438,8 +515,8 @@ def test_the_json_is_enough_to_make_it_again(make, run, tmp_path, changes):
     job = make(**changes)
     pixels = run(job, command="python cli.py …")
     card = strict(tmp_path / "a.npz.json")
-    assert list(card)[: len(flat(job))] == list(flat(job))
-    again = Job(**nested({name: card[name] for name in flat(job)}))
+    assert list(card)[: len(job.as_json())] == list(job.as_json())
+    again = Job(**nested({name: card[name] for name in job.as_json()}))
     assert again == job
     assert (run(again, "again.npz") == pixels).all()
     assert card["command"] == "python cli.py …"

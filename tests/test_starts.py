@@ -246,7 +246,7 @@ BAD = {
     "no number": ({"strength": "0.6"}, "strength"),
     "not a number": ({"from_lam": np.nan}, "from_lam"),
     "a text": ({"from_lam": "0.5"}, "from_lam"),
-    "both": ({"from_lam": 0.0, "strength": 0.5}, "either from_lam or strength"),
+    "both": ({"from_lam": 0.0, "strength": 0.5}, "either `from_lam` or `strength`"),
     "beyond the clean end": ({"from_lam": 99.0}, "outside the schedule"),
     "at the clean end": ({"from_lam": VP.lam_max}, "outside the schedule"),
     "before the noisy end": ({"from_lam": -99.0}, "outside the schedule"),

@@ -29,7 +29,7 @@ from experiments.metrics.exact_mixture import MixtureReference
 from experiments.metrics.features import load_features
 from experiments.metrics.measurement import Measurement
 from experiments.sampling import generate, jobs
-from experiments.sampling.recipe import Recipe, flat
+from experiments.sampling.recipe import Recipe
 from solvers import Budget, find, sample
 
 ETAS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -162,6 +162,6 @@ def _is_of(file: Path, job: jobs.Job) -> bool:
     """Whether the card beside samples is that of this job."""
     try:
         card = read_json(file.with_name(f"{file.name}.json"), "card of samples", "what `sample` writes")
-        return all(card[name] == value for name, value in as_json(flat(job)).items())
+        return all(card[name] == value for name, value in as_json(job.as_json()).items())
     except (InputError, KeyError, TypeError):
         return False

@@ -20,6 +20,8 @@ from diffode.reading import parse_json, read_bytes, reading
 OF_ALL, OF_EACH = 4 * 2**20, 200  # the most bytes of a card: of what is said once, its grid among it, and of each image
 NFE_RULE = "evaluations of ε, the mean of the images; network_calls has two for each that is guided"
 USUAL = {"guidance": 1.0, "clip": False, "threshold": None, "dtype": "float32"}  # not worth a word
+USUAL |= {"init": None, "noise": "seeded"}
+OPTIONAL = ("grid_name", "init", "noise")  # not on all cards
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class SampleCard:
     seeds: list[int]
     labels: list[int] | None
     grid_name: str = "unknown"  # on cards of before it was written
+    init: str | None = None  # the SHA-256 of images that were noised, to begin with
+    noise: str = "seeded"
 
     def __post_init__(self) -> None:
         for name, fits in FIELDS.items():
@@ -113,11 +117,12 @@ def _is_option(value: Any) -> bool:
 
 
 FIELDS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("model", "sha256", "solver", "dtype", "command", "grid_name"), _is_text),
+    **dict.fromkeys(("model", "sha256", "solver", "dtype", "command", "grid_name", "noise"), _is_text),
     **dict.fromkeys(("guidance", "nfe", "network_calls"), _is_number),
     **dict.fromkeys(("clip", "denoise"), lambda value: isinstance(value, bool)),
     "options": lambda value: isinstance(value, dict) and all(map(_is_option, value.values())),
     "threshold": lambda value: value is None or _is_number(value),
+    "init": lambda value: value is None or _is_text(value),
     "grid": _is_grid,
     "seeds": _are(_is_whole, 1),
     "labels": lambda value: value is None or _are(_is_whole)(value),
@@ -135,7 +140,7 @@ def read_card(samples: str, images: int) -> SampleCard | None:
     with reading(file, "card of these samples", f"what `sample` writes beside {images} images; nothing says how these were made"):
         fields = parse_json(read_bytes(file, OF_ALL + OF_EACH * images))
         card = SampleCard(
-            **{name: fields[name] for name in SampleCard.__dataclass_fields__ if name != "grid_name" or name in fields}
+            **{name: fields[name] for name in SampleCard.__dataclass_fields__ if name in fields or name not in OPTIONAL}
         )
         if len(card.seeds) != images:
             raise InputError(f"it has {len(card.seeds)} seeds")

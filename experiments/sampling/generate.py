@@ -102,9 +102,10 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | N
     began = time.perf_counter()
     result = sample(
         model,
-        shape=(len(seeds), *task.loaded.image),
+        **task.start(seeds),
         solver=task.prepared,
         seed=seeds,
+        noise=job.noise,
         dtype=job.recipe.state_dtype,
         device=job.recipe.device,
         on_step=recorder if job.trajectory and plan is not None else None,

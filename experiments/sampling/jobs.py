@@ -20,12 +20,15 @@ from diffode.images.drawings import are_images
 from diffode.models import pretrained
 from diffode.schedules import make
 from experiments.common import figures
+from experiments.sampling.init_images import Init
 from experiments.sampling.recipe import Recipe, flat
 from solvers import Budget, Plan, Prepared, Solver
 from solvers.options import Options, parse
 from solvers.plan import value
 from solvers.registry import find, is_user_defined
+from solvers.starts import check_noise
 
+LATER = {"floats": False, "init": None, "noise": "seeded"}  # fields of a job that older cards do not have
 PLAN_STEPS = 10  # of a plan that is printed, if nothing else is asked for
 
 
@@ -35,7 +38,8 @@ class Job:
 
     labels: one per seed, or None. grid: the λ, to which `denoise` adds the step to +∞. options: the solver's own. In both,
     infinities are text, since JSON has none. plan: the SHA-256 of the table, for a solver whose name does not say it, a file or
-    a module. trajectory: whether the states are kept. floats: whether x itself is written, not images made of it.
+    a module. trajectory: whether the states are kept. floats: whether x itself is written, not images made of it. init: the
+    SHA-256 of the images that the run begins with, noised to the first λ of the grid. noise: as `sample` takes it.
     """
 
     model: str
@@ -51,10 +55,16 @@ class Job:
     plan: str | None = None
     trajectory: bool = False
     floats: bool = False
+    init: str | None = None
+    noise: str = "seeded"
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by their names, those of the recipe among them; those of LATER only where they are not as they were."""
+        return {name: value for name, value in flat(self).items() if name not in LATER or value != LATER[name]}
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(flat(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def count(self) -> str:
@@ -69,11 +79,18 @@ class Job:
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A job, the model as it was loaded, and the solver with its budget settled."""
+    """A job, the model as it was loaded, the solver with its budget settled, and the images that it begins with, if any."""
 
     job: Job
     loaded: pretrained.Pretrained
     prepared: Prepared
+    init: Init | None = None
+
+    def start(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """What `sample` is given to begin the samples of these seeds with."""
+        if self.init is None:
+            return {"shape": (len(seeds), *self.loaded.image)}
+        return {"x": self.init.of(seeds).to(self.job.recipe.device, self.job.recipe.state_dtype)}
 
 
 def prepare_job(
@@ -89,18 +106,24 @@ def prepare_job(
     recipe: Recipe | None = None,
     trajectory: bool = False,
     floats: bool = False,
+    init: Init | None = None,
+    noise: str = "seeded",
 ) -> PreparedJob:
     """The job that these make, prepared. model, solver: their names. options: of the solver, (name, value), see parse_options.
-    floats: write x itself; so is what is no image, whether asked or not.
+    floats: write x itself; so is what is no image, whether asked or not. init: the images that a budget with `strength` or
+    `from_lam` begins with.
 
     InputError for a solver, budget, option or recipe that cannot be.
     """
     recipe, found = recipe or Recipe(), find(solver)
     recipe.require_labels(labels)
+    if budget.noised != (init is not None):
+        raise InputError("`init` is what to begin with, and `strength`, or `from_lam`, how much of it is kept: give both")
     if trajectory:
         budget = _budget_of_trajectory(found, budget, len(seeds), batch)
     labels_only = loaded.model.clock == "label"
     prepared = found.prepare(budget, loaded.model.schedule, labels_only=labels_only, **parse_options(found, options))
+    check_noise(noise, prepared)
     lams = prepared.grid.tolist()
     named = not is_user_defined(solver) and found.fixed_plan is None
     job = Job(
@@ -117,8 +140,10 @@ def prepare_job(
         plan=None if named or prepared.plan is None else digest(prepared.plan),
         trajectory=trajectory,
         floats=floats or not are_images(loaded.image),
+        init=None if init is None else init.sha256,
+        noise=noise,
     )
-    return PreparedJob(job, loaded, prepared)
+    return PreparedJob(job, loaded, prepared, init)
 
 
 def _budget_of_trajectory(solver: Solver, budget: Budget, images: int, batch: int) -> Budget:
@@ -132,21 +157,24 @@ def _budget_of_trajectory(solver: Solver, budget: Budget, images: int, batch: in
     return replace(budget, steps=figures.MOST_STATES - 1) if open_ended and solver.supported_hooks else budget
 
 
-def restore(job: Job, loaded: pretrained.Pretrained, solver: Solver | None = None) -> PreparedJob:
+def restore(job: Job, loaded: pretrained.Pretrained, solver: Solver | None = None, init: Init | None = None) -> PreparedJob:
     """A job that a card holds, prepared again; InputError if the solver of that name has another plan by now.
 
     solver: that of a job which names a module or a plan's file, since a card is data, and nothing that it names is imported or
-    opened.
+    opened. init: the images that it begins with, if any; InputError for others.
     """
     if solver is None and (is_user_defined(job.solver) or job.solver.endswith(".json")):
         raise InputError(
             f"{shown(job.solver)} of a card is neither imported nor opened: give `solver`, which `find` returns for it"
         )
     solver = solver or find(job.solver)
+    if (None if init is None else init.sha256) != job.init:
+        begins = f"images of SHA-256 {job.init[:12]}...: give these as `init`" if job.init else "noise: leave `init` out"
+        raise InputError(f"the job begins with {begins}")
     prepared = solver.on(job.lams, loaded.model.schedule, **parse_options(solver, job.options.items()))
     if job.plan is not None and (prepared.plan is None or job.plan != digest(prepared.plan)):
         raise InputError(f"{job.solver} is not the plan that it was when this job was made: bring it back, or make another job")
-    return PreparedJob(job, loaded, prepared)
+    return PreparedJob(job, loaded, replace(prepared, noised=init is not None), init)
 
 
 def make_plan(

@@ -25,6 +25,7 @@ SOLVER_OPTIONS: dict[str, tuple[Any, str]] = {
     "max_nfe": (click.IntRange(1), "Adaptive solvers: at most so many evaluations per image. [default: 100000]"),
 }
 PLANNED = ("eta", "r1", "r2", "variance", "variable")  # options of solvers that have a plan
+BUDGET = ("nfe", "steps", "grid", "denoise")  # options of a whole grid
 TypedOptions = list[tuple[str, Any]]
 MODEL_HELP = (
     "fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME (docs/networks.md)."
@@ -39,19 +40,21 @@ denoise = cloup.option("--denoise/--no-denoise", default=False, help="End with a
 
 @dataclass(frozen=True)
 class Images:
-    """Which images are drawn: a seed each, and labels as they were typed."""
+    """Which images are drawn: a seed each; labels, the file to begin with, and the kind of noise, as they were typed."""
 
     seeds: list[int]
     label: str | None
+    init: str | None
+    noise: str
 
 
-def images(n: int | None, seeds: list[int] | None, label: str | None) -> Images:
+def images(n: int | None, seeds: list[int] | None, label: str | None, init: str | None, noise: str) -> Images:
     """Images of the options; click.UsageError for too many, and for two numbers of them."""
     if (n or 0) > MOST_IMAGES:
         raise click.UsageError(f"--n {n} is more than the {MOST_IMAGES} images that one command takes")
     if n and seeds and n != len(seeds):
         raise click.UsageError(f"--n {n} and --seeds ({len(seeds)} of them) disagree: leave one out")
-    return Images(seeds or list(range(n or 64)), label)
+    return Images(seeds or list(range(n or 64)), label, init, noise)
 
 
 def recipe(guidance: float, clip: bool, threshold: float | None, dtype: str, device: str) -> Recipe:
@@ -61,11 +64,11 @@ def recipe(guidance: float, clip: bool, threshold: float | None, dtype: str, dev
     return Recipe(guidance, clip, threshold, dtype, choose_device(device))
 
 
-def budget(nfe: int | None, steps: int | None, grid: str | list[float] | None, denoise: bool) -> Budget:
-    """The Budget of the options."""
+def budget(**typed: Any) -> Budget:
+    """The Budget of the options, which are its fields."""
     from solvers import Budget
 
-    return Budget(nfe, steps, grid, denoise)
+    return Budget(**typed)
 
 
 def typed_options(option: TypedOptions, per_sample: bool = False, **named: tuple[Any, ...]) -> TypedOptions:
@@ -116,6 +119,23 @@ images_group = together(
             help="The seeds instead: 7 or 1,2,5 or 0-49999. An image depends on its seed, not on its batch (see --batch).",
         ),
         label,
+        cloup.option(
+            "--init",
+            type=FileName(str),
+            metavar="FILE",
+            help="Begin with these images, noised (--strength or --from-lam): a file, a folder or an .npz; in turn, by seed.",
+        ),
+        cloup.option(
+            "--strength", type=float, help="Run the last steps only, as 0.6 of them; the lower, the more of --init is kept."
+        ),
+        cloup.option("--from-lam", type=float, metavar="λ", help="Begin at this λ; --nfe and --steps are of the rest."),
+        cloup.option(
+            "--noise",
+            type=click.Choice(["seeded", "brownian"]),
+            default="seeded",
+            show_default=True,
+            help="brownian: stochastic solvers draw from one path per seed, so more steps converge to the same image.",
+        ),
     ),
     as_one("images", images),
 )
@@ -133,7 +153,7 @@ solver_group = together(
         *solver_options(*SOLVER_OPTIONS),
         cloup.option("--per-sample", is_flag=True, help="torchdiffeq: each image alone, so that none depends on its batch."),
     ),
-    as_one("budget", budget),
+    as_one("budget", budget, [*BUDGET, "strength", "from_lam"]),
     as_one("typed_options", typed_options, [*SOLVER_OPTIONS, "option", "per_sample"]),
 )
 planning_group = together(
@@ -145,7 +165,7 @@ planning_group = together(
         *budget_options,
         *solver_options(*PLANNED),
     ),
-    as_one("budget", budget),
+    as_one("budget", budget, BUDGET),
     as_one("typed_options", typed_options, [*PLANNED, "option"]),
 )
 

@@ -16,7 +16,6 @@ from diffode.grid import name_of
 from diffode.model import EpsModel
 from experiments.common.results import versions
 from experiments.sampling.jobs import Job, PreparedJob
-from experiments.sampling.recipe import flat
 from experiments.sampling.trajectory import Arrays
 from solvers import Result
 
@@ -86,14 +85,15 @@ def card(task: PreparedJob, summary: Summary, command: str) -> dict[str, Any]:
     steps = {name: lists[name] for name in lists if name not in ("nfe", "calls")}
     schedule, loaded = task.loaded.model.schedule, task.loaded.card
     options = {name: json_value(value) for name, value in loaded.schedule_options.items()}
+    of_grid = schedule if task.job.init is None else schedule.starting_at(task.job.lams[0])
     return {
-        **flat(task.job),
+        **task.job.as_json(),
         "schedule": {
             "name": loaded.schedule,
             "options": options,
             "lam": [*map(json_value, (schedule.lam_min, schedule.lam_max))],
         },
-        "grid_name": name_of([*map(float, task.job.grid)], schedule, denoise=task.job.denoise),
+        "grid_name": name_of([*map(float, task.job.grid)], of_grid, denoise=task.job.denoise),
         "order": task.prepared.solver.order or None,
         "nfe": summary.nfe,
         "network_calls": summary.calls,
