@@ -30,7 +30,10 @@ class Rule:
     @classmethod
     def of(cls, rule: Rule | Combine) -> Rule:
         """A rule itself, or a function (conditional, guided, weight) -> guided as one."""
-        return rule if isinstance(rule, Rule) else cls(lambda: checks.function("rules", rule, RULES))
+        if isinstance(rule, Rule):
+            return rule
+        checks.function("rules", rule, RULES)
+        return cls(lambda: rule)
 
 
 def rescaled(phi: float = 0.7) -> Rule:

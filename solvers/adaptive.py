@@ -25,6 +25,7 @@ from torch import Tensor
 from diffode.checks import number
 from diffode.errors import InputError, shown
 from diffode.evaluation import Counter, columns
+from diffode.guidance import calls_of
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
 from solvers.execute import refuse_nonfinite
@@ -74,12 +75,20 @@ class _Batch:
     def evaluate(self, samples: list[int], x: Tensor, lams: Array) -> Tensor:
         """The predictions at x (samples, *shape) and lams (samples,); InputError where one is not finite."""
         m = self.model.at(x, lams, self.pair.prediction, samples if len(samples) < len(self.walks) else None, self.counter)
-        for i in samples:
+        for i, calls in zip(samples, self._calls(samples, lams), strict=True):
             self.walks[i].nfe += 1
+            self.walks[i].calls += calls
         if not torch.isfinite(m).all():
             for i, lam, m_i in zip(samples, lams, m, strict=True):
                 refuse_nonfinite(self.walks[i].nfe, lam, m_i)
         return m
+
+    def _calls(self, samples: list[int], lams: Array) -> list[int]:
+        """How many network calls each would take by itself, as a weight of guidance may be 1 for some of them only."""
+        of_all = np.full(len(self.walks), lams[0])
+        of_all[samples] = lams
+        calls = calls_of(self.model.guidance, of_all[None], len(of_all))[0]
+        return np.broadcast_to(calls, len(of_all))[samples].tolist()
 
     def leap(self, samples: list[int], lam_t: float) -> None:
         """The first-order step from or to an infinite λ, which has no length to control; all samples are at one λ."""
@@ -171,6 +180,7 @@ def integrate(
         accepted=tuple(len(walk.grid) - 1 for walk in batch.walks),
         rejected=tuple(walk.rejections for walk in batch.walks),
         nfe=tuple(walk.nfe for walk in batch.walks),
+        calls=tuple(walk.calls for walk in batch.walks),
         grids=tuple(tuple(walk.grid) for walk in batch.walks),
         make_plan=partial(_plan, pair, model.schedule),
     )

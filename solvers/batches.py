@@ -32,6 +32,7 @@ def joined(results: list[Result]) -> Result:
         tuple((states[0][0], torch.cat([x for _, x in states])) for states in trajectories),
         _steps([result.adaptive for result in results if result.adaptive is not None]),
         all(result.finished for result in results),
+        tuple(counter for result in results for counter in result.counters),
     )
 
 
@@ -39,7 +40,6 @@ def _steps(taken: list[AdaptiveSteps]) -> AdaptiveSteps | None:
     """The steps of all samples, in their order."""
     if not taken:
         return None
-    accepted, rejected, nfe, grids = (
-        tuple(value for steps in taken for value in getattr(steps, name)) for name in ("accepted", "rejected", "nfe", "grids")
-    )
-    return AdaptiveSteps(accepted, rejected, nfe, grids, taken[0].make_plan)
+    names = "accepted", "rejected", "nfe", "calls", "grids"
+    each = {name: tuple(value for steps in taken for value in getattr(steps, name)) for name in names}
+    return AdaptiveSteps(**each, make_plan=taken[0].make_plan)

@@ -149,6 +149,7 @@ def integrate(
         max(counter.nfe for counter in counters),
         sum(counter.calls for counter in counters),
         trajectory=tuple((float(lam), x.to("cpu", copy=True)) for lam, x in trajectory),
+        counters=counters if per_sample else (),
     )
 
 

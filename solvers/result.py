@@ -8,12 +8,14 @@ from functools import cached_property
 
 from torch import Tensor
 
+from diffode.evaluation import Counter
 from solvers.plan import Plan
 
 
 @dataclass(frozen=True)
 class AdaptiveSteps:
-    """What an adaptive solver did, one value per sample: accepted and rejected steps, evaluations, the λ of its states.
+    """What an adaptive solver did, one value per sample: accepted and rejected steps, evaluations, the network calls that they
+    would have taken for it alone, the λ of its states.
 
     make_plan: the λ of a sample -> the plan that takes the same way, or None for one that never moved.
     """
@@ -21,6 +23,7 @@ class AdaptiveSteps:
     accepted: tuple[int, ...]
     rejected: tuple[int, ...]
     nfe: tuple[int, ...]
+    calls: tuple[int, ...]
     grids: tuple[tuple[float, ...], ...]
     make_plan: Callable[[tuple[float, ...]], Plan | None]
 
@@ -41,7 +44,8 @@ class Result:
     """x: the final state, (batch, *shape). nfe: evaluations of ε(x, λ), the most of any sample. calls: network calls they took.
 
     planned: the table that was run, None if there was none. trajectory: the committed states with their λ, on the host, if asked
-    for. adaptive: the steps of an adaptive solver. finished: False if max_nfe stopped it before the end.
+    for. adaptive: the steps of an adaptive solver. finished: False if max_nfe stopped it before the end. counters: evaluations
+    and calls of each sample, where they were integrated one after the other.
     """
 
     x: Tensor
@@ -51,6 +55,7 @@ class Result:
     trajectory: tuple[tuple[float, Tensor], ...] = ()
     adaptive: AdaptiveSteps | None = None
     finished: bool = True
+    counters: tuple[Counter, ...] = ()
 
     @property
     def plan(self) -> Plan | None:

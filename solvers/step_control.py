@@ -58,6 +58,7 @@ class Walk:
     controller: PIController
     error: float = field(default=1.0, init=False)  # of the last accepted step
     nfe: int = field(default=0, init=False)
+    calls: int = field(default=0, init=False)  # that it would have taken alone
     rejections: int = field(default=0, init=False)
     was_rejected: bool = field(default=False, init=False)  # the last step, whose first evaluation is still there
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from diffode.guidance import calls_of
 from experiments.common.progress import announce, duration, on_terminal
 from experiments.comparison.cells import OPTIMAL
 from experiments.comparison.cost import metered
@@ -17,7 +20,9 @@ def announce_cost(problem: Problem, name: str, cells: Sequence[Mapping[str, Any]
     """Say how many evaluations these cells take, of which a call of the network for a batch is timed, where no bar shows it."""
     if not cells or on_terminal() or (seconds := seconds_of_one(problem)) is None:
         return
-    batches, calls = len(problem.batches), 1 if problem.settings.recipe.guidance == 1 else 2
+    batches, rows, schedule = len(problem.batches), problem.batches[0], problem.schedule
+    lams = np.linspace(max(schedule.lam_min, -20.0), min(schedule.lam_max, 20.0), 101)  # as of steps that are equal in λ
+    calls = float(calls_of(problem.model.guidance, lams, rows.stop - rows.start).mean())
     planned = batches * sum(cell["nfe"] or 0 for cell in cells)
     solution = batches * round(SOLUTION * (1e-8 / tolerance) ** (1 / 8))
     uncounted = {
@@ -28,8 +33,8 @@ def announce_cost(problem: Problem, name: str, cells: Sequence[Mapping[str, Any]
     count = f"{len(cells)} cell{'s' * (len(cells) > 1)}"
     announce(
         f"{name}: {count} of {planned:,} evaluations of a batch, and about {solution:,} for the reference solution, "
-        f"which are {(planned + solution) * calls:,} network calls: about {duration((planned + solution) * seconds)}, by one "
-        f"evaluation that took {duration(seconds)}" + f"; what {more} take is not known before" * bool(more)
+        f"which are {round((planned + solution) * calls):,} network calls: about {duration((planned + solution) * seconds)}, by "
+        f"one evaluation that took {duration(seconds)}" + f"; what {more} take is not known before" * bool(more)
     )
 
 

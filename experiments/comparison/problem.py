@@ -128,7 +128,7 @@ class Problem:
             if not result.finished:
                 raise InputError(f"{name} was stopped by max_nfe before the end")
             xs.append(result.x.cpu())
-            counts.append(counts_per_image(model, result, bool(prepared.options.get("per_sample"))))
+            counts.append(counts_per_image(result))
             costs.append(cost)
         nfe, calls = (float(np.concatenate([count[name] for count in counts]).mean()) for name in ("nfe", "calls"))
         peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]

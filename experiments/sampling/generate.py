@@ -113,7 +113,7 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | N
     )
     x = result.x.float().cpu().numpy() if job.floats else to_pixels(result.x)
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "samples": x}
-    arrays |= counts(model, result, bool(task.prepared.options.get("per_sample")))
+    arrays |= counts(result)
     arrays |= recorder.arrays() if recorder.states else arrays_of(result)
     own = result.adaptive.plans[0] if result.adaptive is not None and len(job.seeds) == 1 else None
     return {**arrays, "plan": np.frombuffer(own.to_text().encode() if own is not None else b"", np.uint8)}

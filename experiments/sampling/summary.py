@@ -13,7 +13,6 @@ import numpy as np
 
 from diffode.files import json_value
 from diffode.grid import name_of
-from diffode.model import EpsModel
 from experiments.common.results import versions
 from experiments.sampling.jobs import Job, PreparedJob
 from experiments.sampling.trajectory import Arrays
@@ -54,14 +53,14 @@ class Summary:
         return text
 
 
-def counts(model: EpsModel, result: Result, per_sample: bool = False) -> Arrays:
-    """What each image of a batch took, see Summary; per_sample: whether each was integrated apart from the others."""
-    n, calls_each = len(result.x), 2 if model.guidance else 1
+def counts(result: Result) -> Arrays:
+    """What each image of a batch took, see Summary."""
+    n = len(result.x)
     if result.adaptive is not None:
-        taken = {name: np.array(getattr(result.adaptive, name)) for name in ("nfe", "accepted", "rejected")}
-        return {**taken, "calls": calls_each * taken["nfe"], "lam_reached": np.array(result.adaptive.lam)}
-    if per_sample:  # calls are then those of all images, one after the other
-        return {"nfe": np.full(n, result.calls / n / calls_each), "calls": np.full(n, result.calls / n)}
+        taken = {name: np.array(getattr(result.adaptive, name)) for name in ("nfe", "calls", "accepted", "rejected")}
+        return {**taken, "lam_reached": np.array(result.adaptive.lam)}
+    if result.counters:
+        return {name: np.array([getattr(counter, name) for counter in result.counters]) for name in ("nfe", "calls")}
     return {"nfe": np.full(n, result.nfe), "calls": np.full(n, result.calls)}
 
 

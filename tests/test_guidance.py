@@ -1,0 +1,486 @@
+"""Guidance on Gaussians, where the guided ODE is known: against SciPy's integration of the closed form, written here apart."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from diffode import SOLVERS, EpsModel, InputError, encode, log_likelihood, sample, schedules, shared
+from diffode.evaluation import Counter
+from diffode.guidance import Rule, apg, calls_of, cfgpp, interval, rescaled
+from diffode.ode import accurate
+from solvers import run
+
+SCHEDULE = schedules.vp_linear()
+LAMS = -2.5, 2.0
+MEANS = np.array([[1.0, -0.5, 2.0], [-1.5, 0.3, 0.8]])  # of label 0 and of label 1
+SPREADS = np.array([0.4, 0.7])
+ALL = np.zeros(3), 1.3  # mean and spread without a label
+BAD = np.array([0.2, 0.1, -0.3]), 0.9  # of a bad model, whatever the label
+Y = torch.tensor([0, 1, 1, 0])
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def epsilon(x, lam, mean, spread):
+    """ε of N(mean, spread²) on the vp path, by NumPy or torch."""
+    alpha, sigma = (1 / np.sqrt(1 + np.exp(sign * 2 * lam)) for sign in (-1, 1))
+    return sigma * (x - alpha * mean) / (alpha**2 * spread**2 + sigma**2)
+
+
+def log_density(x, lam, mean, spread):
+    """log p_λ(x) but for what does not depend on x."""
+    alpha2, spread = torch.sigmoid(2 * lam), torch.as_tensor(spread)
+    variance = alpha2 * spread**2 + 1 - alpha2
+    return -((x - alpha2.sqrt()[:, None] * torch.as_tensor(mean)).square().sum(1)) / (2 * variance)
+
+
+def torch_epsilon(x, lam, mean, spread):
+    alpha2 = torch.sigmoid(2 * lam)[:, None]
+    spread = torch.as_tensor(spread, dtype=x.dtype).reshape(-1, 1)
+    return (1 - alpha2).sqrt() * (x - alpha2.sqrt() * torch.as_tensor(mean)) / (alpha2 * spread**2 + 1 - alpha2)
+
+
+def network(x, lam, y=None):
+    return torch_epsilon(x, lam, *(ALL if y is None else (MEANS[y], SPREADS[y])))
+
+
+def bad(x, lam, y=None):
+    return torch_epsilon(x, lam, *BAD)
+
+
+def model(network=network, y=Y, **how):
+    plain = EpsModel(network, SCHEDULE, clock="lam", classes=how.pop("classes", 2), **how)
+    return plain if y is None else plain.labelled(y)
+
+
+def of_label(y):
+    return lambda x, lam: epsilon(x, lam, MEANS[y], SPREADS[y, None])
+
+
+def towards(weight, to, away):
+    """The guided ε of these two; weight is a function of λ."""
+    return lambda x, lam: away(x, lam) + np.reshape(weight(lam), (-1, 1)) * (to(x, lam) - away(x, lam))
+
+
+def without(x, lam):
+    return epsilon(x, lam, *ALL)
+
+
+def smooth(lam):
+    return 1.5 + np.tanh(lam)
+
+
+def rescaled_by(phi, guided, conditional):
+    def combined(x, lam):
+        m, c = guided(x, lam), conditional(x, lam)
+        return m * (1 - phi + phi * c.std(1, keepdims=True) / m.std(1, keepdims=True))
+
+    return combined
+
+
+EACH = np.array([0.5, 1.0, 2.0, 4.0])
+OF_EACH, OTHERS = of_label(Y.numpy()), of_label(1 - Y.numpy())
+
+
+def between(lam):
+    return 3.0 if -1.25 <= lam < 0.5 else 1.0
+
+
+def gradient_of_ratio(x, lam):
+    return log_density(x, lam, MEANS[Y], SPREADS[Y]) - log_density(x, lam, *ALL)
+
+
+# A guided model, and its ε in closed form.
+KINDS = {
+    "a number": (model().guided(2.5), towards(lambda lam: 2.5, OF_EACH, without)),
+    "weight 0": (model().guided(0.0), without),
+    "negative": (model().guided(-1.0), towards(lambda lam: -1.0, OF_EACH, without)),
+    "per sample": (model().guided(EACH), towards(lambda lam: EACH, OF_EACH, without)),
+    "a function": (model().guided(smooth), towards(smooth, OF_EACH, without)),
+    "a function per sample": (
+        model().guided(lambda lam: torch.as_tensor(EACH) * np.tanh(lam)),
+        towards(lambda lam: EACH * np.tanh(lam), OF_EACH, without),
+    ),
+    "interval": (model().guided(interval(3.0, -1.25, 0.5)), towards(between, OF_EACH, without)),
+    "negative prompt": (model().guided(2.0, y=1 - Y), towards(lambda lam: 2.0, OF_EACH, OTHERS)),
+    "autoguidance": (model().guided(2.0, network=bad), towards(lambda lam: 2.0, OF_EACH, lambda x, lam: epsilon(x, lam, *BAD))),
+    "composed": (
+        model().composed([(1.5, {"y": Y}), (-0.8, {"y": 1 - Y})]),
+        lambda x, lam: 1.5 * OF_EACH(x, lam) - 0.8 * OTHERS(x, lam) + 0.3 * without(x, lam),
+    ),
+    "steered": (model(y=None).steered(gradient_of_ratio, 2.5), towards(lambda lam: 2.5, OF_EACH, without)),
+    "steered by a function": (model(y=None).steered(gradient_of_ratio, smooth), towards(smooth, OF_EACH, without)),
+    "steered and guided": (model().guided(1.5).steered(gradient_of_ratio), towards(lambda lam: 2.5, OF_EACH, without)),
+    "rescaled": (
+        model().guided(2.5, rules=[rescaled(0.7)]),
+        rescaled_by(0.7, towards(lambda lam: 2.5, OF_EACH, without), OF_EACH),
+    ),
+    "a rule in x̂0": (
+        model().guided(2.5, rules=[Rule(lambda: lambda conditional, guided, weight: (guided + conditional) / 2, "data")]),
+        towards(lambda lam: 1.75, OF_EACH, without),
+    ),
+    "two rules": (
+        model().guided(1.5, rules=[Rule(lambda: lambda c, m, w: 2 * m - c, "data"), rescaled(0.3)]),
+        rescaled_by(0.3, towards(lambda lam: 2.0, OF_EACH, without), OF_EACH),
+    ),
+}
+
+
+def integrated(eps, x, *lams):
+    """The guided trajectory from x at the first λ, in y = x/α, by SciPy, from each λ to the next."""
+
+    def alpha(lam):
+        return 1 / np.sqrt(1 + np.exp(-2 * lam))
+
+    y = (x.numpy() / alpha(lams[0])).ravel()
+
+    def slope(lam, y, before):  # before: the end of the step, where a weight may jump
+        lam = min(lam, before)
+        return -np.exp(-lam) * eps(y.reshape(x.shape) * alpha(lam), lam).ravel()
+
+    for lam_s, lam_t in pairwise(lams):
+        before = (np.nextafter(lam_t, lam_s),)
+        y = solve_ivp(slope, (lam_s, lam_t), y, method="DOP853", rtol=1e-9, atol=1e-9, args=before).y[:, -1]
+    return y.reshape(x.shape) * alpha(lams[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_follow_the_guided_ode(kind):
+    """dpm3, with a step where a weight jumps, against DOP853 on the closed form; at most 6e-6 off, at states up to 16."""
+    guided, closed = KINDS[kind]
+    jumps = [-1.25, 0.5]
+    grid = np.unique([*np.linspace(*LAMS, 151), *jumps])
+    found = sample(guided, x=X, solver="dpm3", grid=grid).x
+    np.testing.assert_allclose(found, integrated(closed, X, LAMS[0], *jumps, LAMS[1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "interval"])
+@pytest.mark.parametrize("predicts", ["data", "velocity", "edm"])
+def test_guidance_is_the_same_in_every_prediction(kind, predicts):
+    """But for rescaling, which acts on what the network predicts."""
+    if "resc" in kind or "rules" in kind:
+        pytest.skip("rescaling is of the network's own prediction")
+    guided, closed = KINDS[kind]
+
+    def speaking(network):
+        def other(x, lam, y=None):
+            exact = EpsModel(network, SCHEDULE, clock="lam")
+            if predicts == "edm":  # which is called with c_in x
+                x = x * np.hypot(SCHEDULE.sigma(float(lam[0])), 0.5 * SCHEDULE.alpha(float(lam[0])))
+            return (exact if y is None else exact.conditioned(y=y))(x, float(lam[0]), predicts)
+
+        return other
+
+    other = guided.guidance and guided.guidance.other
+    replaced = guided.replace(network=speaking(network), predicts=predicts)
+    if other:
+        replaced = model(speaking(network), predicts=predicts).guided(2.0, network=speaking(bad))
+    for lam in (-2.0, 0.3):
+        np.testing.assert_allclose(replaced(X, lam).detach(), closed(X.numpy(), lam), atol=1e-10, rtol=0)
+
+
+def test_one_number_is_what_it_was_to_the_bit():
+    x = X.float()
+    m, null = (model(y=y)(x, 0.3) for y in (Y, None))
+    assert torch.equal(model().guided(2.5)(x, 0.3), torch.mul(m, 2.5).add_(null, alpha=1 - 2.5))
+
+
+def one_network(kind):
+    """The guided ε as a network of its own, called for some of the four samples."""
+    closed = KINDS[kind][1]
+
+    def network(x, lam, row):
+        found, state = torch.empty_like(x), torch.zeros_like(X)
+        state[row] = x.double()
+        for i, one in enumerate(lam.tolist()):
+            found[i] = torch.as_tensor(closed(state.numpy(), one)[row[i]])
+        return found
+
+    return EpsModel(network, SCHEDULE, clock="lam").conditioned(row=torch.arange(4))
+
+
+@pytest.mark.parametrize("kind", ["interval", "a function per sample"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_takes_it_as_one_network(solver, kind):
+    how = {"rtol": 0.1, "atol": 0.1} if SOLVERS[solver].chooses_steps else {"steps": 5}
+    if solver == "implicit_adams":  # which iterates, and takes short steps only
+        how = {"grid": np.linspace(0.3, 0.8, 6)}
+    one, other = (sample(each, x=X, solver=solver, seed=3, **how) for each in (KINDS[kind][0], one_network(kind)))
+    assert one.nfe == other.nfe
+    torch.testing.assert_close(one.x, other.x, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "how"), [("dpmpp2m", {"nfe": 6}), ("dpm12", {"rtol": 0.05}), ("bosh3", {"rtol": 0.05, "per_sample": True})]
+)
+@pytest.mark.parametrize("kind", ["per sample", "a function per sample", "interval", "composed", "steered", "autoguidance"])
+def test_each_sample_is_guided_as_it_is_alone(kind, solver, how):
+    guided = KINDS[kind][0]
+    if kind == "steered":
+        guided = model(y=None).steered(lambda x, lam, y: gradient_at(x, lam, y), EACH, y=Y)
+    together = sample(guided, x=X, solver=solver, **how)
+    for i in range(4):
+        alone = sample(guided.taking([i]), x=X[i : i + 1], solver=solver, **how)
+        torch.testing.assert_close(together.x[i], alone.x[0], atol=1e-12, rtol=1e-12)
+
+
+def gradient_at(x, lam, y):
+    return log_density(x, lam, torch.as_tensor(MEANS[y]), torch.as_tensor(SPREADS[y])) - log_density(x, lam, *ALL)
+
+
+# CFG++ and rules, as published
+
+
+@pytest.mark.parametrize("grid", [np.linspace(-2.5, 2.0, 6), [-3.0, -1.0, 0.5, 0.7, 3.0, np.inf]])
+def test_cfgpp_is_ddim_with_a_weight(grid):
+    """Chung et al. (2024), Alg. 2: x̂0 of the guided ε, and σ_t times the unconditional one."""
+    omega, x, eps = 0.6, X.numpy(), towards(lambda lam: 0.6, OF_EACH, without)
+    for lam_s, lam_t in pairwise(grid):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = SCHEDULE.path.at(lam_s), SCHEDULE.path.at(lam_t)
+        x0 = (x - sigma_s * eps(x, lam_s)) / alpha_s
+        x = alpha_t * x0 + sigma_t * without(x, lam_s)
+    found = sample(model().guided(cfgpp(omega, grid)), x=X, solver="ddim", grid=grid).x
+    np.testing.assert_allclose(found, x, atol=4e-9, rtol=0)
+
+
+def apg_as_published(conditional, null, weight, eta, norm, momentum, average):
+    """Sadat et al. (2025), Alg. 1: the update and the average."""
+    d = conditional - null + momentum * average
+    average = d
+    d = d * np.minimum(1, norm / np.linalg.norm(d, axis=1, keepdims=True))
+    unit = conditional / np.linalg.norm(conditional, axis=1, keepdims=True)
+    along = (d * unit).sum(1, keepdims=True) * unit
+    return conditional + (weight - 1) * (d - along + eta * along), average
+
+
+@pytest.mark.parametrize("weight", [3.0, EACH])
+@pytest.mark.parametrize(("eta", "norm", "momentum"), [(0.0, np.inf, 0.0), (0.3, 0.4, 0.0), (0.1, 0.5, -0.5)])
+def test_apg_is_as_published(weight, eta, norm, momentum):
+    """Along a run of ddim; twice, since a run leaves nothing behind."""
+    grid, x, average = np.linspace(*LAMS, 7), X.numpy(), 0.0
+    for lam_s, lam_t in pairwise(grid):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = SCHEDULE.path.at(lam_s), SCHEDULE.path.at(lam_t)
+        c, null = ((x - sigma_s * eps(x, lam_s)) / alpha_s for eps in (OF_EACH, without))
+        x0, average = apg_as_published(c, null, np.reshape(weight, (-1, 1)), eta, norm, momentum, average)
+        x = alpha_t * x0 + sigma_t / sigma_s * (x - alpha_s * x0)
+    guided = model().guided(weight, rules=[apg(eta, norm, momentum)])
+    for _ in range(2):
+        np.testing.assert_allclose(sample(guided, x=X, solver="ddim", grid=grid).x, x, atol=1e-10, rtol=0)
+
+
+def test_rules_are_those_of_diffusers():
+    apg_of = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance").normalized_guidance
+    rescale_of = pytest.importorskip("diffusers.guiders.guider_utils").rescale_noise_cfg
+    images = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    c, null = images
+    guided = null + 3.0 * (c - null)
+    torch.testing.assert_close(rescaled(0.7).begin()(c, guided, 3.0), rescale_of(guided, c, 0.7))
+    expected = apg_of(c, null, 2.0, None, 0.2, 1.5, use_original_formulation=True)  # whose scale is w − 1
+    torch.testing.assert_close(apg(0.2, 1.5).begin()(c, guided, 3.0), expected)
+
+
+# Calls
+
+
+def counting(seen):
+    def counted(x, lam, y=None, **more):
+        seen.append((len(x), more))
+        return network(x, lam, y)
+
+    return counted
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp2m", "dpm3", "unipc3"])
+def test_no_unconditional_call_outside_the_interval(solver):
+    seen = []
+    result = sample(model(counting(seen)).guided(interval(3.0, -1.25, 0.5)), x=X, solver=solver, nfe=12)
+    inside = sum(-1.25 <= stage.lam < 0.5 for stage in result.plan.stages if stage.evaluate)
+    assert 0 < inside < 12
+    assert (result.nfe, result.calls, len(seen)) == (12, 12 + inside, 12 + inside)
+
+
+@pytest.mark.parametrize(
+    ("solver", "how"), [("dpm23", {"rtol": 0.05, "atol": 0.05}), ("bosh3", {"per_sample": True, "rtol": 0.1, "atol": 0.1})]
+)
+@pytest.mark.parametrize("weight", [interval(3.0, -1.25, 0.5), EACH, 2.0])
+def test_calls_of_each_sample_are_those_that_it_takes_alone(solver, how, weight):
+    seen = []
+    guided = model(counting(seen)).guided(weight)
+    result = sample(guided, x=X, solver=solver, **how)
+    assert result.calls == len(seen)
+    each = result.counters or [Counter(*pair) for pair in zip(result.adaptive.nfe, result.adaptive.calls, strict=True)]
+    for i, counted in enumerate(each):
+        alone = sample(guided.taking([i]), x=X[i : i + 1], solver=solver, **how)
+        assert counted == Counter(alone.nfe, alone.calls)
+
+
+@pytest.mark.parametrize(
+    ("make", "calls"),
+    [
+        (lambda m: m, 1),
+        (lambda m: m.guided(1.0), 1),
+        (lambda m: m.guided(lambda lam: 1.0), 1),
+        (lambda m: m.guided(0.0), 1),
+        (lambda m: m.guided([1.0, 1.0, 1.0, 0.5]), 2),
+        (lambda m: m.guided(2.0, network=bad), 2),
+        (lambda m: m.guided(2.0, y=1 - Y, batched=True), 1),
+        (lambda m: m.composed([(2.0, {"y": Y}), (3.0, {"y": 1 - Y})]), 3),
+        (lambda m: m.composed([(0.1, {"y": Y}), (0.2, {"y": Y}), (0.7, {"y": 1 - Y})]), 3),  # no branch away: they sum to 1
+        (lambda m: m.steered(gradient_of_ratio), 1),
+    ],
+)
+def test_calls_are_what_was_called(make, calls):
+    seen, counter = [], Counter()
+    guided = make(model(counting(seen)))
+    guided(X, 0.3, counter=counter)
+    assert counter == Counter(1, calls)
+    assert len(seen) == calls - (guided.guidance is not None and guided.guidance.other is not None)
+    assert calls_of(guided.guidance, [0.3], 4).max() == calls
+
+
+# All calls as one
+
+
+TREE = {"added": {"ids": shared(torch.arange(7)), "rows": [Y.double(), None]}, "names": ["a", "b", "c", "d"], "scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, batched: m.guided(2.0, y=1 - Y, batched=batched),
+        lambda m, batched: m.guided(smooth, y=1 - Y, batched=batched),
+        lambda m, batched: m.guided(interval(EACH, -1.25, 0.5), y=1 - Y, batched=batched, names=["e", "f", "g", "h"]),
+        lambda m, batched: m.composed([(2.0, {}), (-0.5, {"y": 1 - Y})], y=torch.zeros_like(Y), batched=batched),
+    ],
+    ids=["a number", "a function", "interval", "composed"],
+)
+@pytest.mark.parametrize("solver", ["dpmpp2m", "dpm12"])
+def test_batched_calls_are_those_apart(make, solver):
+    seen, results = [], []
+    for batched in (False, True):
+        seen.clear()
+        guided = make(model(counting(seen)).conditioned(**TREE), batched)
+        results.append(sample(guided, x=X, solver=solver, **({"nfe": 8} if solver == "dpmpp2m" else {})))
+    torch.testing.assert_close(results[0].x, results[1].x, atol=1e-12, rtol=1e-12)
+    assert results[1].calls == len(seen) < results[0].calls
+    size, more = max(seen, key=lambda call: call[0])
+    assert size > 4
+    assert torch.equal(more["added"]["ids"], torch.arange(7))  # once, and bare
+    assert len(more["added"]["rows"][0]) == len(more["names"]) == size
+    assert more["scale"] == 2.0
+
+
+# Order, gradients, likelihood
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpmpp2m", 2), ("dpm3", 3)])
+def test_a_smooth_weight_keeps_the_order(solver, order):
+    guided, closed = KINDS["a function"]
+    exact = integrated(closed, X, *LAMS)
+    errors = [abs(sample(guided, x=X, solver=solver, grid=np.linspace(*LAMS, n + 1)).x - exact).max() for n in (40, 80)]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+
+
+def test_gradients_flow_through_steering():
+    """That of the last state in the scale of log p, against a difference."""
+    plan = sample(model(), x=X, nfe=4, solver="dpmpp2m").plan
+
+    def last(scale, x=X):
+        return run(
+            plan, model(y=None).steered(lambda x, lam: scale * gradient_of_ratio(x, lam), 1.5), x, differentiable=True
+        ).x.sum()
+
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    x = X.clone().requires_grad_()
+    found, along = torch.autograd.grad(last(scale, x), (scale, x))
+    h = 1e-5
+    with torch.no_grad():
+        assert float(found) == pytest.approx(float(last(1 + h) - last(1 - h)) / (2 * h), rel=1e-6)
+        direction = torch.ones_like(X)
+        difference = float(last(1.0, X + h * direction) - last(1.0, X - h * direction)) / (2 * h)
+    assert float(along.sum()) == pytest.approx(difference, rel=1e-6)
+
+
+def test_steering_works_in_inference_mode():
+    guided = model(y=None).steered(gradient_of_ratio, 2.0)
+    with torch.inference_mode():
+        found = sample(guided, x=X, nfe=5).x
+    assert torch.equal(found, sample(guided, x=X, nfe=5).x)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["a function", "per sample", "steered", "composed", "rescaled"])
+@pytest.mark.parametrize("probes", [0, 2])
+def test_the_likelihood_of_a_guided_model(kind, probes):
+    """That of the same ε as one network."""
+    plain = KINDS[kind][1]
+
+    def network(x, lam):  # in torch, for its trace
+        lam = float(lam[0])
+        spread = lambda y: torch.as_tensor(SPREADS[y])[:, None]  # noqa: E731
+        c, null = epsilon(x, lam, torch.as_tensor(MEANS[Y]), spread(Y)), epsilon(x, lam, torch.as_tensor(ALL[0]), ALL[1])
+        if kind == "composed":
+            return 1.5 * c - 0.8 * epsilon(x, lam, torch.as_tensor(MEANS[1 - Y]), spread(1 - Y)) + 0.3 * null
+        weight = {"a function": smooth(lam), "per sample": torch.as_tensor(EACH)[:, None], "steered": 2.5, "rescaled": 2.5}[kind]
+        m = null + weight * (c - null)
+        return m if kind != "rescaled" else m * (0.3 + 0.7 * c.std(1, keepdim=True) / m.std(1, keepdim=True))
+
+    one = EpsModel(network, SCHEDULE, clock="lam")
+    np.testing.assert_allclose(one(X, 0.3), plain(X.numpy(), 0.3), atol=1e-12)
+    how = {"encode": encode, "solver": "dpm3", "nfe": 9, "probes": probes}
+    torch.testing.assert_close(log_likelihood(KINDS[kind][0], X, **how).log_p, log_likelihood(one, X, **how).log_p)
+
+
+def test_a_guided_model_is_a_ground_truth_too():
+    guided, closed = KINDS["a function"]
+    np.testing.assert_allclose(accurate(guided, X, *LAMS, tolerance=1e-11), integrated(closed, X, *LAMS), atol=1e-8, rtol=0)
+
+
+# What cannot be
+
+
+def needs_y(x, lam, y):
+    return network(x, lam, y)
+
+
+REFUSED = {
+    "labels left out of one call": (lambda: model().guided(2.0, batched=True)(X, 0.3), "differ in y: say what takes its place"),
+    "two networks as one call": (lambda: model().guided(2.0, network=bad, batched=True), "two networks take two calls"),
+    "weights of another batch": (lambda: model().guided([1.0, 2.0])(X, 0.3), "are for a batch of 2, the state has 4"),
+    "a function of text": (lambda: model().guided(lambda lam: "2")(X, 0.3), "the weight that <lambda> returns must be"),
+    "a function of NaN": (lambda: model().guided(lambda lam: np.nan)(X, 0.3), "must be a finite number"),
+    "a function of functions": (lambda: model().guided(lambda lam: smooth)(X, 0.3), "must return numbers, not a function"),
+    "an empty interval": (lambda: interval(2.0, 1.0, 1.0), "is empty"),
+    "a grid that falls": (lambda: cfgpp(0.6, [1.0, 0.0]), "must be the increasing λ"),
+    "no branches": (lambda: model().composed([]), "a list of \\(weight, {condition}\\)"),
+    "branches without weights": (lambda: model().composed([{"y": Y}]), "a list of \\(weight, {condition}\\)"),
+    "nothing to leave out": (lambda: model(y=None).guided(2.0)(X, 0.3), "needs labels"),
+    "labels that cannot be left out": (lambda: model(needs_y).guided(2.0), "say which label means none"),
+    "another path": (
+        lambda: model().guided(2.0, network=EpsModel(bad, schedules.flow(), clock="lam")),
+        "on the path flow does not go with one on vp",
+    ),
+    "a guided network": (lambda: model().guided(2.0, network=model().guided(2.0)), "is guided itself"),
+    "a rule that is none": (lambda: model().guided(2.0, rules=[0.7]), "must be rescaled"),
+    "momentum in an adaptive solver": (
+        lambda: sample(model().guided(2.0, rules=[apg(momentum=-0.5)]), x=X, solver="dpm12"),
+        "depends on the evaluations before",
+    ),
+    "log p of all samples": (lambda: model().steered(lambda x, lam: x.sum())(X, 0.3), "one number per sample, \\(4,\\)"),
+    "log p without gradients": (lambda: model().steered(lambda x, lam: x.detach().sum(1))(X, 0.3), "differentiable in x"),
+    "log p that is none": (lambda: model().steered("classifier"), "must be a function of"),
+    "steering of x̂0 from λ = −∞": (
+        lambda: EpsModel(network, schedules.flow(0.0, 1.0), "data", clock="lam").steered(lambda x, lam: x.sum(1))(X, -np.inf),
+        "begin at a finite λ",
+    ),
+    "a shared list": (lambda: shared([1, 2]), "a tensor, or an array"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_guided_is_refused(case):
+    call, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        call()
