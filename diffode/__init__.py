@@ -10,7 +10,8 @@ What is integrated:
 
     EpsModel          ε(x, λ) for any network, prediction, condition and guidance
     Schedule          a path, α(λ) and σ(λ), and the clock t ↔ λ of a network
-    schedules         those that networks are trained with: ddpm_linear, vp_linear, cosine, edm, flow, ddpm_table
+    schedules         those that networks are trained with: ddpm_linear, vp_linear, cosine, edm, flow, scaled_linear, ...
+    trained_as        schedule, prediction and clock that the configuration of a diffusers scheduler implies
     shared            marks a condition that belongs to all samples, as positions
     grid              the λ at which solvers step, by name (make), snapped to labels (snap), from a file (load)
     InputError        what every function here raises for bad input; a ValueError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from diffode.likelihood import log_likelihood
     from diffode.model import EpsModel
     from diffode.schedule import Schedule
+    from diffode.scheduler_config import trained_as
     from solvers import ALIASES, SOLVERS, Budget, Plan, encode, sample
 else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor solvers, until a name is used
 
@@ -65,6 +67,7 @@ HOMES = {
     "Schedule": "diffode.schedule",
     "log_likelihood": "diffode.likelihood",
     "shared": "diffode.conditions",
+    "trained_as": "diffode.scheduler_config",
     **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "sample"), "solvers"),
 }
 
@@ -83,4 +86,5 @@ __all__ = [
     "sample",
     "schedules",
     "shared",
+    "trained_as",
 ]

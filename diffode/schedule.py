@@ -16,7 +16,7 @@ The *clock* maps λ to the t that a network is called with, and back. All of it 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, wraps
 from typing import Any, ParamSpec
@@ -121,7 +121,7 @@ class Schedule:
         return _rebuilt, (self.factory, dict(self.options), self.t_noisy, self.t_clean)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], mu: float | None = None) -> Schedule:
+    def from_config(cls, config: Any, mu: float | None = None) -> Schedule:
         """The schedule of the configuration of a scheduler of diffusers; see scheduler_config.trained_as."""
         from diffode.scheduler_config import schedule_of
 

@@ -76,15 +76,18 @@ class TrainedAs(TypedDict):
     clock: str
 
 
-def trained_as(config: Mapping[str, Any], mu: float | None = None) -> TrainedAs:
+def trained_as(config: Any, mu: float | None = None) -> TrainedAs:
     """The schedule, prediction and clock that a configuration implies, as arguments of EpsModel.
 
-    config: that of a scheduler of diffusers; mu: of a shift that depends on the resolution (use_dynamic_shifting), which is left
-    out without. InputError for a configuration that says none of what the module docstring lists.
+    config: that of a scheduler of diffusers, with or without its _class_name, or the scheduler itself. mu: of a shift that
+    depends on the resolution (use_dynamic_shifting), which is left out without. InputError for a configuration that says none
+    of what the module docstring lists.
     """
+    if isinstance(held := getattr(config, "config", None), Mapping):
+        config = {**held, "_class_name": type(config).__name__}
     instance("config", config, Mapping, "the configuration of a scheduler of diffusers, as dict(pipe.scheduler.config)")
     given = {key: value for key, value in config.items() if value is not None}
-    kind = str(given.get("_class_name", ""))
+    kind = str(given.get("_class_name") or _kind(given))
     if kind in FLOW or given.get("use_flow_sigmas") is True:
         return _flow(given, mu)
     if kind in EDM:
@@ -92,7 +95,7 @@ def trained_as(config: Mapping[str, Any], mu: float | None = None) -> TrainedAs:
     if kind == "ScoreSdeVeScheduler":
         ends = number("sigma_min", given.get("sigma_min", 0.01)), number("sigma_max", given.get("sigma_max", 1348.0))
         return {"schedule": schedules.edm(*ends), "predicts": "score", "clock": "sigma"}
-    if kind in DEFAULTS or kind in PLAIN or {"beta_end", "trained_betas"} & given.keys():
+    if kind in DEFAULTS or kind in PLAIN or {"beta_end", "beta_schedule", "trained_betas"} & given.keys():
         return _table(DEFAULTS.get(kind, {}) | given)
     raise InputError(
         f"{f'the configuration of {shown(kind)}' if kind else 'a configuration without _class_name'} says of no table of β, flow "
@@ -100,7 +103,17 @@ def trained_as(config: Mapping[str, Any], mu: float | None = None) -> TrainedAs:
     )
 
 
-def schedule_of(config: Mapping[str, Any], mu: float | None = None) -> Schedule:
+def _kind(given: Mapping[str, Any]) -> str:
+    """A scheduler that has such keys: `scheduler.config` lacks its name, which only the file has."""
+    if "sigma_data" in given and "sigma_max" in given:
+        cosine = {"solver_order", "algorithm_type"} & given.keys() == {"solver_order"}
+        return "CosineDPMSolverMultistepScheduler" if cosine else "EDMEulerScheduler"
+    if "snr_shift_scale" in given:
+        return "CogVideoXDDIMScheduler"
+    return FLOW[0] if {"shift", "num_train_timesteps"} <= given.keys() else ""
+
+
+def schedule_of(config: Any, mu: float | None = None) -> Schedule:
     """The schedule alone."""
     return trained_as(config, mu)["schedule"]
 
@@ -153,7 +166,7 @@ def _betas(given: Mapping[str, Any]) -> Schedule:
     zero_snr, kind = given.get("rescale_betas_zero_snr") is True, given.get("beta_schedule", "linear")
     if not isinstance(kind, str) or kind not in BETAS:
         raise unknown("beta_schedule", kind, BETAS)
-    shifted = "CogVideoX" in str(given.get("_class_name"))
+    shifted = "CogVideoX" in str(given.get("_class_name")) or "snr_shift_scale" in given
     if "trained_betas" not in given and not shifted:
         if kind == "linear" and not zero_snr:
             return schedules.ddpm_linear(*ends, steps)

@@ -32,15 +32,17 @@ def bars(schedule, labels=LABELS):
 
 def assert_same_table(scheduler, schedule):
     """ᾱ to 1e-6, since theirs is a product in float32."""
-    found, exact = bars(schedule), scheduler.alphas_cumprod.double().numpy()
-    assert abs(found - exact).max() < 1e-6
+    exact = scheduler.alphas_cumprod.double().numpy()
+    assert abs(bars(schedule, np.arange(len(exact))) - exact).max() < 1e-6
+    assert len(schedule.knots) == len(exact)
 
 
 @pytest.mark.parametrize("name", ON_TABLES)
 def test_every_scheduler_of_a_table_with_its_own_defaults(name):
-    """From its whole configuration, and from its name alone."""
-    scheduler = theirs(name)
-    for config in ({**scheduler.config, "_class_name": name}, {"_class_name": name}):
+    """From its whole configuration, with and without its name, from its name alone, and from itself."""
+    steps = {"num_train_timesteps": 100}
+    scheduler = theirs(name, **steps)
+    for config in ({**scheduler.config, "_class_name": name}, scheduler.config, {"_class_name": name, **steps}, scheduler):
         assert_same_table(scheduler, Schedule.from_config(config))
 
 
@@ -162,6 +164,22 @@ def test_inverted_sigmas_are_a_flow_whose_clock_runs_to_the_data():
     trained = trained_as({"_class_name": FLOW[0], "invert_sigmas": True, "num_train_timesteps": 500})
     assert (trained["predicts"], trained["clock"]) == ("reverse-flow", "500t")
     assert dict(trained["schedule"].options)["reverse"] is True
+
+
+@pytest.mark.parametrize("name", [*FLOW, *EDM])
+def test_a_configuration_without_the_name_of_its_scheduler(name):
+    """As pipe.scheduler.config is: nothing but its keys says what it is."""
+    config = dict(theirs(name, **({} if name == FLOW[3] else {"num_train_timesteps": 500})).config)
+    if name == FLOW[3]:
+        with pytest.raises(InputError, match="without _class_name"):
+            trained_as(config)  # it has one key that all have
+    else:
+        known, found = trained_as(config | {"_class_name": name}), trained_as(config)
+        assert (known["predicts"], known["clock"], repr(known["schedule"])) == (
+            found["predicts"],
+            found["clock"],
+            repr(found["schedule"]),
+        )
 
 
 def test_one_step_of_flow_matching_is_theirs():
