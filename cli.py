@@ -42,7 +42,6 @@ SAMPLING, MEASURING, TRAINING = (cloup.Section(title) for title in ("Sampling", 
     cls=Script,
     section=SAMPLING,
     epilog=examples(
-        "sample --solver ddim --n 100",
         "sample --solver unipc3 --nfe 10 --label bag --guidance 2 --out bags.png",
         "sample --solver ddim --eta 1 --seeds 0-49999 --batch 500 --out ddpm.npz",
         "sample --solver dpm23 --rtol 0.01 --model mixture --trajectory",
@@ -74,9 +73,7 @@ def sample(
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
     """
     from diffode.models import pretrained
-    from experiments.sampling import init_images, jobs
-    from experiments.sampling.generate import generate
-    from experiments.sampling.progress import progress
+    from experiments.sampling import generate, init_images, jobs, progress
 
     loaded = pretrained.load(model, recipe.state_dtype)
     task = jobs.prepare_job(
@@ -95,8 +92,8 @@ def sample(
         noise=images.noise,
     )
     out = out or default_output(model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
-    with progress(task.job) as watch:
-        summary = generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
+    with progress.progress(task.job) as watch:
+        summary = generate.generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
     say(f"{solver}: {task.job.count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
     warn(ctx, summary.warnings)
 
