@@ -13,6 +13,7 @@ What is integrated:
     schedules         those that networks are trained with: ddpm_linear, vp_linear, cosine, edm, flow, scaled_linear, ...
     trained_as        schedule, prediction and clock that the configuration of a diffusers scheduler implies
     shared            marks a condition that belongs to all samples, as positions
+    guidance          what guidance is made of: interval, cfgpp, rescaled, apg
     grid              the λ at which solvers step, by name (make), snapped to labels (snap), from a file (load)
     InputError        what every function here raises for bad input; a ValueError
 
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from diffode._version import __version__
 
 if TYPE_CHECKING:
-    from diffode import grid, schedules
+    from diffode import grid, guidance, schedules
     from diffode.conditions import shared
     from diffode.errors import InputError
     from diffode.likelihood import log_likelihood
@@ -60,7 +61,7 @@ else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor so
         return sorted({*globals(), *__all__} - {"HOMES", "MODULES", "TYPE_CHECKING", "Any", "import_module"})
 
 
-MODULES = ("grid", "schedule", "schedules")
+MODULES = ("grid", "guidance", "schedule", "schedules")
 HOMES = {
     "EpsModel": "diffode.model",
     "InputError": "diffode.errors",
@@ -82,6 +83,7 @@ __all__ = [
     "__version__",
     "encode",
     "grid",
+    "guidance",
     "log_likelihood",
     "sample",
     "schedules",

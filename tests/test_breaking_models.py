@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import Budget, EpsModel, encode, log_likelihood, sample, schedules
+from diffode import Budget, EpsModel, encode, guidance, log_likelihood, sample, schedules, shared
 from diffode.ddim_family import Family
 from diffode.errors import shown
 from diffode.likelihood import dequantised, random_signs
@@ -137,6 +137,24 @@ CORE = [
         for wrong in ([3], [-1], [1.5], ["a"], "abc", None, 1, [[1]], [True, False], [1, [2]], 1 + 1j)
     ),
     *(call(MODEL.guided, weight=wrong) for wrong in (torch.nan, torch.inf, "2", None, [[2.0]], [], 1e7, True)),
+    *(call(MODEL.guided, weight=2.0, network=wrong) for wrong in ("network", 5, X)),
+    *(call(MODEL.guided, weight=2.0, rules=wrong) for wrong in (None, 0.7, [0.7], ["apg"])),
+    *(call(MODEL.guided, weight=2.0, batched=wrong) for wrong in ("yes", 2, None)),
+    *(call(MODEL.labelled([0, 1]).guided(wrong), x=X, lam=0.0) for wrong in ([1.0] * 3, lambda lam: "2", lambda lam: [[lam]])),
+    *(call(MODEL.composed, branches=wrong) for wrong in (None, [], 5, "ab", [2.0], [(2.0, 3.0)], [("2", {})], [(1e7, {})])),
+    *(call(MODEL.steered, log_p=wrong) for wrong in (None, 5, X)),
+    *(call(MODEL.steered, log_p=len, scale=wrong) for wrong in (torch.nan, "2", None, [], 1e7)),
+    *(call(MODEL.steered(wrong), x=X, lam=0.0) for wrong in (lambda x, t: x, lambda x, t: x.sum(), lambda x: x)),
+    *(call(guidance.interval, weight=2.0, lam_lo=wrong, lam_hi=1.0) for wrong in (torch.nan, "0", None, 2.0, 1.0)),
+    *(call(guidance.interval, weight=2.0, lam_lo=0.0, lam_hi=wrong) for wrong in (torch.nan, "1", None, -1.0)),
+    *(call(guidance.interval, weight=wrong, lam_lo=0.0, lam_hi=1.0) for wrong in (torch.nan, "1", None)),
+    *(call(guidance.cfgpp, omega=wrong, lams=[0.0, 1.0]) for wrong in (torch.nan, "1", None, 1e7)),
+    *(call(guidance.cfgpp, omega=0.6, lams=wrong) for wrong in (None, 5, "ab", [], [0.0], [1.0, 0.0], [0.0, torch.nan])),
+    *(call(guidance.rescaled, phi=wrong) for wrong in (-0.1, 1.1, torch.nan, "1", None)),
+    *(call(guidance.apg, eta=wrong) for wrong in (torch.inf, torch.nan, "1", None)),
+    *(call(guidance.apg, norm=wrong) for wrong in (0, -1, torch.nan, "1", None)),
+    *(call(guidance.apg, momentum=wrong) for wrong in (1.1, -2, torch.nan, "1", None)),
+    *(call(shared, value=wrong) for wrong in ([1, 2], 5, None, "a", np.array(["a"]))),
     *(call(MODEL.clipped, bound=wrong) for wrong in (0, -1, torch.nan, torch.inf, "1", None)),
     *(call(MODEL.thresholded, quantile=wrong) for wrong in (0, 1.1, -1, torch.nan, "0.9", None)),
     *(call(MODEL.thresholded, bound=wrong) for wrong in (0, -1, torch.nan, "1")),

@@ -1,6 +1,8 @@
 """Guidance on Gaussians, where the guided ODE is known: against SciPy's integration of the closed form, written here apart."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -436,6 +438,21 @@ def test_the_likelihood_of_a_guided_model(kind, probes):
 def test_a_guided_model_is_a_ground_truth_too():
     guided, closed = KINDS["a function"]
     np.testing.assert_allclose(accurate(guided, X, *LAMS, tolerance=1e-11), integrated(closed, X, *LAMS), atol=1e-8, rtol=0)
+
+
+def test_the_page_is_what_works():
+    """Every line of docs/guidance.md, on a network that takes labels."""
+    page = (Path(__file__).parents[1] / "docs" / "guidance.md").read_text()
+    first, last = re.findall(r"<!-- snippet: tests run this -->\n```python\n(.*?)```", page, re.S)
+    lines = re.findall(r"^\|[^|]*\| `(.*)` \|", page, re.M)
+    assert len(lines) == 12
+    names = {"network": lambda x, t, y=None, **more: 0.1 * x, "y": Y, "others": 1 - Y, "bad": lambda x, t, y: 0.2 * x, "X": X}
+    names |= {"lams": np.linspace(-2, 2, 4).tolist(), "log_p": lambda x, t, y: -x.square().sum(1)}
+    exec(first, names)
+    for line in lines:
+        made = eval(line.replace("...", "x=X"), names)
+        assert torch.isfinite((sample(made, x=X, nfe=2) if isinstance(made, EpsModel) else made).x).all()
+    exec(last, names)
 
 
 # What cannot be
