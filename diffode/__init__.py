@@ -25,7 +25,8 @@ How it is integrated (resolved on first use):
     ALIASES           name -> Solver, where the literature has another name for one of SOLVERS
     Plan              a solver as a table of numbers: printed, saved, loaded, run again
     Budget            how many evaluations, or steps, and on which grid
-    log_likelihood    log p(x0) along the same ODE, by any of the solvers
+    log_likelihood    log p(x0) along the same ODE, by any of the solvers, and its gradients
+    sample_with_log_p samples and their log p in one pass
 
 `__version__` is the version of diffode. `solvers` has what else a solver is made of, and `python -m diffode --help` is the
 command line.
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from diffode.model import EpsModel
     from diffode.schedule import Schedule
     from diffode.scheduler_config import trained_as
-    from solvers import ALIASES, SOLVERS, Budget, Plan, encode, sample
+    from solvers import ALIASES, SOLVERS, Budget, Plan, encode, sample, sample_with_log_p
 else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor solvers, until a name is used
 
     def __getattr__(name: str) -> Any:
@@ -69,7 +70,7 @@ HOMES = {
     "log_likelihood": "diffode.likelihood",
     "shared": "diffode.conditions",
     "trained_as": "diffode.scheduler_config",
-    **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "sample"), "solvers"),
+    **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "sample", "sample_with_log_p"), "solvers"),
 }
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "guidance",
     "log_likelihood",
     "sample",
+    "sample_with_log_p",
     "schedules",
     "shared",
     "trained_as",

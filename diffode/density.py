@@ -28,18 +28,22 @@ Traced = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (x, i) -> T and the t
 class WithDensity(EpsModel):
     """A model as the ε-model of the states (x, α ℓ), flattened: (batch, d + coordinates), one coordinate per probe, or one.
 
-    of_x: the shape of x. probes: (probes, batch, *of_x), or None for the exact trace. All else is the model's own; watches see T.
+    of_x: the shape of x. probes: (probes, batch, *of_x), or None for the exact trace. differentiable: gradients flow through x
+    and the trace, to the state and to the network. All else is the model's own; watches see T.
     """
 
     _: KW_ONLY
     of_x: tuple[int, ...] = ()
     probes: Tensor | None = None
+    differentiable: bool = False
 
     @classmethod
-    def of(cls, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None) -> WithDensity:
+    def of(
+        cls, model: EpsModel, shape: Sequence[int], probes: Tensor | None = None, *, differentiable: bool = False
+    ) -> WithDensity:
         """That of a model of samples of this shape."""
         own = {field.name: getattr(model, field.name) for field in fields(EpsModel)}
-        return cls(**{**own, "shape": None}, of_x=tuple(shape), probes=probes)
+        return cls(**{**own, "shape": None}, of_x=tuple(shape), probes=probes, differentiable=differentiable)
 
     @property
     def d(self) -> int:
@@ -93,14 +97,17 @@ class WithDensity(EpsModel):
         units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
 
+        keep = self.differentiable
+
         def by_products(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
-                x = x.detach().requires_grad_()
+                x = x if keep and x.requires_grad else x.detach().requires_grad_()
                 t = tangent(x, i)
+                products = (torch.autograd.grad(t, x, v, retain_graph=True, create_graph=keep)[0] for v in vectors)
                 forms = torch.stack(
-                    [(v * torch.autograd.grad(t, x, v, retain_graph=True)[0]).reshape(len(x), -1).sum(1) for v in vectors], 1
+                    [(v * product).reshape(len(x), -1).sum(1) for v, product in zip(vectors, products, strict=True)], 1
                 )
-            return t.detach(), forms.sum(1, keepdim=True) if self.probes is None else forms
+            return t if keep else t.detach(), forms.sum(1, keepdim=True) if self.probes is None else forms
 
         return by_products
 

@@ -89,6 +89,7 @@ def log_likelihood(
     seed: int | Sequence[int] = 0,
     grid: str | Sequence[float] = "logsnr",
     end: Density | None = None,
+    differentiable: bool = False,
     **how: Any,
 ) -> Likelihood:
     """log p(x0) for x0 (batch, *shape), as the module docstring says; in float64, with the network in its own dtype.
@@ -97,18 +98,21 @@ def log_likelihood(
 
     encode: (model, x, grid=grid, **how) -> the state at the noisy end of the grid, for x at its clean end, as solvers.encode.
     probes: of Hutchinson's estimate, those of row i by seed + i, or seed[i], in any batch; each costs about an evaluation more.
-    0 is the exact trace. end: log p at the noisy end, if not that of N(0, σ² I).
+    0 is the exact trace. end: log p at the noisy end, if not that of N(0, σ² I). differentiable: gradients of log_p flow to x0,
+    which gives the score, and to the network's weights; a planned solver, or an `encode` that takes differentiable=True.
 
     InputError if log p is not finite, or the integrator stopped early.
     """
-    model, x0 = _taking_gradients(model, check_state("x0", x0))
+    model, x0 = taking_gradients(model), check_state("x0", x0).clone()
     probes = checks.whole("probes", probes, 0, MOST_PROBES)
     checks.function("encode", encode, "a function that integrates, as solvers.encode")
-    checks.function("end", normal if end is None else end, "a function of (x, λ), or None")
+    checks.function("end", end or normal, "a function of (x, λ), or None")
     schedule, d = model.schedule, x0[0].numel()
     lam_t, lam_s = _ends(model, grid)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.path.at(lam_s), schedule.path.at(lam_t)
-    flow = WithDensity.of(model, x0.shape[1:], random_signs(probes, x0, seed) if probes else None)
+    signs = random_signs(probes, x0, seed) if probes else None
+    flow = WithDensity.of(model, x0.shape[1:], signs, differentiable=checks.flag("differentiable", differentiable))
+    how |= {"differentiable": True} if differentiable else {}
     result = encode(flow, flow.join(alpha_s * x0.double(), 0.0, lam_s), grid=grid, **how)
     if not result.finished:
         raise InputError("the integrator stopped before the noisy end, where the density is known: raise max_nfe")
@@ -116,10 +120,17 @@ def log_likelihood(
     at_end = normal(x, sigma_t) if end is None else end(x, lam_t)
     scales = math.log(math.hypot(alpha_t, sigma_t)) - math.log(math.hypot(alpha_s, sigma_s)) + math.log(alpha_s)
     log_p = at_end[:, None] - gain + d * scales
+    return estimated(log_p, probes, x, result.nfe)
+
+
+def estimated(log_p: Tensor, probes: int, x: Tensor, nfe: int) -> Likelihood:
+    """The Likelihood of log p by every probe, (batch, probes), or by the exact trace, (batch, 1), for 0 probes; InputError for
+    what is not finite."""
     if not torch.isfinite(log_p).all():
         raise InputError("log p is not finite: check the checkpoint and x0, or take more evaluations")
-    stderr = log_p.std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(at_end, math.nan if probes else 0.0)
-    return Likelihood(log_p.mean(1), stderr, x, result.nfe)
+    one = log_p.detach()
+    stderr = one.std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(one[:, 0], math.nan if probes else 0.0)
+    return Likelihood(log_p.mean(1), stderr, x, nfe)
 
 
 def _ends(model: EpsModel, grid: str | Sequence[float]) -> list[float]:
@@ -130,12 +141,12 @@ def _ends(model: EpsModel, grid: str | Sequence[float]) -> list[float]:
     return (grids.snap(ends, schedule) if model.clock == "label" else ends).tolist()
 
 
-def _taking_gradients(model: EpsModel, x0: Tensor) -> tuple[EpsModel, Tensor]:
-    """The model with conditions, and x0, that were not made under torch.inference_mode; InputError for weights that were."""
+def taking_gradients(model: EpsModel) -> EpsModel:
+    """The model with conditions that were not made under torch.inference_mode; InputError for weights that were."""
     checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
     if any(tensor.is_inference() for module in model.modules for tensor in weights_of(module)):
         raise InputError("the network was made under torch.inference_mode and takes no gradients: make or load it outside")
-    return model.replace(condition=cloned(model.condition), guidance=model.guidance and model.guidance.cloned()), x0.clone()
+    return model.replace(condition=cloned(model.condition), guidance=model.guidance and model.guidance.cloned())
 
 
 def normal(x: Tensor, sigma: float) -> Tensor:

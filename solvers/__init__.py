@@ -12,6 +12,7 @@ from typing import Any
 from solvers.budget import Budget, Prepared
 from solvers.execute import run
 from solvers.hooks import Committed, Hooks
+from solvers.log_p import sample_with_log_p
 from solvers.plan import Plan, Stage
 from solvers.registry import ALIASES, SOLVERS, find
 from solvers.result import Result
@@ -33,6 +34,7 @@ __all__ = [
     "find",
     "run",
     "sample",
+    "sample_with_log_p",
 ]
 
 

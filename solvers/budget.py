@@ -127,15 +127,20 @@ class Prepared:
             return self.plan.nfe
         return (len(self.grid) - 1) * self.solver.nfe_per_step or None
 
-    def solve(self, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS) -> Result:
-        """Run it from the state x (batch, *shape) at the first λ of the grid; InputError for hooks that it has no use for."""
+    def solve(self, model: EpsModel, x: Tensor, hooks: Hooks = NO_HOOKS, *, differentiable: bool = False) -> Result:
+        """Run it from the state x (batch, *shape) at the first λ of the grid; differentiable: see `run`. InputError for hooks
+        that it has no use for, and for gradients of a solver without plan."""
         if unsupported := hooks.used - self.solver.supported_hooks:
             raise InputError(
                 f"{self.solver.name} has no committed states of a whole batch to hand to {', '.join(sorted(unsupported))}: "
                 "use a planned solver"
             )
         if self.plan is not None:
-            return run(self.plan, model, x, hooks)
+            return run(self.plan, model, x, hooks, differentiable=differentiable)
+        if differentiable:
+            raise InputError(
+                f"{self.solver.name} takes no gradients: take a planned solver, as dpm3, or leave differentiable out"
+            )
         if self.solver.chooses_steps and int(np.isfinite(self.grid).sum()) > 2 and not hooks.trajectory:
             raise InputError(
                 f"{self.solver.name} chooses its own steps: leave steps and inner values of the grid out, or set trajectory=True"

@@ -67,7 +67,7 @@ def sample(
     if dtype not in (torch.float32, torch.float64):
         expected = "torch.float32 or torch.float64, those of a state (for a network in half precision use model.autocasted)"
         raise checks.wrong("dtype", expected, dtype)
-    prepared = _prepared(solver, Budget(nfe, steps, grid, denoise, from_lam, strength), model, options)
+    prepared = settled(solver, Budget(nfe, steps, grid, denoise, from_lam, strength), model, options)
     start, hooks = begin(model, prepared, n, shape, x, dtype, device), Hooks(None, on_commit, on_step, trajectory)
     parts = parts_of(len(start), batch, hooks)
     draws = Draws.of(seed, noise, start, prepared, len(parts))
@@ -93,6 +93,7 @@ def encode(
     on_step: OnStep | None = None,
     trajectory: bool = False,
     progress: bool = False,
+    differentiable: bool = False,
     **options: Any,
 ) -> Result:
     """Run a solver backwards, from data x (batch, *shape) at the clean end of the grid to noise at its noisy end, or to to_lam.
@@ -100,7 +101,8 @@ def encode(
     A plan is that of the same grid reversed, of the same order; with ddim it is DDIM inversion (Song et al., 2021a, section
     5.4). Result.x is x_T, and sample(model, x=x_T, ...) leads back to x up to the error of both; from to_lam
     sample(model, x=x_λ, from_lam=to_lam, noise=None, ...) does. In the dtype of x (the loop in float32, if that is half
-    precision) and on its device. batch, progress: as in `sample`.
+    precision) and on its device. batch, progress: as in `sample`. differentiable: gradients flow to x and to the network's
+    weights, through a planned solver.
 
     InputError for solvers that draw noise, for a ready plan, whose grid is one way, for grids with an infinite end, and for a
     network output that is not finite, with its λ.
@@ -110,13 +112,18 @@ def encode(
     if to_lam is not None:
         checks.instance("model", model, EpsModel, "an EpsModel, as EpsModel(network, schedule)")
         check_start("to_lam", to_lam := checks.number("to_lam", to_lam), model.schedule)
-    prepared = _prepared(solver, Budget(nfe, steps, grid, from_lam=to_lam), model, options, backwards=True)
+    prepared = settled(solver, Budget(nfe, steps, grid, from_lam=to_lam), model, options, backwards=True)
     if prepared.solver.fixed_grid is not None:
         raise InputError(f"{prepared.solver.name} is a plan, whose grid is one way: encode takes a solver's name")
     check_state("x", x)
     hooks = Hooks(None, on_commit, on_step, trajectory)
     parts = parts_of(len(x), batch, hooks)
-    return _in_parts(lambda model, rows: prepared.solve(model, x[rows], hooks), model, prepared, parts, progress)
+    gradients = checks.flag("differentiable", differentiable)
+
+    def run(model: EpsModel, rows: slice) -> Result:
+        return prepared.solve(model, x[rows], hooks, differentiable=gradients)
+
+    return _in_parts(run, model, prepared, parts, progress)
 
 
 def _in_parts(
@@ -129,7 +136,7 @@ def _in_parts(
         return joined([run(watched.taking(range(rows.start, rows.stop)), rows) for rows in parts])
 
 
-def _prepared(
+def settled(
     solver: str | Plan | Prepared, budget: Budget, model: EpsModel, options: dict[str, Any], *, backwards: bool = False
 ) -> Prepared:
     """The solver with its budget settled; InputError for a budget or options beside one that is."""

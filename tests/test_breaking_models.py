@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import Budget, EpsModel, encode, guidance, log_likelihood, sample, schedules, shared
+from diffode import Budget, EpsModel, encode, guidance, log_likelihood, sample, sample_with_log_p, schedules, shared
 from diffode.ddim_family import Family
 from diffode.errors import shown
 from diffode.likelihood import dequantised, random_signs
@@ -49,6 +49,10 @@ def encoded(**given):
 
 def likelihood(**given):
     return log_likelihood(**{"model": MODEL, "x0": X, "encode": encode, "nfe": 2, **given})
+
+
+def beside(**given):
+    return sample_with_log_p(**{"model": MODEL, "nfe": 2, "shape": (2, 1, 4, 4), "solver": "ddim", **given})
 
 
 def model(**given):
@@ -115,6 +119,15 @@ CORE = [
     *(call(likelihood, probes=wrong) for wrong in (-1, 1.5, "1", None, torch.nan, True, [1])),
     *(call(likelihood, encode=wrong) for wrong in ("encode", None, 5)),
     *(call(likelihood, end=wrong) for wrong in ("end", 5)),
+    *(call(function, differentiable=wrong) for function in (likelihood, encoded) for wrong in (None, 1, "yes")),
+    *(call(function, solver=wrong, differentiable=True) for function in (likelihood, encoded) for wrong in ("dpm12", "bosh3")),
+    *(call(beside, model=wrong) for wrong in (Clocked(), "fashion", None)),
+    *(call(beside, shape=wrong) for wrong in ((), (0, 1, 4, 4), "abc", None)),
+    *(call(beside, probes=wrong) for wrong in (-1, 1.5, "1", None, True)),
+    *(call(beside, seed=wrong) for wrong in (-1, 1.5, "a", [1])),
+    *(call(beside, grid=wrong) for wrong in ("nonesuch", [], [0.0, torch.inf], 5)),
+    *(call(beside, solver=wrong) for wrong in ("ddpm", "nonesuch", 5)),
+    *(call(beside, **{name: wrong}) for name, wrong in (("denoise", True), ("nonesuch", 1), ("nfe", 0), ("steps", 2), ("n", 2))),
     *(call(likelihood, grid=wrong) for wrong in ("nonesuch", 5, [], [0.0], [0.0, torch.nan], ["a", "b"], [4.0, -4.0])),
     *(call(model, network=wrong) for wrong in (None, "network", 5, X)),
     *(call(model, schedule=wrong) for wrong in (None, "cosine", schedules.cosine, 5, LONG)),

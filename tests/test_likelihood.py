@@ -16,7 +16,7 @@ from diffode.models import checkpoint, pretrained
 from diffode.networks.unet import UNet, UNetConfig
 from experiments.common import results
 from experiments.ddim_paper import likelihood as experiment
-from solvers import encode, sample
+from solvers import encode, sample, sample_with_log_p
 
 LABELS = torch.tensor([0, 1, 1, 0])
 WINDOW = (-1.0, 1.0)  # of λ, where orders are measured
@@ -423,3 +423,140 @@ def test_under_inference_mode(toy):
             log_likelihood(made_here, x0, **how)
     assert torch.equal(found, expected)
     assert torch.equal(again, embedded)
+
+
+# Gradients
+
+
+class Gaussian(torch.nn.Module):
+    """ε for data N(mu, diag e^(2 log_s)) on the vp path; as `density` its marginals."""
+
+    def __init__(self):
+        super().__init__()
+        self.mu, self.log_s = (torch.nn.Parameter(torch.tensor(row).double()) for row in ([0.3, -0.2, 0.5], [-0.5, 0.1, -1.0]))
+
+    def at(self, lam):
+        alpha2, sigma2 = torch.sigmoid(2 * lam), torch.sigmoid(-2 * lam)
+        return alpha2.sqrt(), sigma2.sqrt(), alpha2 * (2 * self.log_s).exp() + sigma2
+
+    def forward(self, x, lam):
+        alpha, sigma, variance = self.at(lam[:, None])
+        return sigma * (x - alpha * self.mu) / variance
+
+    def density(self, x, lam):
+        alpha, _, variance = self.at(torch.as_tensor(lam).double())
+        return -0.5 * ((x - alpha * self.mu).square() / variance + (2 * math.pi * variance).log()).sum(1)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_gradients_are_the_score_and_that_of_the_parameters(probes):
+    """Of a Gaussian in closed form; a random sign is exact where the Jacobian is diagonal."""
+    network = Gaussian()
+    model = EpsModel(network, schedules.vp_linear(), clock="lam")
+    x0 = torch.linspace(-1, 1.5, 12, dtype=torch.float64).view(4, 3).requires_grad_()
+    how = {"solver": "dpm3", "nfe": 180, "probes": probes, "end": network.density}
+    found = log_likelihood(model, x0, encode, differentiable=True, **how)
+    alpha = float(model.schedule.alpha(model.schedule.lam_max))
+    exact = network.density(alpha * x0, model.schedule.lam_max) + 3 * math.log(alpha)
+    inputs = [x0, network.mu, network.log_s]
+    for gradient, expected in zip(*(torch.autograd.grad(p.sum(), inputs) for p in (found.log_p, exact)), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-3)
+    plain = log_likelihood(model, x0.detach(), encode, **how).log_p
+    torch.testing.assert_close(plain, found.log_p, rtol=0, atol=1e-12)
+
+
+def test_gradients_are_those_of_the_discrete_computation(toy):
+    """Few steps, so log p is far from exact: its gradient is that of the number that is computed, by finite differences."""
+    model, weight = as_network(toy()), torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    scaled = model.replace(network=lambda x, lam: weight * model.network(x, lam))
+    x0 = toy().network.sample(2, seed=3)
+    step = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def log_p(x, w, **how):
+        with torch.no_grad():
+            weight.fill_(w)
+        how = {"solver": "dpmpp2m", "nfe": 4, "probes": 2, **how}
+        return log_likelihood(scaled, x, encode, **how).log_p.sum()
+
+    x = x0.clone().requires_grad_()
+    of_x, of_weight = torch.autograd.grad(log_p(x, 0.9, differentiable=True), [x, weight])
+    h = 1e-5
+    along = (log_p(x0 + h * step, 0.9) - log_p(x0 - h * step, 0.9)) / (2 * h)
+    by_weight = (log_p(x0, 0.9 + h) - log_p(x0, 0.9 - h)) / (2 * h)
+    torch.testing.assert_close((of_x * step).sum(), along, rtol=1e-6, atol=0)
+    torch.testing.assert_close(of_weight, by_weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_score_of_the_mixture(toy, closed):
+    """∇ log p, through the divergence in closed form and through products."""
+    exact = toy()
+    model = exact if closed else as_network(exact)
+    x0 = exact.network.sample(3, seed=3).requires_grad_()
+    how = {"probes": 0, "solver": "unipc3", "nfe": 60, "end": exact_end(exact.network)}
+    found = torch.autograd.grad(log_likelihood(model, x0, encode, differentiable=True, **how).log_p.sum(), x0)[0]
+    expected = torch.autograd.grad(truth(exact, x0, exact.schedule.lam_max).sum(), x0)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("solver", ["dpm23", "dopri5"])
+def test_solvers_without_plan_take_no_gradients(toy, solver):
+    with pytest.raises(InputError, match=f"{solver} takes no gradients: take a planned solver"):
+        log_likelihood(toy(), torch.zeros(1, 1, 2, 3), encode, solver=solver, differentiable=True)
+
+
+# log p beside a sample
+
+
+def test_log_p_beside_a_sample_of_a_gaussian_is_its_density():
+    """The ODE keeps (x − α μ)/std, so samples of N(0, σ² I) noise are Gaussian of a mean and variance that are known."""
+    network = Gaussian().requires_grad_(False)
+    model = EpsModel(network, schedules.vp_linear(), clock="lam", shape=(3,))
+    result, found = sample_with_log_p(model, n=5, nfe=240, probes=0, seed=3)
+    lam_s, lam_t = (torch.tensor(lam).double() for lam in (model.schedule.lam_min, model.schedule.lam_max))
+    (alpha_s, sigma_s, before), (alpha_t, _, after) = network.at(lam_s), network.at(lam_t)
+    ratio = (after / before).sqrt()
+    mean, std = alpha_t * network.mu - ratio * alpha_s * network.mu, ratio * sigma_s
+    expected = torch.distributions.Normal(mean, std).log_prob(result.x).sum(1)
+    torch.testing.assert_close(found.log_p, expected, rtol=0, atol=1e-3)
+    assert found.stderr.tolist() == [0.0] * 5
+    assert found.nfe == result.nfe == 240
+
+
+@pytest.mark.parametrize(("solver", "how"), [("unipc3", {"nfe": 150}), ("dpm23", {"rtol": 1e-4, "atol": 1e-4})])
+def test_log_p_beside_a_sample_is_that_of_the_sample(toy, solver, how):
+    """x is that of `sample`, to rounding, and log p that of log_likelihood at x, to the error of the solver."""
+    model = toy().labelled([0, 1, 1])
+    result, found = sample_with_log_p(model, shape=(3, 1, 2, 3), solver=solver, seed=4, probes=0, **how)
+    alone = sample(model, shape=(3, 1, 2, 3), solver=solver, seed=4, dtype=torch.float64, **how)
+    torch.testing.assert_close(result.x, alone.x, rtol=0, atol=1e-9 if solver == "unipc3" else 1e-2)
+    alpha = float(model.schedule.alpha(model.schedule.lam_max))
+    other = log_likelihood(model, result.x / alpha, encode, solver=solver, probes=0, **how)
+    error = 1e-3 if solver == "unipc3" else 1e-2
+    torch.testing.assert_close(found.log_p, other.log_p - 6 * math.log(alpha), rtol=0, atol=error)
+    torch.testing.assert_close(found.x, other.x, rtol=0, atol=error)
+
+
+def test_probes_beside_a_sample(toy):
+    """The same in any batch, and within their error of the exact trace."""
+    model = as_network(toy())
+    how = {"solver": "dpm2", "nfe": 10, "probes": 20}
+    _, whole = sample_with_log_p(model, shape=(4, 1, 2, 3), seed=[5, 6, 7, 8], **how)
+    _, some = sample_with_log_p(model, shape=(2, 1, 2, 3), seed=[8, 6], **how)
+    torch.testing.assert_close(whole.log_p[[3, 1]], some.log_p, rtol=0, atol=1e-9)
+    _, exact = sample_with_log_p(model, shape=(4, 1, 2, 3), seed=[5, 6, 7, 8], **how | {"probes": 0})
+    assert ((whole.log_p - exact.log_p).abs() < 4.5 * whole.stderr).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ({"solver": "ddpm"}, "draws noise"),
+        ({"grid": [-2.0, 0.0, np.inf]}, "finite ends"),
+        ({"denoise": True}, "denoise"),
+        ({"shape": None}, "give one of n"),
+    ],
+)
+def test_samples_without_log_p_are_refused(toy, how, word):
+    with pytest.raises(InputError, match=word):
+        sample_with_log_p(toy(), **{"shape": (1, 1, 2, 3), **how})
