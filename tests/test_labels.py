@@ -2,12 +2,10 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from diffode import EpsModel, InputError, sample, schedules
-from diffode.clocks import CLOCKS
 
 SCHEDULE = schedules.vp_linear()
 X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -146,54 +144,3 @@ def test_learned_variances_that_are_not_said_or_not_there():
         EpsModel(lambda x, t: x, SCHEDULE, learned_variance=True)(X, 0.0)
     with pytest.raises(InputError, match=r"twice the channels of its state \(3,\), not \(6,\)"):  # no channels to cut
         EpsModel(lambda x, t: torch.cat([x, x]), SCHEDULE, learned_variance=True)(X[:, 0, 0, 0], 0.0)
-
-
-def clock_seen(clock, lams, schedule=SCHEDULE):
-    seen = []
-
-    def network(x, t):
-        seen.append(t)
-        return 0 * x
-
-    model = EpsModel(network, schedule, clock=clock)
-    model.at(X.double(), lams) if np.ndim(lams) else model(X.double(), lams)
-    return seen[0]
-
-
-@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.flow(), schedules.edm()], ids=lambda s: s.name)
-def test_every_clock_by_its_formula(schedule):
-    lams = np.array([-1.0, 0.5, 2.0])
-    alpha, sigma, t = schedule.alpha(lams), schedule.sigma(lams), schedule.t(lams)
-    exact = {"t": t, "lam": lams, "sigma": sigma, "sigma_bar": sigma / alpha, "log_sigma_bar": np.log(sigma / alpha)}
-    exact |= {"c_noise": np.log(sigma / alpha) / 4, "1000t": 1000 * t, "1-t": 1 - t, "500t": 500 * t}
-    exact["angle"] = np.arctan2(sigma, alpha) * 2 / np.pi
-    assert exact.keys() == (CLOCKS.keys() - {"label"}) | {"500t"}
-    for clock, values in exact.items():
-        np.testing.assert_allclose(clock_seen(clock, lams, schedule), values, rtol=1e-12, atol=1e-12)
-
-
-def test_a_clock_of_ones_own():
-    lams = np.array([-1.0, 0.5, 2.0])
-    assert clock_seen(np.tanh, lams).tolist() == np.tanh(lams).tolist()
-    assert clock_seen(np.tanh, 0.5).tolist() == [np.tanh(0.5)] * 3
-
-
-@pytest.mark.parametrize("predicts", ["edm", "edm(0.7)"])
-@pytest.mark.parametrize("name", ["edm", "vp_linear", "flow"])
-def test_an_edm_network_by_karras_formula(predicts, name):
-    """D(y; σ̄) = c_skip y + c_out F(c_in y; c_noise), y = x/α and σ̄ = σ/α, at one λ and at one for each sample, by hand."""
-    sigma_data = 0.7 if "0.7" in predicts else 0.5
-
-    def raw(x, c_noise):
-        return torch.sin(3 * x) + c_noise[:, None, None, None]
-
-    schedule, x = schedules.make(name), X.double()
-    model = EpsModel(raw, schedule, predicts, clock="c_noise")
-    for lams in (np.array([0.3, 0.3, 0.3]), np.array([-1.0, 0.5, 2.0])):
-        alpha, sigma = (torch.as_tensor(f(lams)).view(3, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
-        y, sigma_bar = x / alpha, sigma / alpha
-        total = sigma_bar**2 + sigma_data**2
-        inner = raw(y / total.sqrt(), sigma_bar.log().flatten() / 4)
-        denoised = sigma_data**2 / total * y + sigma_bar * sigma_data / total.sqrt() * inner
-        assert abs(model.at(x, lams, "data") - denoised).max() < 1e-12
-    assert abs(model(x, 0.3, "data") - model.at(x, [0.3] * 3, "data")).max() < 1e-12

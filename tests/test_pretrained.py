@@ -522,7 +522,14 @@ def test_labels_of_ones_own(mine, tiny):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["schedules.flow(1e-12, 1.0)", "schedules.edm()", "ddpm_table([0.1, 0.2, 0.3])", "schedules.vp_linear()"]
+    "schedule",
+    [
+        "schedules.flow(1e-12, 1.0)",
+        "schedules.flow(0.0, 1.0, shift=3.0, reverse=True)",
+        "schedules.edm()",
+        "ddpm_table([0.1, 0.2, 0.3])",
+        "schedules.vp_linear()",
+    ],
 )
 @pytest.mark.parametrize("predicts", ["noise", "data", "tangent"])
 def test_any_schedule_to_its_ends(mine, tiny, schedule, predicts):
@@ -539,6 +546,8 @@ CHANGES = {
             "predicts='data'",
             "clock='lam'",
             "classes=2",
+            "classes=2, null_label=1",
+            "clock='1000t'",
             "shape=(3, 8, 9)",
             "schedule=schedules.cosine()",
             "schedule=schedules.ddpm_linear(steps=999)",
@@ -579,6 +588,35 @@ def test_a_network_that_begins_at_random_is_another_each_time(mine):
     assert len(found) == 2
 
 
+LABELS = """
+class Labelled(Network):
+    def forward(self, x, t, class_labels):
+        return super().forward(x, t, class_labels)
+
+torch.manual_seed(0)
+model = EpsModel(Labelled(), schedules.flow(0.0, 1.0, shift=3.0, reverse=True), "reverse-flow", shape=(3, 8, 8), classes=3, %s)
+"""
+
+
+def test_labels_under_another_name_are_sampled_with_guidance_from_the_command_line(mine, tiny):
+    """With a label that means none; without one, guidance is refused before anything is sampled."""
+    import cli
+
+    mine(MINE + LABELS % "label='class_labels', null_label=3")
+    args = ["sample", "--model", "mine:model", "--guidance", "2", "--n", "2", "--steps", "3", "--out", str(tiny / "x.npz")]
+    done = CliRunner().invoke(cli.main, args)
+    assert done.exit_code == 0, done.output
+    model = pretrained.load("mine:model").model.labelled([0, 1]).guided(2.0)
+    exact = sample(model, steps=3, n=2, seed=0).x
+    with np.load(tiny / "x.npz") as written:
+        assert abs(written["arr_0"] / 127.5 - 1 - exact.clamp(-1, 1).permute(0, 2, 3, 1).numpy()).max() < 0.51 / 127.5
+    mine(MINE + LABELS % "label='class_labels'")
+    refused = CliRunner().invoke(cli.main, [*args[:-1], str(tiny / "y.npz")])
+    assert refused.exit_code != 0
+    assert "guidance leaves out class_labels, without which the network cannot be called" in " ".join(refused.output.split())
+    assert not (tiny / "y.npz").exists()
+
+
 WRONG = {
     "no shape": ("model = model.replace(shape=None)", "mine:model does not say what it makes: give its EpsModel shape="),
     "a network": ("model = network", r"mine:model is a Network, not an EpsModel: write model = EpsModel\(.* shape="),
@@ -600,6 +638,10 @@ WRONG = {
     "labels": (
         "model = model.replace(classes=2, network=lambda x, t: x)",
         r"fails as network\(x, t, y=label\) .*: got an unexpected keyword argument 'y'",
+    ),
+    "label": (
+        "model = model.replace(classes=2, network=lambda x, t, class_labels: x)",
+        r"fails as network\(x, t, y=label\) .*'class_labels'.*EpsModel\(\.\.\., label=",
     ),
     "bug": ("model = model.replace(network=lambda x, t: 1 / 0)", "fails as .*: ZeroDivisionError: "),
     "graph": ("network.kept = network.weight * 2", "the network of mine:model cannot be copied: RuntimeError: Only Tensors"),
