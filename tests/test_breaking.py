@@ -186,6 +186,8 @@ WRITTEN = {  # command, option or argument: values that are of its type, and bad
     ("sample", "--label"): ["-1", "10", "bag,", "cat", NINES],
     ("sample", "--device"): ["gpu", "cuda:99", "cuda:-1", "cpu:x", "mps:1", "meta", "xpu"],
     ("sample", "--guidance"): ["1e308"],
+    ("sample", "--guidance-interval"): ["1", "1,0", "1,1", "nan,1", "0,1,2", "a,b"],
+    ("sample", "--guidance-rescale"): ["-0.1", "1.1"],
     ("sample", "--threshold"): ["0", "-1", "1.5"],
     ("sample", "--eta"): ["2", "-1"],
     ("sample", "--r1"): ["0", "1", "-1"],

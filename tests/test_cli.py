@@ -208,6 +208,18 @@ def test_two_network_calls_an_evaluation_of_an_adaptive_pair_are_said():
     assert f"{card['network_calls']:.6g} network calls" in stdout
 
 
+def test_guidance_in_an_interval_is_counted_and_on_the_card():
+    """Of ten evaluations from λ = −5 to 4.6, six are in it; the images are those of the API."""
+    args = ["--model", "mixture", "--label", "3", "--guidance", 3, "--guidance-interval", "-3,2.5", "--guidance-rescale", 0.5]
+    stdout = run("sample", *args, "--solver", "dpmpp2m", "--nfe", 10, "--n", 2, "--out", "a.npz").stdout
+    card = json.loads(Path("a.npz.json").read_text())
+    assert (card["guidance_interval"], card["guidance_rescale"]) == ([-3.0, 2.5], 0.5)
+    inside = sum(-3 <= lam < 2.5 for lam in card["grid"][:-1])
+    assert card["network_calls"] == 10 + inside < 20
+    assert f"10 NFE ({10 + inside} network calls) per image" in stdout
+    assert np.load("a.npz")["arr_0"].std() > 10
+
+
 def test_the_plan_that_was_taken_can_be_kept_and_taken_again():
     assert run("sample", *ADAPTIVE, "--seeds", 5, "--save-plan", "taken.json", "--out", "a.npz").exit_code == 0
     assert run("sample", "--model", "mixture", "--solver", "taken.json", "--seeds", 5, "--out", "b.npz").exit_code == 0
@@ -498,6 +510,7 @@ BAD = {
     "label negative": (["--label", "-1"], ["'-1'", "9 ankle-boot"]),
     "label unknown": (["--label", "bag,cat"], ["'cat'", "8 bag"]),
     "label empty": (["--label", ""], ["label", "8 bag"]),
+    "interval without guidance": (["--guidance-interval", "0,1"], ["--guidance-interval", "--guidance", "1"]),
     "guidance nan": (["--guidance", "nan"], ["guidance", "nan", "finite"]),
     "guidance beyond float32": (["--guidance", "1e308"], ["guidance", "1e+308"]),
     "guidance to nothing": (["--label", "none", "--guidance", "3"], ["guidance", "3", "label"]),

@@ -337,6 +337,8 @@ CHANGES = {
     "labels": None,
     "batch": 5,
     "guidance": 2.0,
+    "guidance_interval": [-1.0, 2.0],
+    "guidance_rescale": 0.5,
     "clip": True,
     "threshold": 0.9,
     "dtype": "float64",
@@ -354,7 +356,7 @@ CHANGES = {
     "field", [field.name for kind in (Job, Recipe) for field in dataclasses.fields(kind) if field.name != "recipe"]
 )
 def test_whatever_decides_the_images_is_in_the_digest(make, field):
-    job = make()
+    job = make(guidance=3.0) if field.startswith("guidance") else make()
     assert Job(**nested({**flat(job), field: CHANGES[field]})).digest != job.digest
 
 

@@ -140,6 +140,10 @@ def test_few_rows_are_a_report(tmp_path, rows):
         ({}, "Without guidance: an evaluation is one network call."),
         ({}, "Nothing is clipped or thresholded: solvers are compared, not recipes."),
         ({"guidance": 2.0}, "Guidance is 2: an evaluation is two network calls, and both are counted."),
+        (
+            {"guidance": 2.0, "guidance_interval": [-0.5, 1.6], "guidance_rescale": 0.7},
+            "Guidance is 2 for λ from −0.5 to 1.6, rescaled by φ = 0.7: an evaluation there is two network calls",
+        ),
         ({"clip": True}, "Predictions of x0 are clipped, in the reference too: recipes are compared."),
         ({"clip": True, "threshold": 0.995}, "clipped and thresholded at 0.995"),
         ({"denoise": True}, "takes a step to σ = 0, whose evaluation is counted"),

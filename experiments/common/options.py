@@ -93,6 +93,19 @@ class GridSpec(click.ParamType):
             self.fail(f"{value!r} is neither the name of a grid nor a comma-separated list of λ, as -5,-2,0,2,4.6", param, ctx)
 
 
+class Interval(click.ParamType):
+    """Two numbers, LO,HI."""
+
+    name = "lo,hi"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            lo, hi = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers with a comma, as -0.5,1.6", param, ctx)
+        return lo, hi
+
+
 class NameValue(click.ParamType):
     """NAME=VALUE, an option of a solver."""
 

@@ -13,7 +13,7 @@ from diffode.reading import read_json
 from experiments.comparison import local_errors, optimal_grid
 from experiments.comparison.cells import OPTIMAL, as_filename, is_user_defined
 from experiments.comparison.problem import Problem
-from experiments.sampling.recipe import flat
+from experiments.sampling.recipe import LATER, flat
 
 DECISIVE = ("label", "guidance", "clip", "threshold", "denoise")  # settings that decide a grid
 
@@ -60,6 +60,7 @@ class OptimalGridCache:
             return (
                 (found["solver"], found["nfe"]) == (cell["solver"], cell["nfe"])
                 and all(found["found_for"][name] == value for name, value in wanted.items())
+                and all(found["found_for"].get(name) == settings.get(name) for name in LATER)
                 and (lam[0], lam[-1]) == (schedule.lam_min, schedule.lam_max)
                 and found.get("checksum", optimal_grid.checksum(lam)) == optimal_grid.checksum(lam)
             )

@@ -32,7 +32,7 @@ from diffode.schedule import Array
 from experiments.common.commands import is_out_of_memory
 from experiments.common.progress import progress
 from experiments.comparison.problem import Problem
-from experiments.sampling.recipe import flat
+from experiments.sampling.recipe import LATER, flat
 from solvers.execute import refuse_nonfinite
 
 TOLERANCE = 1e-8
@@ -134,7 +134,8 @@ def _device(problem: Problem) -> str:
 def _digest(problem: Problem, rows: slice, tolerance: float, dtype: str) -> str:
     """Of all that decides the solution of these samples."""
     settings = flat(problem.settings)
-    recipe = {name: settings[name] for name in ("guidance", "clip", "threshold", "device", "denoise")}
+    deciding = ("guidance", "clip", "threshold", "device", "denoise", *LATER)
+    recipe = {name: settings[name] for name in deciding if name in settings}
     labels = problem.labels and problem.labels[rows]
     content = [problem.loaded.sha256, recipe, problem.seeds[rows], labels, tolerance, dtype]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

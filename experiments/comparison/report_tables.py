@@ -56,14 +56,12 @@ def format_number(number: float) -> str:
 def setting(about: Mapping[str, Any]) -> str:
     """What is the same for all contenders."""
     low, high = (f"{float(lam):.2f}".replace("-", "−") for lam in about["lam"])
-    seeds, guidance, threshold = f"{about['seed']} to {about['seed'] + about['n'] - 1}", about["guidance"], about["threshold"]
+    seeds, threshold = f"{about['seed']} to {about['seed'] + about['n'] - 1}", about["threshold"]
     sentences = [
         f"Every solver follows the same equation from the same {about['n']} states x_T (seeds {seeds}), from λ = {low} to "
         f"λ = {high}{', and from there takes a step to σ = 0, whose evaluation is counted' if about['denoise'] else ''}.",
         f"Classes: {about['labels']}." if about["labels"] else "",
-        f"Guidance is {guidance:g}: an evaluation is two network calls, and both are counted."
-        if guidance != 1
-        else "Without guidance: an evaluation is one network call.",
+        _guidance(about),
     ]
     changes = [*(["clipped"] if about["clip"] else []), *([f"thresholded at {threshold:g}"] if threshold is not None else [])]
     if changes:
@@ -71,6 +69,17 @@ def setting(about: Mapping[str, Any]) -> str:
     else:
         sentences.append("Nothing is clipped or thresholded: solvers are compared, not recipes.")
     return " ".join(filter(None, sentences))
+
+
+def _guidance(about: Mapping[str, Any]) -> str:
+    """How it is guided, and what an evaluation costs."""
+    if about["guidance"] == 1:
+        return "Without guidance: an evaluation is one network call."
+    ends, phi = about.get("guidance_interval"), about.get("guidance_rescale")
+    where = f" for λ from {ends[0]:g} to {ends[1]:g}".replace("-", "−") if ends else ""
+    how = f", rescaled by φ = {phi:g}" if phi else ""
+    there = "there " if ends else ""
+    return f"Guidance is {about['guidance']:g}{where}{how}: an evaluation {there}is two network calls, and both are counted."
 
 
 def reference_accuracy(about: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -20,8 +20,8 @@ from diffode.reading import parse_json, read_bytes, reading
 OF_ALL, OF_EACH = 4 * 2**20, 200  # the most bytes of a card: of what is said once, its grid among it, and of each image
 NFE_RULE = "evaluations of ε, the mean of the images; network_calls has two for each that is guided"
 USUAL = {"guidance": 1.0, "clip": False, "threshold": None, "dtype": "float32"}  # not worth a word
-USUAL |= {"init": None, "noise": "seeded"}
-OPTIONAL = ("grid_name", "init", "noise")  # not on all cards
+USUAL |= {"init": None, "noise": "seeded", "guidance_interval": None, "guidance_rescale": 0.0}
+OPTIONAL = ("grid_name", "init", "noise", "guidance_interval", "guidance_rescale")  # not on all cards
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class SampleCard:
     grid_name: str = "unknown"  # on cards of before it was written
     init: str | None = None  # the SHA-256 of images that were noised, to begin with
     noise: str = "seeded"
+    guidance_interval: list[float] | None = None
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         for name, fits in FIELDS.items():
@@ -118,7 +120,8 @@ def _is_option(value: Any) -> bool:
 
 FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "sha256", "solver", "dtype", "command", "grid_name", "noise"), _is_text),
-    **dict.fromkeys(("guidance", "nfe", "network_calls"), _is_number),
+    **dict.fromkeys(("guidance", "guidance_rescale", "nfe", "network_calls"), _is_number),
+    "guidance_interval": lambda value: value is None or (_are(_is_number, 2)(value) and len(value) == 2),
     **dict.fromkeys(("clip", "denoise"), lambda value: isinstance(value, bool)),
     "options": lambda value: isinstance(value, dict) and all(map(_is_option, value.values())),
     "threshold": lambda value: value is None or _is_number(value),

@@ -19,7 +19,7 @@ NOT_IN_NAMES = (
     "save_plan",
     "trajectory",
 )  # said apart, or not deciding
-LAST_IN_NAMES = ("n", "seeds", "label", "guidance", "clip", "threshold", "dtype")
+LAST_IN_NAMES = ("n", "seeds", "label", "guidance", "guidance_interval", "guidance_rescale", "clip", "threshold", "dtype")
 
 
 def default_output(model: str, solver: str, typed: Mapping[str, Any], suffix: str) -> Path:

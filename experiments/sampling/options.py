@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from experiments.common.options import COUNT, MOST_IMAGES, FileName, GridSpec, NameValue, Numbers, as_one, path, together
+from experiments.common.options import (
+    COUNT,
+    MOST_IMAGES,
+    FileName,
+    GridSpec,
+    Interval,
+    NameValue,
+    Numbers,
+    as_one,
+    path,
+    together,
+)
 
 if TYPE_CHECKING:  # --help does not wait for torch
     from experiments.sampling.recipe import Recipe
@@ -26,6 +37,7 @@ SOLVER_OPTIONS: dict[str, tuple[Any, str]] = {
 }
 PLANNED = ("eta", "r1", "r2", "variance", "variable")  # options of solvers that have a plan
 BUDGET = ("nfe", "steps", "grid", "denoise")  # options of a whole grid
+RECIPE = ("guidance", "guidance_interval", "guidance_rescale", "clip", "threshold", "dtype", "device")
 TypedOptions = list[tuple[str, Any]]
 MODEL_HELP = (
     "fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME (docs/networks.md)."
@@ -57,11 +69,11 @@ def images(n: int | None, seeds: list[int] | None, label: str | None, init: str 
     return Images(seeds or list(range(n or 64)), label, init, noise)
 
 
-def recipe(guidance: float, clip: bool, threshold: float | None, dtype: str, device: str) -> Recipe:
-    """The Recipe of the options; InputError for what is not to be had."""
+def recipe(device: str, **typed: Any) -> Recipe:
+    """The Recipe of the options, which are its fields; InputError for what is not to be had."""
     from experiments.sampling.recipe import Recipe, choose_device
 
-    return Recipe(guidance, clip, threshold, dtype, choose_device(device))
+    return Recipe(**typed, device=choose_device(device))
 
 
 def budget(**typed: Any) -> Budget:
@@ -178,13 +190,23 @@ def recipe_group(*others: Any) -> Any:
             cloup.option(
                 "--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without."
             ),
+            cloup.option(
+                "--guidance-interval", type=Interval(), help="Guide where LO ≤ λ < HI only (λ = −log σ̄), by one call elsewhere."
+            ),
+            cloup.option(
+                "--guidance-rescale",
+                type=float,
+                default=0.0,
+                metavar="PHI",
+                help="Rescale what is guided, as 0.7 (Lin et al., 2024).",
+            ),
             cloup.option("--clip", is_flag=True, help="Clip x̂0 to [−1, 1] at every evaluation."),
             cloup.option("--threshold", type=float, metavar="QUANTILE", help="Dynamic thresholding of x̂0, as 0.995."),
             cloup.option("--dtype", type=click.Choice(DTYPE_NAMES), default="float32", show_default=True),
             device,
             *others,
         ),
-        as_one("recipe", recipe),
+        as_one("recipe", recipe, RECIPE),
     )
 
 

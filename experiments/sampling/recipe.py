@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffode import checks
 from diffode.errors import InputError, shown
+from diffode.guidance import interval, rescaled
 from diffode.model import EpsModel
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LATER = {"guidance_interval": None, "guidance_rescale": 0.0}  # in JSON only where they are not this, since older files lack them
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,10 @@ class Recipe:
     threshold: quantile of dynamic thresholding of x̂0, or None.
     dtype: float32 and float64 are of state and network; in bfloat16 and float16 the network is autocast, the state float32.
     device: cpu, cuda, cuda:1 or mps; see choose_device.
+    guidance_interval: the two λ between which there is guidance, or None for everywhere (guidance.interval).
+    guidance_rescale: φ of guidance.rescaled; 0 is without.
 
-    InputError for a precision that is not known, or that the device does not have.
+    InputError for a precision that is not known, or that the device does not have, and for a way to guide without guidance.
     """
 
     guidance: float = 1.0
@@ -36,8 +41,19 @@ class Recipe:
     threshold: float | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    guidance_interval: Sequence[float] | None = None
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.guidance_interval is not None:
+            ends = checks.numbers("guidance_interval", self.guidance_interval, 2, least=2).tolist()
+            if not (np.isfinite(ends).all() and ends[0] < ends[1]):
+                raise checks.wrong("guidance_interval", "two finite λ, the lower first", self.guidance_interval)
+            object.__setattr__(self, "guidance_interval", ends)
+        checks.number("guidance_rescale", self.guidance_rescale, 0, 1)
+        if self.guidance == 1 and (self.guidance_interval or self.guidance_rescale):
+            given = "guidance_interval" if self.guidance_interval else "guidance_rescale"
+            raise InputError(f"`{given}` says how to guide, and where `guidance` is 1 nothing is guided: give a weight, as 2")
         checks.choice("dtype", self.dtype, DTYPES)
         checks.text("device", self.device)
         if self.dtype == "float64" and self.device.startswith("mps"):
@@ -55,16 +71,21 @@ class Recipe:
 
     def apply(self, model: EpsModel) -> EpsModel:
         """The model, moved to the device, with guidance, autocast and what acts on x̂0."""
-        model = model.to(self.device).guided(self.guidance)
+        model = model.to(self.device)
+        if self.guidance != 1:
+            ends, phi = self.guidance_interval, self.guidance_rescale
+            weight = interval(self.guidance, *ends) if ends else self.guidance
+            model = model.guided(weight, rules=[rescaled(phi)] if phi else [])
         model = model.autocasted(DTYPES[self.dtype]) if self.dtype in ("bfloat16", "float16") else model
         model = model.clipped() if self.clip else model
         return model.thresholded(self.threshold) if self.threshold is not None else model
 
 
 def flat(holder: Any) -> dict[str, Any]:
-    """The fields of a dataclass as its JSON has them: those of its `recipe` in the recipe's place."""
-    pairs = asdict(holder).items()
-    return {name: value for key, field in pairs for name, value in (field.items() if key == "recipe" else [(key, field)])}
+    """The fields of a dataclass as its JSON has them: those of its `recipe` in the recipe's place, but for LATER."""
+    pairs = asdict(holder)
+    pairs["recipe"] = {name: value for name, value in pairs["recipe"].items() if name not in LATER or value != LATER[name]}
+    return {name: value for key, one in pairs.items() for name, value in (one.items() if key == "recipe" else [(key, one)])}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
