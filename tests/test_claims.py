@@ -9,8 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from diffode.files import ASSETS
 from diffode.models import pretrained
 from diffode.ode import accurate
+from diffode.reading import sha256_of
 from experiments import documents
 from experiments.claims import adaptive, common, guidance, nfe_error, order, reporting, speed
 from experiments.claims.common import ClaimOptions, Problems
@@ -20,6 +22,7 @@ from experiments.comparison import ground_truth
 from experiments.comparison.problem import Problem, Settings
 from solvers import SOLVERS, sample
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 SCRIPTS = {"order": order, "nfe_error": nfe_error, "guidance": guidance, "adaptive": adaptive, "speed": speed}
 
 
@@ -192,10 +195,11 @@ def test_what_was_not_measured_is_open(tmp_path):
 # What is measured
 
 
-def test_a_row_is_what_an_independent_run_gives(tmp_path, mixture64, mixture32):
+def test_a_row_is_what_an_independent_run_gives(tmp_path):
     """Guided: the difference from the solution of that ODE."""
     problems = Problems(options(tmp_path / "a", seed=3), 1e-5, n=2)
     found = problems.measure(common.claim_cells(["mixture"], ["dpmpp2m"], [10], guidance=2.0)[0])
+    mixture32, mixture64 = (pretrained.load("mixture", dtype).model for dtype in (torch.float32, torch.float64))
     made = sample(mixture32.labelled([3, 4]).guided(2.0), shape=(2, 1, 28, 28), solver="dpmpp2m", nfe=10, seed=3)
     noise = torch.stack([torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]).double()
     model, schedule = mixture64.labelled([3, 4]).guided(2.0), mixture64.schedule
@@ -219,9 +223,9 @@ def test_a_problem_is_solved_once(tmp_path, monkeypatch):
     assert [again.measure(cell) for cell in cells] == found
 
 
-def test_a_network_of_labels_is_the_same_at_labels_and_a_little_off_between(mixture64):
+def test_a_network_of_labels_is_the_same_at_labels_and_a_little_off_between():
     """Its clock is smooth, the schedule's has a kink at each label."""
-    labelled = called_with_labels("mixture")
+    labelled, mixture64 = called_with_labels("mixture"), pretrained.load("mixture", torch.float64).model
     schedule = labelled.schedule
     x = torch.randn(1, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for t in (0, 1, 2, 500, 998, 999):
@@ -324,7 +328,8 @@ def test_the_committed_rows_are_a_whole_run_on_what_is_shipped(name):
     assert set(common.MODELS) <= {each["model"] for each in found}
     assert not [each for each in found if "error" in each]
     assert "--fast" not in " ".join(made["command"] for made in about["made"])
-    assert {model: pretrained.load(model).sha256 for model in common.MODELS}.items() <= about["sha256"].items()
+    shipped = {model: sha256_of(ASSETS / "weights" / f"{model}.safetensors") for model in common.MODELS}
+    assert shipped.items() <= about["sha256"].items()
 
 
 @pytest.mark.parametrize("name", ["order", "guidance", "adaptive"])
