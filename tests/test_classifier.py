@@ -17,12 +17,13 @@ from diffode.images.datasets import ImageSet
 from diffode.models import checkpoint, classifiers
 from diffode.networks.classifier import FEATURES, Classifier
 from experiments.metrics import features, references
+from experiments.training import train_classifier
 from experiments.training.train_classifier import FILES, Config, batches, fit, main
 
-TINY = Config(epochs=2, batch=20, lr=0.05)
+TINY = Config(epochs=2, batch=8, lr=0.05)
 
 
-def few(n=60):
+def few(n=24):
     subset = datasets.packaged()
     return ImageSet("few", subset.pixels[:n], subset.labels[:n], subset.classes)
 
@@ -44,9 +45,9 @@ def test_logits_are_linear_in_the_features():
 
 def test_an_epoch_sees_each_image_once_mirrored_or_not_and_shifted():
     """Columns that are numbered show what became of an image."""
-    n, size = 60, 8
+    n, size, config = 60, 8, replace(TINY, batch=20)
     columns = torch.arange(size).float().expand(n, 1, size, size)
-    seen = list(batches(columns, torch.arange(n), replace(TINY, shift=2), epoch=0))
+    seen = list(batches(columns, torch.arange(n), replace(config, shift=2), epoch=0))
     assert sorted(torch.cat([labels for _, labels in seen]).tolist()) == list(range(n))
     orientations = []
     for images, _ in seen:
@@ -56,7 +57,7 @@ def test_an_epoch_sees_each_image_once_mirrored_or_not_and_shifted():
         assert (first == first[0]).all()  # one shift a batch
         assert min(first[0], size - first[0]) <= 2
     assert set(orientations) == {-1.0, 1.0}
-    again, other = (list(batches(columns, torch.arange(n), TINY, epoch)) for epoch in (0, 1))
+    again, other = (list(batches(columns, torch.arange(n), config, epoch)) for epoch in (0, 1))
     assert all(torch.equal(a, b) for pair in zip(seen, again, strict=True) for a, b in zip(*pair, strict=True))
     assert not torch.equal(seen[0][1], other[0][1])
 
@@ -84,10 +85,12 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, bf16):
     with pytest.raises(InputError, match="other settings"):
         fit(few(), replace(config, seed=1), tmp_path / "state", "cpu", quiet)
     with pytest.raises(InputError, match="other settings or images"):
-        fit(few(40), config, tmp_path / "state", "cpu", quiet)
+        fit(few(16), config, tmp_path / "state", "cpu", quiet)
 
 
-def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path):
+def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path, monkeypatch):
+    assert [len(part.pixels) for part in train_classifier.two_sets(None, fast=True)] == [600, 400]
+    monkeypatch.setattr(train_classifier, "two_sets", lambda *_: (few(100), few(30)))
     result = run("--fast", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
@@ -96,7 +99,7 @@ def test_one_command_writes_weights_and_statistics_that_belong_together(tmp_path
     assert card.to_json() == json.loads((tmp_path / "out" / FILES[1]).read_text())
     its_features = features.classifier(path=tmp_path / "out" / FILES[0])
     reference = references.load(its_features, tmp_path / "out" / FILES[2])
-    assert (reference.identity, reference.data["images"]) == (sha256, 600)
+    assert (reference.identity, reference.data["images"]) == (sha256, 100)
     again = run("--fast", "--out", tmp_path / "out")
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr

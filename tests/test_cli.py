@@ -31,6 +31,7 @@ from experiments.sampling import jobs, progress
 from experiments.sampling.names import default_name
 from solvers import ALIASES, SOLVERS, Plan, registry, sampling
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 ROOT = Path(cli.__file__).parent
 CLI = [sys.executable, str(ROOT / "cli.py")]
 TINY = ["--width", "16", "--multipliers", "1,2", "--attention", "", "--batch", "16", "--device", "cpu", "--data-dir", "few.npz"]
@@ -666,8 +667,20 @@ def test_stdout_that_cannot_be_written():
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")])
-def test_a_signal_leaves_no_output_and_the_same_command_goes_on(here, number, code, word):
-    args = ["sample", "--model", "mixture", "--nfe", "40", "--n", "36", "--batch", "3", "--out", "a.npz"]
+def test_a_signal_leaves_no_output_and_the_same_command_goes_on(here, number, code, word, small_weights):
+    args = [
+        "sample",
+        "--model",
+        str(small_weights / "mixture.safetensors"),
+        "--nfe",
+        "40",
+        "--n",
+        "36",
+        "--batch",
+        "3",
+        "--out",
+        "a.npz",
+    ]
     process = started(*args)
     wait_for(here, ".a.npz.*/0.npz", process)
     process.send_signal(number)
@@ -910,6 +923,12 @@ def test_solvers_are_listed():
     assert len({len(line) for line in table}) == 1
 
 
+@pytest.fixture
+def few_samples(monkeypatch):
+    """Training draws few images at each saving."""
+    monkeypatch.setattr("experiments.training.train.SAMPLES", 3)
+
+
 def few(n=64, **more):
     subset = datasets.packaged()
     np.savez("few.npz", subset.pixels[:n], subset.labels[:n], **more)
@@ -925,7 +944,7 @@ def same(one, two):
     return all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_train_makes_a_run_that_can_be_sampled_and_resumed():
+def test_train_makes_a_run_that_can_be_sampled_and_resumed(few_samples):
     few()
     result = train("run")
     assert result.exit_code == 0, result.output
@@ -948,7 +967,7 @@ def test_train_makes_a_run_that_can_be_sampled_and_resumed():
     assert same("run/ema.safetensors", "whole/ema.safetensors")
 
 
-def test_train_does_not_go_on_with_other_images():
+def test_train_does_not_go_on_with_other_images(few_samples):
     few()
     assert train("run", images=16).exit_code == 0
     few(48)
@@ -956,7 +975,7 @@ def test_train_does_not_go_on_with_other_images():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
-def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number):
+def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number, few_samples):
     """Killed, it goes on from its last checkpoint; interrupted, it saves first."""
     few()
     process = started("train", *TINY, "--out", "run", "--images", "1000000", "--every", "32")
@@ -974,7 +993,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number):
     assert same("run/ema.safetensors", "whole/ema.safetensors")
 
 
-def test_names_of_classes_that_no_image_has():
+def test_names_of_classes_that_no_image_has(few_samples):
     """A subset of few classes keeps all their names, and every label that the model knows can be drawn."""
     subset = datasets.packaged()
     np.savez("few.npz", arr_0=subset.pixels[:32], arr_1=np.arange(32) % 4, classes=np.array(subset.classes))

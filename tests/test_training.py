@@ -129,11 +129,12 @@ def test_times_are_uniform_on_the_clock_and_labels_dropped_at_their_rate():
 
 @pytest.mark.parametrize("gamma", ["simple", "native"])
 def test_training_learns(gamma):
+    """The loss that is trained falls by a fifth at least, and the other with it."""
     trainer = go(Trainer(config(gamma=gamma, lr=3e-3), few()), 16)
-    before = trainer.validate(few())
-    after = go(trainer, 1600).validate(few())
-    assert after["l_simple"] < 0.8 * before["l_simple"]
-    assert after["l_native"] < 0.8 * before["l_native"]
+    before = trainer.validate(few(32))
+    after = go(trainer, 800).validate(few(32))
+    assert after[f"l_{gamma}"] < 0.8 * before[f"l_{gamma}"]
+    assert all(after[loss] < before[loss] for loss in ("l_simple", "l_native"))
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
