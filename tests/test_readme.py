@@ -83,6 +83,7 @@ def test_a_users_network_takes_ten_lines_and_one_command(tmp_path, monkeypatch, 
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     reimported(monkeypatch, "mine")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # whose curves take seconds
     args = shlex.split(command_line if command == "compare" else command)
     result = CliRunner().invoke(cli.main, [*args, "--n", "2"])
     assert result.exit_code == 0, result.output

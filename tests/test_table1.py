@@ -24,6 +24,8 @@ from experiments.metrics.features import FEATURES, Features
 from experiments.sampling import generate
 from solvers import sample
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
+
 
 def run(*arguments):
     return CliRunner().invoke(table1.main, [str(argument) for argument in arguments])
@@ -66,7 +68,7 @@ def test_all_labels_are_one_tau_whatever_the_rule():
 @pytest.fixture
 def small(tmp_path):
     """A U-Net for the same images, untrained and much smaller than the shipped one, as a file."""
-    config = UNetConfig((1, 28, 28), 10, width=16, attention=())
+    config = UNetConfig((1, 28, 28), 10, patch=4, width=16, multipliers=(1,), blocks=1, attention=())
     model = EpsModel(UNet(config), SCHEDULES["ddpm_linear"](), "velocity", clock="lam", classes=10, shape=config.image)
     file = tmp_path / "weights" / "small.safetensors"
     checkpoint.save(file, model.network.state_dict(), Card.of(model, "unet", config=dataclasses.asdict(config)))
