@@ -1,5 +1,6 @@
 """log p by the ODE: the exact log-density, of the order of its solver, unbiased by Hutchinson; and bits of pixels."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,10 +10,12 @@ from click.testing import CliRunner
 
 from diffode import EpsModel, InputError, grid, schedules
 from diffode.density import WithDensity
+from diffode.images import datasets
 from diffode.images.datasets import to_pixels
 from diffode.likelihood import Likelihood, dequantised, log_likelihood, normal, random_signs
 from diffode.mixture import Mixture
 from diffode.models import checkpoint, pretrained
+from diffode.models.card import Card
 from diffode.networks.unet import UNet, UNetConfig
 from experiments.common import results
 from experiments.ddim_paper import likelihood as experiment
@@ -370,9 +373,18 @@ def test_data_that_is_not_finite_is_refused(toy):
 # The experiment
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("mixture", ["real", "own"]), ("fashion", ["real"])])
-def test_the_experiment(tmp_path, name, kinds):
-    out = tmp_path / "likelihood"
+@pytest.mark.parametrize(("name", "kinds"), [("mixture", ["real", "own"]), ("network.safetensors", ["real"])])
+def test_the_experiment(tmp_path, name, kinds, small_weights, monkeypatch):
+    """On a mixture of few directions, and on a network of few weights."""
+    monkeypatch.setattr(pretrained, "WEIGHTS", small_weights)
+    monkeypatch.chdir(tmp_path)
+    out, config = tmp_path / "likelihood", UNetConfig((1, 28, 28), 10, patch=4, width=16, multipliers=(1,), attention=())
+    network, random = UNet(config), torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=random)  # new, it is zero
+    model = EpsModel(network, schedules.ddpm_linear(), "velocity", clock="lam", classes=10, shape=config.image)
+    card = Card.of(model, "unet", config=dataclasses.asdict(config), classes=datasets.packaged().classes)
+    checkpoint.save("network.safetensors", network.state_dict(), card)
     args = ["--fast", "--model", name, "--out", str(out)]
     first = CliRunner().invoke(experiment.main, args)
     assert first.exit_code == 0, first.output
