@@ -43,6 +43,10 @@ def continued(**given):
     return sample(**{"model": MODEL, "nfe": 2, "x": X, **given})
 
 
+def started(**given):
+    return sample(**{"model": MODEL, "nfe": 2, "x": X, "strength": 0.5, **given})
+
+
 def encoded(**given):
     return encode(**{"model": MODEL, "x": X, "nfe": 2, **given})
 
@@ -111,6 +115,17 @@ CORE = [
     *(call(sampled, device=wrong) for wrong in ("gpu", "cuda:99", LONG, 3.5, [], torch.float32)),
     *(call(sampled, **{name: wrong}) for name in ("on_commit", "on_step") for wrong in (5, "f", X)),
     *(call(sampled, trajectory=wrong) for wrong in ("yes", 2, None)),
+    *(call(function, progress=wrong) for function in (sampled, encoded) for wrong in ("yes", 2, None, X)),
+    *(call(function, batch=wrong) for function in (sampled, encoded) for wrong in (0, -1, 1.5, "2", np.nan, True, [1], LONG)),
+    *(call(sampled, shape=None, n=wrong) for wrong in (0, -1, 1.5, "2", np.nan, True, [1], 10**12, None)),
+    *(call(sampled, noise=wrong) for wrong in ("", "Brownian", 1, LONG, [], torch.randn, None)),
+    *(call(sampled, seed=wrong) for wrong in ([torch.Generator()], [torch.Generator(), 1], torch.Generator, LONG, [[1], [2]])),
+    *(call(started, strength=wrong) for wrong in (0, -1, 1.01, np.nan, np.inf, "0.5", [0.5], True, X, LONG)),
+    *(call(started, strength=None, from_lam=wrong) for wrong in (99, -99, np.nan, np.inf, "0", [0], True, X, LONG)),
+    *(call(encoded, to_lam=wrong) for wrong in (99, -99, np.nan, np.inf, -np.inf, "0", [0], True, X, LONG)),
+    *(call(started, x=wrong) for wrong in STATES if wrong is not None),
+    *(call(Budget, strength=wrong) for wrong in (0, -1, 1.01, np.nan, "0.5", [0.5], True)),
+    *(call(Budget, from_lam=wrong) for wrong in (np.nan, "0", [0], True, X)),
     call(sampled, on_commit=lambda x, lam: None),
     call(sampled, on_commit=lambda x, lam: x[:1]),
     *(call(encoded, **{name: True}) for name in ("denoise", "backwards", "labels_only", "nonesuch")),
