@@ -47,7 +47,7 @@ def shown_network():
 def test_readme_snippets_run(capsys):
     scope = {"network": shown_network()}
     found = snippets("README.md")
-    assert len(found) == 5
+    assert len(found) == 7
     for code in found:
         exec(code, scope)
     assert scope["result"].nfe == 20
