@@ -276,6 +276,27 @@ def test_what_is_predicted_is_said_by_the_scheduler(folder, theirs_, ours):
     torch.testing.assert_close(model(X, float(model.schedule.lam(300)), "data"), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "predicts", "clock", "ends"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "flow", "1000t", (-np.inf, np.inf)),
+        ({"_class_name": "EDMEulerScheduler"}, "edm", "c_noise", (-np.log(80), -np.log(0.002))),
+    ],
+    ids=["flow", "edm"],
+)
+def test_a_folder_whose_scheduler_has_no_table(folder, scheduler, predicts, clock, ends):
+    """Called as the scheduler would call it: with 1000 σ, or with c_in x and log(σ)/4."""
+    path, network = folder(scheduler)
+    loaded = pretrained.load(path)
+    assert (loaded.model.predicts, loaded.model.clock) == (predicts, clock)
+    assert (loaded.model.schedule.lam_min, loaded.model.schedule.lam_max) == pytest.approx(ends)
+    assert_reads_back(loaded.card)
+    sigma = 0.25
+    lam, scale, t = (np.log(3), 1, 250) if predicts == "flow" else (-np.log(sigma), 1 / np.hypot(sigma, 0.5), np.log(sigma) / 4)
+    expected = network(X * scale, torch.tensor([float(t)])).sample
+    torch.testing.assert_close(loaded.model(X, float(lam), predicts), expected, rtol=0, atol=1e-5)
+
+
 def test_the_names_of_attention_of_older_diffusers(folder):
     path, network = folder()
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -172,7 +172,8 @@ planning_group = together(
     cloup.option_group(
         "The schedule and the budget",
         cloup.option(
-            "--schedule", help="A name in diffode.schedules: ddpm_linear, vp_linear, cosine, edm, flow. [default: ddpm_linear]"
+            "--schedule",
+            help="A name in diffode.schedules: ddpm_linear, scaled_linear, vp_linear, cosine, edm, flow. [default: ddpm_linear]",
         ),
         *budget_options,
         *solver_options(*PLANNED),
