@@ -21,6 +21,7 @@ How it is integrated (resolved on first use):
 
     sample            from a model, a solver's name and a budget to samples
     encode            the same backwards, from data to noise
+    inpaint           from a part of an image, by a mask, to the whole
     SOLVERS           name -> Solver: its order, cost, options and source
     ALIASES           name -> Solver, where the literature has another name for one of SOLVERS
     Plan              a solver as a table of numbers: printed, saved, loaded, run again
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from diffode.model import EpsModel
     from diffode.schedule import Schedule
     from diffode.scheduler_config import trained_as
-    from solvers import ALIASES, SOLVERS, Budget, Plan, encode, sample, sample_with_log_p
+    from solvers import ALIASES, SOLVERS, Budget, Plan, encode, inpaint, sample, sample_with_log_p
 else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor solvers, until a name is used
 
     def __getattr__(name: str) -> Any:
@@ -70,7 +71,7 @@ HOMES = {
     "log_likelihood": "diffode.likelihood",
     "shared": "diffode.conditions",
     "trained_as": "diffode.scheduler_config",
-    **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "sample", "sample_with_log_p"), "solvers"),
+    **dict.fromkeys(("ALIASES", "SOLVERS", "Budget", "Plan", "encode", "inpaint", "sample", "sample_with_log_p"), "solvers"),
 }
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "encode",
     "grid",
     "guidance",
+    "inpaint",
     "log_likelihood",
     "sample",
     "sample_with_log_p",

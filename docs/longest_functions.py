@@ -18,6 +18,7 @@ REASONS = {
     "solvers/sampling.py:sample": "14 lines of code; the rest is the signature of the function that users call, and what its "
     "arguments mean.",
     "solvers/sampling.py:encode": "14 lines of code; the rest is its signature, and what its arguments mean.",
+    "solvers/inpainting.py:inpaint": "21 lines of code; the rest is its signature, and what its arguments mean.",
     "diffode/likelihood.py:log_likelihood": "18 lines of code; the rest is its signature, and what its arguments mean.",
     "experiments/comparison/compare.py:compare_solvers": "The whole command in its order: problem, solution, rows, answer.",
     "experiments/sampling/jobs.py:prepare_job": "22 lines of code; the rest is its signature: all that decides a job, by name.",

@@ -12,6 +12,7 @@ from typing import Any
 from solvers.budget import Budget, Prepared
 from solvers.execute import run
 from solvers.hooks import Committed, Hooks
+from solvers.inpainting import inpaint
 from solvers.log_p import sample_with_log_p
 from solvers.plan import Plan, Stage
 from solvers.registry import ALIASES, SOLVERS, find
@@ -32,6 +33,7 @@ __all__ = [
     "Stage",
     "encode",
     "find",
+    "inpaint",
     "run",
     "sample",
     "sample_with_log_p",

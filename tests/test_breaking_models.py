@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import Budget, EpsModel, encode, guidance, log_likelihood, sample, sample_with_log_p, schedules, shared
+from diffode import Budget, EpsModel, encode, guidance, inpaint, log_likelihood, sample, sample_with_log_p, schedules, shared
 from diffode.ddim_family import Family
 from diffode.errors import shown
 from diffode.likelihood import dequantised, random_signs
 from diffode.mixture import fit
 from diffode.ode import accurate, drift
 from diffode.prediction import convert
-from experiments.ddim_paper.inpaint import inpaint
 from experiments.sampling.recipe import Recipe, choose_device
 from solvers import SOLVERS, Hooks, run
 from solvers.transfer import transfer
@@ -53,6 +52,10 @@ def encoded(**given):
 
 def likelihood(**given):
     return log_likelihood(**{"model": MODEL, "x0": X, "encode": encode, "nfe": 2, **given})
+
+
+def completed(**given):
+    return inpaint(**{"model": MODEL, "known": X, "mask": torch.ones(4, 4), "nfe": 2, "solver": "ddim", **given})
 
 
 def beside(**given):
@@ -247,9 +250,11 @@ CORE = [
     *(call(Recipe, dtype=wrong) for wrong in ("half", 5, None, [])),
     *(call(Recipe, device=wrong) for wrong in (5, None)),
     *(
-        call(inpaint, model=MODEL, known=X, seeds=[0, 1], nfe=2, mask=wrong)
+        call(completed, mask=wrong)
         for wrong in (
-            torch.full((4, 4), 0.5),
+            torch.full((4, 4), 1.5),
+            torch.full((4, 4), -0.1),
+            torch.ones(4, 4) * 1j,
             np.ones((4, 4)),
             "mask",
             None,
@@ -257,6 +262,12 @@ CORE = [
             torch.ones(4, 4) * torch.nan,
         )
     ),
+    *(call(completed, known=wrong) for wrong in NO_STATES),
+    *(call(completed, resample=wrong) for wrong in (-1, 1.5, "1", None, True, 10**6)),
+    *(call(completed, seed=wrong) for wrong in (-1, 1.5, "a", [1])),
+    *(call(completed, solver=wrong) for wrong in ("dpm12", "bosh3", "nonesuch", 5)),
+    *(call(completed, resample=2, solver=wrong) for wrong in ("dpmpp2m", "unipc2")),
+    *(call(completed, **{name: wrong}) for name, wrong in (("nonesuch", 1), ("nfe", 0), ("noise", "pink"), ("grid", "nonesuch"))),
 ]
 
 

@@ -10,8 +10,8 @@ import torch
 from diffode import grid, schedules
 from diffode.brownian import NODES, BrownianNoise, Interval, bridge, lam_of, node, tau
 from diffode.noise import SeededNoise
-from experiments.ddim_paper.inpaint import with_jumps
 from solvers import SOLVERS, Budget, Hooks, Plan, Stage, find, gaussian, run
+from solvers.inpainting import with_jumps
 from solvers.intervals import MOST_PATHS, intervals
 from solvers.transfer import PlanBuilder
 from tests.quick import QuickMixture

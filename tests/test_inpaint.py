@@ -1,6 +1,7 @@
 """Inpainting: what is known is kept, what is not known is made, by the seed alone; and jumps back are rows of a right plan."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,16 +9,22 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from diffode import EpsModel, InputError
+from diffode import EpsModel, InputError, schedules
 from diffode.images.datasets import to_pixels
 from diffode.noise import SeededNoise
 from experiments.common.examples import real_images
 from experiments.ddim_paper import inpaint as experiment
-from experiments.ddim_paper.inpaint import MASKS, inpaint, jump, with_jumps
-from solvers import SOLVERS, Hooks, run
+from experiments.ddim_paper.inpaint import MASKS, jump
+from solvers import SOLVERS, Budget, Hooks, inpaint, run, sample
+from solvers.gaussian import variance
+from solvers.inpainting import WINDOW, with_jumps
 from solvers.registry import find
 
 LABELS = torch.arange(4)
+
+
+def completed(*args, **how):
+    return inpaint(*args, **how).x
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ PLANNED = [name for name, entry in SOLVERS.items() if entry.has_plan]
 @pytest.mark.parametrize("solver", [*PLANNED, "dpmpp2m+unic"])
 def test_every_planned_solver_keeps_what_is_known(model, known, solver):
     mask = MASKS["half"](28, 28)
-    made = inpaint(model, known, mask, range(4), solver=solver, steps=4)
+    made = completed(model, known, mask, seed=range(4), solver=solver, steps=4)
     kept, new = mask.expand_as(known), ~mask.expand_as(known)
     assert (made[kept] == known[kept]).all()
     assert (to_pixels(made)[..., :14, :] == to_pixels(known)[..., :14, :]).all()
@@ -47,7 +54,7 @@ def test_every_planned_solver_keeps_what_is_known(model, known, solver):
 @pytest.mark.parametrize("solver", ["dpm12", "dopri5", "rk4"])
 def test_solvers_without_common_steps_are_refused(model, known, solver):
     with pytest.raises(InputError, match=solver):
-        inpaint(model, known, MASKS["half"](28, 28), range(4), solver=solver)
+        completed(model, known, MASKS["half"](28, 28), seed=range(4), solver=solver)
 
 
 @pytest.mark.parametrize(("solver", "options"), [("ddim", {"eta": 1.0}), ("dpmpp2m", {}), ("heun-churn", {})])
@@ -55,13 +62,13 @@ def test_a_seed_is_a_completion(mixture32, known, solver, options):
     """In any batch; other seeds are others."""
     mask = MASKS["box"](28, 28)
 
-    def completed(rows, seeds):
-        return inpaint(mixture32.labelled(LABELS[rows]), known[rows], mask, seeds, solver=solver, nfe=8, **options)
+    def of(rows, seeds):
+        return completed(mixture32.labelled(LABELS[rows]), known[rows], mask, seed=seeds, solver=solver, nfe=8, **options)
 
-    whole = completed([0, 1, 2, 3], [5, 6, 7, 2**32 - 1])
-    assert (whole == completed([0, 1, 2, 3], [5, 6, 7, 2**32 - 1])).all()
-    torch.testing.assert_close(whole[[3, 1]], completed([3, 1], [2**32 - 1, 6]), rtol=0, atol=1e-5)
-    others = completed([0, 1, 2, 3], [8, 9, 10, 11])
+    whole = of([0, 1, 2, 3], [5, 6, 7, 2**32 - 1])
+    assert (whole == of([0, 1, 2, 3], [5, 6, 7, 2**32 - 1])).all()
+    torch.testing.assert_close(whole[[3, 1]], of([3, 1], [2**32 - 1, 6]), rtol=0, atol=1e-5)
+    others = of([0, 1, 2, 3], [8, 9, 10, 11])
     assert ((whole - others)[~mask.expand_as(whole)].abs() > 0.01).float().mean() > 0.5
 
 
@@ -69,8 +76,8 @@ def test_what_is_known_is_seen(mixture32, known):
     """What is made is nearer to the original than what is made of nothing."""
     model, mask = mixture32.labelled(LABELS.repeat(8)), MASKS["half"](28, 28)
     known, new = known.repeat(8, 1, 1, 1), ~mask.expand(32, 1, 28, 28)
-    made = inpaint(model, known, mask, range(32), solver="ddim", nfe=20, eta=1.0)
-    of_nothing = inpaint(model, known, torch.zeros_like(mask), range(32), solver="ddim", nfe=20, eta=1.0)
+    made = completed(model, known, mask, seed=range(32), solver="ddim", nfe=20, eta=1.0)
+    of_nothing = completed(model, known, torch.zeros_like(mask), seed=range(32), solver="ddim", nfe=20, eta=1.0)
     off, off_nothing = ((x - known)[new].square().mean() for x in (made, of_nothing))
     assert off < 0.5 * off_nothing
 
@@ -83,7 +90,9 @@ def test_the_noise_of_the_known_pixels_is_fresh_and_not_that_of_the_solver(mixtu
         seen.append((x.clone(), float(lam[0])))
         return torch.zeros_like(x)
 
-    inpaint(EpsModel(network, schedule, clock="lam"), known, torch.ones(1, 28, 28, dtype=torch.bool), range(4), nfe=5, eta=1.0)
+    inpaint(
+        EpsModel(network, schedule, clock="lam"), known, torch.ones(1, 28, 28, dtype=torch.bool), seed=range(4), nfe=5, eta=1.0
+    )
     own = SeededNoise(range(4))
     draws = [(x - float(schedule.alpha(lam)) * known) / float(schedule.sigma(lam)) for x, lam in seen]
     draws += [own(draw, known) for draw in range(6)]
@@ -146,10 +155,10 @@ def test_jumps_are_stages_and_each_turn_is_the_step_again(mixture64, solver, tim
     steps = [(s, t) for s, t in zip(plan.grid, plan.grid[1:], strict=False)]
     expected = [plan.grid[0]]
     for s, t in steps:
-        expected += [t] + [s, t] * times * (abs(s) < experiment.WINDOW)
+        expected += [t] + [s, t] * times * (abs(s) < WINDOW)
     assert jumping.grid == expected
     assert len(jumping.grid) > len(plan.grid)
-    turns = {s: 1 + times * (abs(s) < experiment.WINDOW) for s, _ in steps}
+    turns = {s: 1 + times * (abs(s) < WINDOW) for s, _ in steps}
     assert jumping.nfe == sum(turns[s] * find(solver).nfe_per_step for s, _ in steps)
     draws = [stage.draw for stage in jumping.stages if stage.draw is not None]
     assert len(set(draws)) == len(draws)
@@ -200,7 +209,7 @@ def test_jumps_help(mixture64, known):
     model, mask = mixture64.labelled(LABELS.repeat(8)), MASKS["half"](28, 28)
     known = known.repeat(8, 1, 1, 1).double()
     plan = planned("ddim", mixture64.schedule, steps=20, eta=1.0)
-    plain, jumping = (inpaint(model, known, mask, range(32), solver=p) for p in (plan, with_jumps(plan, 3)))
+    plain, jumping = (completed(model, known, mask, seed=range(32), solver=p) for p in (plan, with_jumps(plan, 3)))
     assert jump(jumping, mask) < jump(plain, mask)
 
 
@@ -245,6 +254,82 @@ def test_the_plan_is_given_jumps_where_it_can_have_them(mixture64):
 
 def test_a_mask_of_zeros_and_ones_is_one_of_true_and_false(mixture32, known):
     model, mask = mixture32.labelled(LABELS), MASKS["half"](28, 28)
-    whole = inpaint(model, known, mask, range(4), solver="ddim", steps=3)
+    whole = completed(model, known, mask, seed=range(4), solver="ddim", steps=3)
     for dtype in (torch.float32, torch.uint8, torch.float64):
-        assert torch.equal(whole, inpaint(model, known, mask.to(dtype), range(4), solver="ddim", steps=3))
+        assert torch.equal(whole, completed(model, known, mask.to(dtype), seed=range(4), solver="ddim", steps=3))
+
+
+# Laws
+
+
+def gaussian(covariance):
+    """ε for data N(0, covariance) of blocks of pixels, on the vp path."""
+    schedule, (variances, axes) = schedules.vp_linear(), torch.linalg.eigh(covariance)
+
+    def network(x, lam):
+        alpha2, sigma2 = torch.sigmoid(2 * lam[0]), torch.sigmoid(-2 * lam[0])
+        y = x.view(len(x), -1, len(axes)) @ axes
+        return (sigma2.sqrt() * (y / (alpha2 * variances + sigma2)) @ axes.T).view_as(x)
+
+    return EpsModel(network, schedule, clock="lam")
+
+
+def test_resampling_leads_to_the_conditional_distribution():
+    """Pairs of correlation ρ: where one is 1, the other is N(ρ, 1 − ρ²)."""
+    rho = 0.8
+    model = gaussian(torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64))
+    known, mask = torch.ones(20, 200, dtype=torch.float64), torch.tensor([1.0, 0.0]).repeat(100)
+    off = []
+    for times in (0, 2, 8):
+        made = completed(model, known, mask, solver="dpm2", steps=20, resample=times)[:, 1::2]
+        off.append((abs(made.mean() - rho), abs(made.var() - (1 - rho**2))))
+    means, variances = np.array(off).T
+    assert means[2] < 0.5 * means[1] < 0.35 * means[0]
+    assert variances[2] < 0.5 * variances[1] < 0.35 * variances[0]
+
+
+@pytest.mark.parametrize(("solver", "options"), [("ddim", {"eta": 1.0}), ("dpm2", {})])
+def test_soft_masks_keep_the_variance(solver, options):
+    """Independent pixels N(0, s²), held for a part of the steps: their variance is that of the plan of the other steps, from the
+    exact one where they are set free, and they are the more like what is known, the longer they are held."""
+    s = 0.5
+    model, generator = gaussian(torch.tensor([[s**2]], dtype=torch.float64)), torch.Generator().manual_seed(0)
+    known = s * torch.randn(40, 500, dtype=torch.float64, generator=generator)
+    mask = torch.linspace(0, 1, 5).repeat(100)  # a pixel of each in turn
+    result = inpaint(model, known, mask, solver=solver, steps=40, **options)
+    made, lams = result.x.view(40, 100, 5).flatten(0, 1), result.plan.grid
+    plans = [find(solver).plan(lams[10 * k :], model.schedule, **options) for k in range(4)]
+    expected = torch.tensor([*(variance(plan, s) for plan in plans), s**2])
+    blend = (mask[1] ** 2 + (1 - mask[1]) ** 2) * s**2  # of m x_known + (1 − m) x
+    assert expected[1] > 1.2 * blend
+    known = known.view(40, 100, 5).flatten(0, 1)
+    torch.testing.assert_close(made.var(0), expected.double(), rtol=4.5 * math.sqrt(2 / 4000), atol=0)
+    likeness = (made * known).mean(0) / s**2
+    assert likeness[0].abs() < 4.5 / math.sqrt(4000)
+    assert (likeness.diff() > 0).all()
+    assert torch.equal(made[:, 4], known[:, 4])
+
+
+def test_a_pixel_is_held_for_its_part_of_the_steps(mixture32, known):
+    """At the k-th of n states those whose mask is above k/n are α x_known + σ z, with z of the seed, and the others are not."""
+    model, mask, n = mixture32.labelled(LABELS), torch.linspace(0, 1, 28).expand(1, 28, 28), 4
+    states = inpaint(model, known, mask, steps=n, trajectory=True).trajectory
+    draws = SeededNoise([2**31 + seed for seed in range(4)])
+    for k, (lam, x) in enumerate(states):
+        alpha, sigma = float(model.schedule.alpha(lam)), float(model.schedule.sigma(lam))
+        held = (x == alpha * known + sigma * draws(k, known)).all(0)[0, 0]
+        assert torch.equal(held, (mask[0, 0] > k / n) | (mask[0, 0] == 1))
+
+
+def test_a_mask_of_nothing_is_sampling(mixture32, known):
+    model = mixture32.labelled(LABELS)
+    made = completed(model, known, torch.zeros(1), seed=3, steps=3, solver="dpmpp2m")
+    assert torch.equal(made, sample(model, shape=known.shape, seed=3, steps=3, solver="dpmpp2m").x)
+
+
+def test_resample_is_a_plan_with_jumps(mixture32, known):
+    model, mask = mixture32.labelled(LABELS), MASKS["half"](28, 28)
+    result = inpaint(model, known, mask, steps=4, eta=1.0, resample=2)
+    plan = with_jumps(find("ddim").prepare(Budget(steps=4), model.schedule, eta=1.0).plan, 2)
+    assert result.plan.stages == plan.stages
+    assert torch.equal(result.x, completed(model, known, mask, solver=plan))
