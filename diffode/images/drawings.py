@@ -62,6 +62,16 @@ def size_of(shape: Sequence[int], width: int = WIDTH) -> tuple[int, int]:
     return min(height, LARGEST_MAP), min(wide, LARGEST_MAP)
 
 
+def what_is_seen(shape: Sequence[int]) -> str:
+    """What a map shows of samples of this shape, in words."""
+    if len(shape) < 3:
+        return "all channels are rows of a map"
+    frames = "some frames are seen, of each " if len(shape) > 3 else ""
+    channels = _frames(torch.zeros(()).expand(1, *shape)).shape[2] if frames else shape[0]
+    colours = {1: "its one channel", 2: "the mean of both channels", 3: "its three channels"}
+    return frames + colours.get(channels, "the first three channels, as red, green and blue")
+
+
 def tiles(x: Tensor, reference: Tensor | None = None, width: int = WIDTH) -> NDArray[np.uint8]:
     """Pictures of x (n, *shape), uint8 (pictures, height, width, 1 or 3): one for each sample, or one of all.
 

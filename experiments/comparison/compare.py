@@ -6,7 +6,7 @@ asked for.
 
 The folder OUT holds, each written as soon as it is known: `solution`, the reference solution in batches; `rows.csv` and
 `rows.json`, one row per cell (cells.py) with its errors (ground_truth.py), further measures (measures.py) and cost; `pictures`,
-for each cell the images of the first seeds; `grids`, the optimal grids. Last come what follows from the rows alone: answer.json,
+for each cell the first samples, as pictures; `grids`, the optimal grids. Last come what follows from the rows alone: answer.json,
 the curves and report.html. A run that was killed is resumed by the same command, and nothing is computed twice.
 
 But for `solution`, whose names and checksums say whose they are, rows.json is written first: the other files are this
@@ -25,7 +25,6 @@ from torch import Tensor
 from diffode.errors import InputError
 from diffode.files import atomic, clear_dead, folder_for, locked, write_json
 from diffode.images import drawings, writers
-from diffode.images.datasets import to_pixels
 from experiments.common import results
 from experiments.common.destinations import refuse_existing, require_name
 from experiments.common.results import Row
@@ -82,14 +81,14 @@ def compare_solvers(
 
         def compute(cell: Mapping[str, Any]) -> dict[str, Any]:
             def measure_and_picture(x: Tensor) -> dict[str, float]:
-                save_picture(x, picture_of(out, cell_filename(cell)))
+                save_picture(x, solution.x, picture_of(out, cell_filename(cell)))
                 return measure(x)
 
             row = ground_truth.measure_cell(problem, solution, cache.with_optimal_grid(cell), measure_and_picture)
             return {**row, "plan": plan_digest(problem, cell)} if is_user_defined(cell["solver"]) else row
 
         rows = results.fill(out / "rows", cells, compute, about=about, command=command, overwrite=overwrite)
-        save_picture(solution.x, picture_of(out, "reference"))
+        save_picture(solution.x, solution.x, picture_of(out, "reference"))
         return rows, conclude(out)
 
 
@@ -156,10 +155,12 @@ def picture_of(out: Path, name: str) -> Path:
     return out / "pictures" / f"{name}.png"
 
 
-def save_picture(x: Tensor, file: Path) -> None:
-    """The first samples of x (n, *shape) side by side, as a PNG, if they are images."""
-    if not drawings.are_images(x.shape[1:]):
-        return
-    strip = rearrange(to_pixels(x[:PICTURED]), "n h w c -> h (n w) c")
+def save_picture(x: Tensor, solution: Tensor, file: Path) -> None:
+    """The first samples of x (n, *shape) side by side, as a PNG; all of them in one picture, if they are points or numbers.
+
+    solution: what they are drawn over and scaled by, if they are no images (drawings.py).
+    """
+    most = len(x) if drawings.are_drawn_together(x.shape[1:]) else PICTURED
+    strip = rearrange(drawings.tiles(x[:most], solution[:most]), "n h w c -> h (n w) c")
     with atomic(file) as part:
         writers.picture(strip).save(part, format="PNG", optimize=True)

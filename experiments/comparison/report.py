@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffode.files import atomic
+from diffode.images import drawings
 from experiments.common.commands import Script
 from experiments.common.destinations import refuse_existing
 from experiments.common.options import FileName, OutputName
@@ -77,7 +78,7 @@ def template_values(folder: Path, identifier: str) -> dict[str, Any]:
     """The values that the template needs for the comparison in one folder; identifier: its id in the page."""
     about, rows = read_rows(folder)
     shape: list[int] = about["shape"]
-    height, width = [1, 1, *shape][-2:]
+    height, width = drawings.size_of(shape)
     names = ["reference", *map(cell_filename, measured(rows, "spent"))]
     thumbnails = load_thumbnails(folder / "pictures", names, height, width)
     best = report_tables.best_per_budget(rows)
@@ -91,6 +92,8 @@ def template_values(folder: Path, identifier: str) -> dict[str, Any]:
         "best": best,
         "has_baseline": any(line["ratio"] for line in best),
         "has_adaptive": any(row["nfe"] is None for row in rows),
+        "pictures": report_tables.pictures(shape),
+        "drawn": drawings.are_drawn(shape),
         "reduction": thumbnails.reduction if thumbnails else 1,
         "columns": report_tables.columns(rows),
         "rows": report_tables.table_rows(rows),
@@ -127,6 +130,7 @@ def script_data(about: Mapping[str, Any], rows: Sequence[Row], thumbnails: Thumb
         "reference": encoded.pop("reference", None),
         "pictures": encoded,
         "strip": {key: getattr(thumbnails, key) for key in ("width", "height", "count")} if thumbnails else None,
+        "together": drawings.are_drawn_together(about["shape"]),
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from diffode.images import drawings
 from experiments.common.results import Row
 from experiments.comparison.ranking import BASELINE, MEASURES, at_budget, cell_name, format_ratio, magnitude, measured, pareto
 
@@ -163,6 +164,18 @@ def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         "runs": f"{len(about['made'])}, of which this is the last" if len(about["made"]) > 1 else None,
     }
     return [(name, str(value)) for name, value in values.items() if value]
+
+
+def pictures(shape: Sequence[int]) -> str:
+    """What the pictures of samples of this shape show."""
+    rows = "One row per seed, one column per solver."
+    if drawings.are_drawn_together(shape):
+        return "All samples in one picture, one column per solver; grey, behind them, is the reference."
+    if drawings.are_drawn(shape):
+        return f"{rows} Grey, behind each, is the reference."
+    if drawings.are_images(shape):
+        return rows
+    return f"{rows} Of samples {'×'.join(map(str, shape))} {drawings.what_is_seen(shape)}."
 
 
 def _solver_and_grid(row: Row) -> list[str]:

@@ -21,6 +21,8 @@ function wall(section, data) {
     return best(there, (row) => strips.has(row.picture)) ?? there[0];
   }
 
+  const named = (seed) => (data.together ? `${data.seed} to ${data.seed + data.n - 1}` : `${data.seed + seed}`);
+  const seeds = (seed) => `seed${data.together ? "s" : ""} ${named(seed)}`;
   const cell = (seed) => {
     const picture = make("div", { className: "picture" });
     picture.setAttribute("role", "img");
@@ -34,13 +36,13 @@ function wall(section, data) {
     const picture = cell(seed);
     picture.classList.add("there", "reference");
     picture.style.setProperty("--strip", "var(--reference)");
-    picture.setAttribute("aria-label", `reference, seed ${data.seed + seed}`);
+    picture.setAttribute("aria-label", `reference, ${seeds(seed)}`);
     return picture;
   });
-  const corner = [make("th", { scope: "col", textContent: "seed" }), make("th", { scope: "col" }, make("strong", { textContent: "reference" }))];
+  const corner = [make("th", { scope: "col", textContent: data.together ? "seeds" : "seed" }), make("th", { scope: "col" }, make("strong", { textContent: "reference" }))];
   frame.querySelector("thead").append(make("tr", {}, ...corner, ...columns.map((column) => column.head)));
   frame.querySelector("tbody").append(...reference.map((picture, seed) => make("tr", {},
-    make("th", { scope: "row", textContent: data.seed + seed }), make("td", {}, picture),
+    make("th", { scope: "row", textContent: named(seed) }), make("td", {}, picture),
     ...columns.map((column) => make("td", {}, column.cells[seed])))));
   frame.style.setProperty("--reference", address(data.reference));
 
@@ -55,7 +57,7 @@ function wall(section, data) {
       picture.textContent = strip ? "" : `${why} ${nfe}`;
       if (strip) picture.style.setProperty("--strip", strip);
       const of = strip ? `${solver}, ${where(row)}, ${spending(row)}` : `${solver}: ${why} ${nfe}`;
-      picture.setAttribute("aria-label", `${of}, seed ${data.seed + seed}`);
+      picture.setAttribute("aria-label", `${of}, ${seeds(seed)}`);
     });
   }
 
@@ -64,8 +66,8 @@ function wall(section, data) {
     const nfe = slider ? data.budgets[slider.value] : Infinity;
     if (slider) slider.setAttribute("aria-valuetext", `${nfe} evaluations`);
     if (slider) output.value = nfe;
-    frame.classList.toggle("difference", form.elements.difference.checked);
-    frame.style.setProperty("--gain", gain);
+    frame.classList.toggle("difference", Boolean(form.elements.difference?.checked));
+    frame.style.setProperty("--gain", gain ?? 1);
     const shown = pictured.map((solver) => [solver, rowOf(solver, nfe, grid)]);
     const error = ([, row]) => (typeof row?.rmse === "number" ? Math.abs(row.rmse) : Infinity);
     if (form.elements.first.checked) shown.sort((a, b) => (error(a) === error(b) ? 0 : error(a) - error(b)));
@@ -75,7 +77,8 @@ function wall(section, data) {
   /** Show each image pixel as the largest whole number of screen pixels that there is room for, within limits. */
   function measure() {
     const room = (frame.clientWidth - 42) / (columns.length + 1) - 6, narrow = frame.clientWidth < 560;
-    const scale = Math.floor(Math.min(140, Math.max(narrow ? 60 : 84, room)) / width) || 140 / width;
+    const most = Math.min(data.together ? 260 : 140, Math.max(140, room));
+    const scale = Math.floor(Math.min(140, Math.max(narrow ? 60 : 84, room)) / width) || most / width;
     frame.style.setProperty("--w", `${width * scale}px`);
     frame.style.setProperty("--h", `${height * scale}px`);
     frame.style.setProperty("--strip-w", `${width * scale * count}px`);
