@@ -112,6 +112,27 @@ def _bare(condition: Mapping[str, Any]) -> dict[str, Any]:
     return _changed(condition, lambda name, value: value, wrap=lambda value: value)
 
 
+def row_counts(condition: Mapping[str, Any]) -> dict[str, int]:
+    """Where it lies in the tree -> the rows of what has a row per sample."""
+    return {name: len(value) for name, value in _rows(condition).items()}
+
+
+def repeated(condition: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """The condition for so many samples, where it has one row that belongs to all of them."""
+    return _changed(condition, lambda name, value: rows_of({name: value}, [0] * rows)[name] if len(value) == 1 else value)
+
+
+def in_dtype(condition: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The condition on the CPU, with floating tensors in this dtype."""
+
+    def cast(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to("cpu", dtype if value.is_floating_point() else None)
+
+    return _changed(condition, lambda name, value: cast(value), cast)
+
+
 def cloned(condition: Mapping[str, Any]) -> dict[str, Any]:
     """The condition with tensors of its own."""
     return _changed(condition, lambda name, value: value if isinstance(value, list) else value.clone(), torch.clone)

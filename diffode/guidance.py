@@ -83,13 +83,14 @@ class Guidance:
 
     def taking(self, rows: Sequence[int]) -> Guidance:
         """That of these rows of the batch."""
-        return self._changed(lambda condition: rows_of(condition, rows), lambda weight: rows_of_weight(weight, rows))
+        return self.changed(lambda condition: rows_of(condition, rows), lambda weight: rows_of_weight(weight, rows))
 
     def cloned(self) -> Guidance:
         """That with tensors of its own."""
-        return self._changed(cloned, lambda weight: weight)
+        return self.changed(cloned, lambda weight: weight)
 
-    def _changed(self, condition: Callable[[Condition], Condition], weight: Callable[[Weight], Weight]) -> Guidance:
+    def changed(self, condition: Callable[[Condition], Condition], weight: Callable[[Weight], Weight]) -> Guidance:
+        """That with all of its conditions and weights changed."""
         return replace(
             self,
             towards=tuple((weight(w), condition(changes)) for w, changes in self.towards),

@@ -643,9 +643,9 @@ WRONG = {
     "a network": ("model = network", r"mine:model is a Network, not an EpsModel: write model = EpsModel\(.* shape="),
     "absent": ("del model", r"cannot import 'mine:model': .*mine\.py has no 'model'.*\(function\)"),
     "raises": ("torch.zeros(2) @ torch.zeros(3)", r"cannot import 'mine:model': line \d+ of mine\.py raises RuntimeError: "),
-    "guided": ("model = model.guided(2.0)", "has been .*guided.* leave these to the command"),
-    "clipped": ("model = model.clipped()", "has been .*clipped"),
-    "conditioned": ("model = model.conditioned(c=1)", "has been conditioned"),
+    "guided": ("model = model.guided(2.0)", r"fails as network\(x, t\) .*: guidance needs labels .* to leave out"),
+    "watched": ("model = model.watched(print)", "has been labelled, watched or autocast"),
+    "conditioned": ("model = model.conditioned(c=1)", r"fails as network\(x, t, c=\.\.\.\) .*: got an unexpected keyword"),
     "shape of another": (
         "model = model.replace(shape=(1, 8, 8))",
         r"fails as network\(x, t\) with x of shape \(1, 1, 8, 8\) in float32: RuntimeError: ",
@@ -658,7 +658,7 @@ WRONG = {
     "no network": ("model = model.replace(network=None)", "`network` must be a torch module or a function"),
     "labels": (
         "model = model.replace(classes=2, network=lambda x, t: x)",
-        r"fails as network\(x, t, y=label\) .*: got an unexpected keyword argument 'y'",
+        r"fails as network\(x, t, y=\.\.\.\) .*: got an unexpected keyword argument 'y'",
     ),
     "label": (
         "model = model.replace(classes=2, network=lambda x, t, class_labels: x)",

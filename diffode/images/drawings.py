@@ -89,8 +89,9 @@ def tiles(x: Tensor, reference: Tensor | None = None, width: int = WIDTH) -> NDA
     under = curves[:, :0] if behind is None else _curves(behind, behind)
     low, span = _range(curves if behind is None else under, equal=_are_points(shape))
     height, _ = size_of(shape, width)
-    pairs = [((each - low) / span for each in pair) for pair in zip(under, curves, strict=True)]
-    return np.stack([_draw(*pair, height, width, dots=_are_points(shape)) for pair in pairs])
+    under, curves = ((each - low) / span for each in (under, curves))
+    dots = _are_points(shape)
+    return np.stack([_draw(one, other, height, width, dots) for one, other in zip(under, curves, strict=True)])
 
 
 def _are_clouds(shape: Sequence[int]) -> bool:

@@ -36,6 +36,7 @@ from diffode.model import EpsModel
 from diffode.models import checkpoint, diffusers_models, presets, user_modules
 from diffode.models.card import Card
 from diffode.models.presets import PRESETS
+from diffode.models.turns import in_turn
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.reading import sha256_of
@@ -128,7 +129,8 @@ def _user_module(name: str, dtype: torch.dtype) -> Pretrained:
     try:
         _evaluate(model, dtype)
     except Exception as error:
-        call = f"network(x, {clocks.name_of(model.clock)}{f', {model.label}=label' * bool(model.classes)})"
+        given = [*model.condition, *[model.label] * bool(model.classes)]
+        call = f"network({', '.join(['x', clocks.name_of(model.clock), *(f'{name}=...' for name in given)])})"
         what = f"{call} with x of shape {(1, *card.image)} in {str(dtype).removeprefix('torch.')}"
         raise InputError(f"{name} fails as {what}: {in_words(error)}") from error
     return Pretrained(model, card, digest)
@@ -152,9 +154,10 @@ def _evaluated(network: nn.Module, card: Card, schedule: Schedule, path: Path, d
 
 def _evaluate(model: EpsModel, dtype: torch.dtype) -> None:
     """Evaluate a model once, at the clean end, with its last label if it knows any."""
-    assert model.shape is not None
-    conditioned = model.labelled([model.classes - 1]) if model.classes else model.conditioned()
-    conditioned(torch.zeros(1, *model.shape, dtype=dtype), model.schedule.lam_max, model.predicts)
+    conditioned, shape = in_turn(model, [0]), model.shape
+    assert shape is not None
+    conditioned = conditioned.labelled([model.classes - 1]) if model.classes else conditioned
+    conditioned(torch.zeros(1, *shape, dtype=dtype), model.schedule.lam_max, model.predicts)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from pathlib import Path
 from types import ModuleType
@@ -14,38 +13,44 @@ from diffode import clocks
 from diffode.errors import InputError, in_words
 from diffode.importing import import_object
 from diffode.model import EpsModel
+from diffode.models import turns
 from diffode.models.card import Card
+from diffode.models.identity import parts
 
 ADDED = (("shift", 1.0), ("reverse", False))  # to options of schedules: where they say nothing new, the digest stays what it was
 EXAMPLE = "EpsModel(network, schedule, predicts, shape=(channels, height, width))"
 
 
 def read(name: str, dtype: torch.dtype) -> tuple[EpsModel, Card, str]:
-    """The model, its card, and its digest. Its network, if it is a torch module, is a copy on the CPU in `dtype`.
+    """The model, its card, and its digest. Its network, if it is a torch module, is a copy on the CPU in `dtype`, as are other
+    networks of its guidance, and the floats of its conditions.
 
     Any other network is called as it is, with states of that dtype. InputError for what cannot be imported or copied, is no
-    EpsModel, does not say its shape, or already has labels, guidance or hooks, which commands add.
+    EpsModel, does not say its shape, has conditions of different numbers of rows, or has labels, watches or autocast, which
+    commands add.
     """
     module, model = import_object(name, EpsModel, EXAMPLE)
     if model.shape is None:
         raise InputError(f"{name} does not say what it makes: give its EpsModel shape=(channels, height, width)")
-    if model.condition or model.guidance or model.hooks or model.watches or model.autocast:
+    if model.watches or model.autocast or (model.classes and model.label in model.condition):
         raise InputError(
-            f"{name} has been conditioned, guided, clipped, watched or autocast: give the {EXAMPLE} alone, and leave these to "
-            "the command, or to the network"
+            f"{name} has been labelled, watched or autocast: give the EpsModel without, and leave these to the command"
         )
     try:
-        identity, network = digest(module, model), model.network
-        if isinstance(network, nn.Module):
-            network = copy.deepcopy(network).to("cpu", dtype).requires_grad_(False).eval()
+        turns.rows_of(model)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    try:
+        identity, own = digest(module, model), turns.prepared(model, dtype)
     except (Exception, SystemExit, GeneratorExit) as error:
         raise InputError(f"the network of {name} cannot be copied: {in_words(error)}") from error
-    return model.replace(network=network), Card.of(model, "module", name=name), identity
+    return own, Card.of(model, "module", name=name), identity
 
 
 def digest(module: ModuleType, model: EpsModel) -> str:
     """The SHA-256 of the model's description, of its module's file, and of weights and buffers: those of the network, and of all
-    torch modules that have a name in the file, for a network may be a function that calls them."""
+    torch modules that have a name in the file, for a network may be a function that calls them; and of its conditions, guidance
+    and hooks, if it has any (identity.py)."""
     s, clock = model.schedule, clocks.name_of(model.clock)
     options = tuple(
         option for option in s.options if option not in ADDED and not isinstance(option[1], tuple)
@@ -60,4 +65,7 @@ def digest(module: ModuleType, model: EpsModel) -> str:
         for name, tensor in (*network.named_parameters(), *network.named_buffers()):
             sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha256.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    if model.condition or model.guidance or model.hooks:
+        for part in parts([model.condition, model.guidance, model.hooks]):
+            sha256.update(part)
     return sha256.hexdigest()

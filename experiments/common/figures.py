@@ -37,10 +37,10 @@ def trajectory(lam: Floats, x: Floats, x0: Floats | None = None) -> Image.Image:
     """
     chosen = np.linspace(0, len(lam) - 1, min(len(lam), MOST_STATES)).round().astype(int)
     together = drawings.are_drawn_together(x.shape[2:])
-    x, x0 = (each if each is None else each[: None if together else MOST_IMAGES, chosen] for each in (x, x0))
+    both = [each[: None if together else MOST_IMAGES, chosen] for each in (x, x0) if each is not None]
     if drawings.are_images(x.shape[2:]):
-        x = x / np.maximum(np.quantile(abs(x), 0.995, axis=(2, 3, 4), keepdims=True), 1)
-    states = [torch.from_numpy(np.nan_to_num(each).astype(np.float32)) for each in (x, x0) if each is not None]
+        both[0] = both[0] / np.maximum(np.quantile(abs(both[0]), 0.995, axis=(2, 3, 4), keepdims=True), 1)
+    states = [torch.from_numpy(np.nan_to_num(each).astype(np.float32)) for each in both]
     rows = [np.stack([drawings.tiles(state, width=STATE) for state in each.unbind(1)], 1) for each in states]
     pairs = [writers.grid(pair, columns=len(chosen), width=STATE * len(chosen)) for pair in np.concatenate(rows, 1)]
     return headed(stacked(pairs), [f"{value:+.2f}" for value in lam[chosen]])

@@ -25,6 +25,8 @@ from torch import Tensor
 from diffode.errors import InputError
 from diffode.files import atomic, clear_dead, folder_for, locked, write_json
 from diffode.images import drawings, writers
+from diffode.model import EpsModel
+from diffode.models import turns
 from experiments.common import results
 from experiments.common.destinations import refuse_existing, require_name
 from experiments.common.results import Row
@@ -111,8 +113,18 @@ def describe(problem: Problem, chosen: Measures) -> dict[str, Any]:
         "sha256": problem.loaded.sha256,
         "shape": list(problem.loaded.image),
         "lam": [problem.schedule.lam_min, problem.schedule.lam_max],
+        **({"own": own} if (own := own_parts(problem.loaded.model)) else {}),
         **chosen.about,
     }
+
+
+def own_parts(model: EpsModel) -> str:
+    """What a model of one's own has of its own, in words, "" if it is a network alone."""
+    rows = turns.rows_of(model)
+    parts = [str(model.guidance)] * bool(model.guidance)
+    parts += [f"conditions of {rows} row{'s' * (rows > 1)}, in turn by seed"] * bool(rows)
+    parts += [f"{len(model.hooks)} function{'s' * (len(model.hooks) > 1)} that change x̂0"] * bool(model.hooks)
+    return "; ".join(parts)
 
 
 def conclude(out: Path) -> str:

@@ -22,7 +22,7 @@ def announce_cost(problem: Problem, name: str, cells: Sequence[Mapping[str, Any]
         return
     batches, rows, schedule = len(problem.batches), problem.batches[0], problem.schedule
     lams = np.linspace(max(schedule.lam_min, -20.0), min(schedule.lam_max, 20.0), 101)  # as of steps that are equal in λ
-    calls = float(calls_of(problem.model.guidance, lams, rows.stop - rows.start).mean())
+    calls = float(calls_of(problem.labelled(problem.model, rows).guidance, lams, rows.stop - rows.start).mean())
     planned = batches * sum(cell["nfe"] or 0 for cell in cells)
     solution = batches * round(SOLUTION * (1e-8 / tolerance) ** (1 / 8))
     uncounted = {

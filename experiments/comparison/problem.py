@@ -18,6 +18,7 @@ from torch import Tensor
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.models import pretrained
+from diffode.models.turns import in_turn
 from diffode.noise import SeededNoise
 from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
@@ -75,7 +76,7 @@ class Problem:
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
             raise InputError(f"{settings.model} {why}: its ODE has no solution between finite ends to compare with")
         self.labels = jobs.choose_labels(settings.label, loaded.classes, self.seeds)
-        settings.recipe.require_labels(self.labels)
+        settings.recipe.check(loaded.model, self.labels)
         if settings.recipe.device.startswith("cuda"):  # the rounding of tf32 would be taken for an error of the solver
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -100,7 +101,8 @@ class Problem:
         return SeededNoise(seeds)(0, like) * float(self.schedule.sigma(self.schedule.lam_min))
 
     def labelled(self, model: EpsModel, rows: slice) -> EpsModel:
-        """The model with the labels of these samples, if it takes any."""
+        """The model with the labels of these samples, if it takes any, and with their rows of its own conditions."""
+        model = in_turn(model, self.seeds[rows])
         return model if self.labels is None else model.labelled(self.labels[rows])
 
     def prepare(self, solver: str, grid: str | Sequence[float], nfe: int | None = None, rtol: float | None = None) -> Prepared:

@@ -58,22 +58,26 @@ def setting(about: Mapping[str, Any]) -> str:
     """What is the same for all contenders."""
     low, high = (f"{float(lam):.2f}".replace("-", "−") for lam in about["lam"])
     seeds, threshold = f"{about['seed']} to {about['seed'] + about['n'] - 1}", about["threshold"]
+    own = about.get("own", "")
     sentences = [
         f"Every solver follows the same equation from the same {about['n']} states x_T (seeds {seeds}), from λ = {low} to "
         f"λ = {high}{', and from there takes a step to σ = 0, whose evaluation is counted' if about['denoise'] else ''}.",
         f"Classes: {about['labels']}." if about["labels"] else "",
         _guidance(about),
+        f"The model has of its own: {own}. All of it belongs to the equation, and all network calls are counted." if own else "",
     ]
     changes = [*(["clipped"] if about["clip"] else []), *([f"thresholded at {threshold:g}"] if threshold is not None else [])]
     if changes:
         sentences.append(f"Predictions of x0 are {' and '.join(changes)}, in the reference too: recipes are compared.")
     else:
-        sentences.append("Nothing is clipped or thresholded: solvers are compared, not recipes.")
+        sentences.append("Nothing is clipped or thresholded: solvers are compared, not recipes." * ("x̂0" not in own))
     return " ".join(filter(None, sentences))
 
 
 def _guidance(about: Mapping[str, Any]) -> str:
     """How it is guided, and what an evaluation costs."""
+    if "guid" in about.get("own", ""):
+        return ""
     if about["guidance"] == 1:
         return "Without guidance: an evaluation is one network call."
     ends, phi = about.get("guidance_interval"), about.get("guidance_rescale")

@@ -16,6 +16,7 @@ import numpy as np
 from diffode.errors import InputError
 from diffode.images.datasets import to_pixels
 from diffode.model import EpsModel
+from diffode.models.turns import in_turn
 from experiments.sampling.jobs import PreparedJob
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.summary import Summary, card, counts, warnings_of
@@ -94,6 +95,7 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | N
     """Sample the batch that begins at `start`: its arrays, a row per image."""
     job, plan = task.job, task.prepared.plan
     seeds = job.seeds[start : start + job.batch]
+    model = in_turn(model, seeds)
     if job.labels is not None:
         model = model.labelled(job.labels[start : start + job.batch])
     if watch is not None:

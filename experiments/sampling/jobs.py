@@ -116,7 +116,7 @@ def prepare_job(
     InputError for a solver, budget, option or recipe that cannot be.
     """
     recipe, found = recipe or Recipe(), find(solver)
-    recipe.require_labels(labels)
+    recipe.check(loaded.model, labels)
     if budget.noised != (init is not None):
         raise InputError("`init` is what to begin with, and `strength`, or `from_lam`, how much of it is kept: give both")
     if trajectory:

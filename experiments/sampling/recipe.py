@@ -64,8 +64,10 @@ class Recipe:
         """Of x, and of the network's weights."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
-    def require_labels(self, labels: Sequence[int] | None) -> None:
-        """InputError for guidance without labels to guide to."""
+    def check(self, model: EpsModel, labels: Sequence[int] | None) -> None:
+        """InputError for guidance of a model that is guided itself, and without labels to guide to."""
+        if self.guidance != 1 and model.guidance is not None:
+            raise InputError(f"the model has {model.guidance} of its own: leave `guidance` out, or give a model without")
         if self.guidance != 1 and labels is None:
             raise InputError(f"guidance of {self.guidance:g} needs labels to guide to: give a label, or a model that has them")
 
