@@ -14,6 +14,7 @@ from cli import main
 from diffode import InputError, sample
 from diffode.models import pretrained
 from diffode.models.turns import in_turn, rows_of
+from experiments.comparison import compare
 
 HEAD = """
 import torch
@@ -141,9 +142,10 @@ model = EpsModel(unet, table, shape=(4, 4, 4)).conditioned(encoder_hidden_states
 """
 
 
-def test_compare_takes_a_guided_conditioned_latent_model_in_one_command(mine):
+def test_compare_takes_a_guided_conditioned_latent_model_in_one_command(mine, monkeypatch):
     """The best row and the reference solution are those of loops that are written here, of diffusers' network alone."""
     pytest.importorskip("diffusers")
+    monkeypatch.setattr(compare, "save_curves", lambda rows, out: None)  # for time
     name = mine("", LATENT)
     args = ["--solvers", "ddim,dpmpp2m", "--nfe", "4,8", "--grids", "logsnr", "--n", 4, "--batch", 4, "--dtype", "float64"]
     result = run("compare", "--model", name, *args, "--tolerance", "1e-3", "--out", "compared")

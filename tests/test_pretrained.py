@@ -662,7 +662,7 @@ WRONG = {
     ),
     "label": (
         "model = model.replace(classes=2, network=lambda x, t, class_labels: x)",
-        r"fails as network\(x, t, y=label\) .*'class_labels'.*EpsModel\(\.\.\., label=",
+        r"fails as network\(x, t, y=\.\.\.\) .*'class_labels'.*EpsModel\(\.\.\., label=",
     ),
     "bug": ("model = model.replace(network=lambda x, t: 1 / 0)", "fails as .*: ZeroDivisionError: "),
     "graph": ("network.kept = network.weight * 2", "the network of mine:model cannot be copied: RuntimeError: Only Tensors"),

@@ -43,7 +43,7 @@ from experiments.comparison.rows import known_rows, read_rows
 from experiments.sampling.jobs import digest
 from experiments.sampling.recipe import flat
 
-PICTURED = 8  # samples in a picture
+PICTURED, PALETTE = 8, 16  # samples in a picture, and colours of a drawing
 
 
 def compare_solvers(
@@ -174,5 +174,8 @@ def save_picture(x: Tensor, solution: Tensor, file: Path) -> None:
     """
     most = len(x) if drawings.are_drawn_together(x.shape[1:]) else PICTURED
     strip = rearrange(drawings.tiles(x[:most], solution[:most]), "n h w c -> h (n w) c")
+    picture = writers.picture(strip)
+    if drawings.are_drawn(x.shape[1:]):
+        picture = picture.quantize(PALETTE)
     with atomic(file) as part:
-        writers.picture(strip).save(part, format="PNG", optimize=True)
+        picture.save(part, format="PNG", optimize=True)

@@ -80,7 +80,7 @@ def template_values(folder: Path, identifier: str) -> dict[str, Any]:
     shape: list[int] = about["shape"]
     height, width = drawings.size_of(shape)
     names = ["reference", *map(cell_filename, measured(rows, "spent"))]
-    thumbnails = load_thumbnails(folder / "pictures", names, height, width)
+    thumbnails = load_thumbnails(folder / "pictures", names, height, width, not drawings.are_drawn(shape))
     best = report_tables.best_per_budget(rows)
     return {
         "id": identifier,

@@ -34,8 +34,9 @@ class Thumbnails:
     reduction: int
 
 
-def load_thumbnails(folder: Path, names: Iterable[str], height: int, width: int) -> Thumbnails | None:
-    """The strips with these names in a folder, of images height × width; None if there are none.
+def load_thumbnails(folder: Path, names: Iterable[str], height: int, width: int, reducible: bool = True) -> Thumbnails | None:
+    """The strips with these names in a folder, of images height × width; None if there are none. reducible: whether images may be
+    averaged over blocks, as drawings may not.
 
     InputError for a file that is no such strip.
     """
@@ -44,7 +45,7 @@ def load_thumbnails(folder: Path, names: Iterable[str], height: int, width: int)
         return None
     most = min(strip.width // width for strip in strips.values())
     divisors = [k for k in range(1, min(width, height) + 1) if width % k == height % k == 0]
-    reductions = [k for k in divisors if k == 1 or min(width, height) // k >= SMALLEST]
+    reductions = [k for k in divisors if k == 1 or (reducible and min(width, height) // k >= SMALLEST)]
     counts = range(most, min(most, FEWEST) - 1, -1)
     for reduction, count in [*((k, most) for k in reductions), *((reductions[-1], count) for count in counts)]:
         encoded = {name: _encode(strip.crop((0, 0, count * width, height)), reduction) for name, strip in strips.items()}
@@ -68,5 +69,7 @@ def _open(file: Path, height: int, width: int) -> Image.Image:
 
 def _encode(strip: Image.Image, reduction: int) -> str:
     stream = io.BytesIO()
-    (strip.reduce(reduction) if reduction > 1 else strip).save(stream, format="PNG", optimize=True)
+    strip = strip.reduce(reduction) if reduction > 1 else strip
+    strip = strip.quantize() if strip.mode == "RGB" and strip.getcolors() else strip  # at most 256 colours: nothing is lost
+    strip.save(stream, format="PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode()
