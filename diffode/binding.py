@@ -123,7 +123,7 @@ def _guided(model: EpsModel, guidance: Guidance, lams: Lams, ends: Array, like: 
     branches = {number: _branch(call, model.handed(condition, like)) for number, condition in conditions.items()}
     away = len(guidance.towards)
     if guidance.other is not None and away in conditions:
-        other = guidance.other.replace(condition=conditions[away], autocast=model.autocast)
+        other = guidance.other.replace(condition=conditions[away], autocast=model.autocast or guidance.other.autocast)
         branches[away] = other.bind(lams, like, model.predicts)
     several = [numbers for numbers in sets if guidance.batched and len(numbers) > 1]
     joint = {numbers: _joint(model, lams, like, [conditions[n] for n in numbers]) for numbers in several}

@@ -126,7 +126,7 @@ def towards(
     pairs = [*checks.instance("branches", branches, Sequence, expected)]
     if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping) for pair in pairs):
         raise checks.wrong("branches", expected, branches)
-    checked = tuple((check_weight("the guidance weight", weight), changes) for weight, changes in pairs)
+    checked = tuple((check_weight("the guidance weight", weight), _labelled(model, changes)) for weight, changes in pairs)
     if checks.flag("batched", batched) and network is not None:
         raise InputError("two networks take two calls: leave batched out where guidance takes another network")
     found = Guidance(
@@ -143,6 +143,14 @@ def towards(
     if not found.null and found.other is None:
         model.labels.check_left_out(model.network)
     return found
+
+
+def _labelled(model: EpsModel, changes: Condition) -> Condition:
+    """What a branch changes, with labels that the model knows as int64; InputError for others. Rows of floats are as they are."""
+    y = changes.get(model.label)
+    if y is None or (isinstance(y, Tensor) and y.is_floating_point()):
+        return changes
+    return {**changes, model.label: model.labels.check(y)}
 
 
 def steered(guidance: Guidance | None, log_p: Callable[..., Tensor], scale: Weight, condition: Mapping[str, Any]) -> Guidance:

@@ -60,16 +60,22 @@ def _of_batch(weight: Any, batch: int) -> Array:
 
 
 def rows_of_weight(weight: Weight, rows: Sequence[int]) -> Weight:
-    """The weight of these rows of the batch."""
-    chosen = list(rows)
+    """The weight of these rows of the batch; InputError where it is of a smaller one."""
+
+    def taken(found: Weight) -> Weight:
+        if not isinstance(found, np.ndarray):
+            return found
+        if len(found) <= max(rows, default=0):
+            raise InputError(f"weights of guidance are for a batch of {len(found)}, and sample {max(rows)} is asked for")
+        return found[list(rows)]
+
     if callable(weight):
 
         def of_rows(lam: float) -> Any:
-            found = check_weight(f"the weight that {said(weight)} returns", weight(lam))
-            return found[chosen] if isinstance(found, np.ndarray) else found
+            return taken(check_weight(f"the weight that {said(weight)} returns", weight(lam)))
 
         return of_rows
-    return weight[chosen] if isinstance(weight, np.ndarray) else weight
+    return taken(weight)
 
 
 def said(weight: Weight) -> str:

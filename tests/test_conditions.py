@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import SOLVERS, EpsModel, InputError, sample, schedules
+from diffode import SOLVERS, EpsModel, InputError, sample, schedules, shared
 
 Pair = namedtuple("Pair", "m weight")
 MEANS = torch.tensor([3.84, -2.62, 0.71], dtype=torch.float64)
@@ -20,6 +20,7 @@ FORMS = {  # a condition, and what a network makes of it
     "list of tensors": ([MEANS, None, "cotton"], lambda c: c[0]),
     "tuple": ((7, MEANS), lambda c: c[1]),
     "named tuple": (Pair(MEANS, 7), lambda c: c.m),
+    "shared": ({"m": MEANS, "ids": [shared(np.arange(7.0))]}, lambda c: c["m"] + c["ids"][0].sum() - 21),
     "nested": ({"a": [{"m": (MEANS[:, None].numpy(), torch.tensor(7.0))}]}, lambda c: c["a"][0]["m"][0][:, 0]),
 }
 KW = {"shape": (3, 4), "dtype": torch.float64}
@@ -112,11 +113,13 @@ def test_nested_conditions_are_moved():
         given.append(added)
         return x
 
-    model = EpsModel(network, schedules.flow()).conditioned(added={"m": [MEANS, (torch.tensor(2.0), MEANS.numpy())]})
+    tree = {"m": [MEANS, (torch.tensor(2.0), MEANS.numpy())], "ids": shared(torch.arange(7))}
+    model = EpsModel(network, schedules.flow()).conditioned(added=tree)
     model(torch.zeros(3, 4, device="meta"), 0.0)
     m, (zero, array) = given[0]["m"]
     assert m.is_meta
     assert zero.is_meta
+    assert given[0]["ids"].is_meta
     assert array.is_meta
 
 
