@@ -15,6 +15,7 @@ from cli import main
 from diffode.images import drawings
 from diffode.images.datasets import to_pixels
 from diffode.models import pretrained
+from experiments.comparison import compare, report
 from solvers import sample
 
 SHAPES = [(), (1,), (2,), (7,), (2, 30), (9, 30), (5, 2), (9, 3), (4, 6, 6), (2, 6, 6), (3, 3, 4, 4), (4, 2, 5, 4)]
@@ -137,3 +138,45 @@ def test_pictures_are_of_the_size_that_is_said_and_show_what_differs(shape):
     other = drawings.tiles(reference + 0.5, reference)
     assert all((other[i] != pictures[i]).any() for i in range(len(pictures)))
     assert drawings.tiles(1e30 * reference, reference).shape == pictures.shape  # a solver that went astray
+
+
+@pytest.mark.parametrize(
+    ("shape", "words", "rows"),
+    [
+        ((), "All samples in one picture, one column per solver", 1),
+        ((2,), "All samples in one picture, one column per solver", 1),
+        ((2, 30), "Grey, behind each, is the reference", 3),
+        ((9, 30), "Samples are 9×30; shown are all channels, as rows of a map", 3),
+        ((4, 6, 6), "Samples are 4×6×6; shown are the first three channels, as red, green and blue", 3),
+        ((2, 4, 4, 4), "Samples are 2×4×4×4; shown are some frames, of each the first three channels", 3),
+    ],
+    ids=str,
+)
+def test_compare_draws_any_shape_beside_the_reference(model, monkeypatch, shape, words, rows):
+    monkeypatch.setattr(compare, "save_curves", lambda rows, out: None)  # for time
+    args = [
+        "--solvers",
+        "ddim,dpmpp2m",
+        "--nfe",
+        "4",
+        "--grids",
+        "logsnr",
+        "--n",
+        "3",
+        "--tolerance",
+        "1e-3",
+        "--out",
+        "compared",
+    ]
+    result = CliRunner().invoke(main, ["compare", "--model", model(shape), *args])
+    assert result.exit_code == 0, result.output
+    height, width = drawings.size_of(shape)
+    pictures = {path.stem: Image.open(path) for path in Path("compared/pictures").iterdir()}
+    assert pictures.keys() == {"reference", "ddim-logsnr-4", "dpmpp2m-logsnr-4"}
+    assert {picture.size for picture in pictures.values()} == {(rows * width, height)}
+    assert (np.array(pictures["reference"].convert("L")) != np.array(pictures["ddim-logsnr-4"].convert("L"))).any()
+    page = Path("compared/report.html").read_text(encoding="utf-8")
+    assert words in page
+    assert ('name="difference"' in page) == (not drawings.are_drawn(shape))
+    strip = report.template_values(Path("compared"), "a")["data"]["strip"]
+    assert strip == {"width": width, "height": height, "count": rows}

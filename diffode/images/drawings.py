@@ -65,8 +65,8 @@ def size_of(shape: Sequence[int], width: int = WIDTH) -> tuple[int, int]:
 def what_is_seen(shape: Sequence[int]) -> str:
     """What a map shows of samples of this shape, in words."""
     if len(shape) < 3:
-        return "all channels are rows of a map"
-    frames = "some frames are seen, of each " if len(shape) > 3 else ""
+        return "all channels, as rows of a map"
+    frames = "some frames, of each " if len(shape) > 3 else ""
     channels = _frames(torch.zeros(()).expand(1, *shape)).shape[2] if frames else shape[0]
     colours = {1: "its one channel", 2: "the mean of both channels", 3: "its three channels"}
     return frames + colours.get(channels, "the first three channels, as red, green and blue")

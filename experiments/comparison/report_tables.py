@@ -179,7 +179,7 @@ def pictures(shape: Sequence[int]) -> str:
         return f"{rows} Grey, behind each, is the reference."
     if drawings.are_images(shape):
         return rows
-    return f"{rows} Of samples {'×'.join(map(str, shape))} {drawings.what_is_seen(shape)}."
+    return f"{rows} Samples are {'×'.join(map(str, shape))}; shown are {drawings.what_is_seen(shape)}."
 
 
 def _solver_and_grid(row: Row) -> list[str]:
