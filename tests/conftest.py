@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: the shipped mixture, also at 7 × 7 pixels, and a toy small enough to be written out densely."""
 
+import gc
 import os
 import shutil
 from functools import partial
@@ -19,6 +20,10 @@ os.fsync = os.sync = lambda *_: None  # what tests write need not survive a loss
 def pytest_xdist_auto_num_workers(config):
     """No workers for files that are named, which start sooner without; for the whole suite xdist's number, a worker per core."""
     return None if any(Path(argument).is_dir() for argument in config.args) else 0
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests, hundreds of thousands of objects, stay: the collector need not look at them again and again
 
 
 SHIPPED = pretrained.WEIGHTS

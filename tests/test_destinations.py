@@ -13,6 +13,8 @@ from experiments.comparison import compare, optimal_grid, rows
 from experiments.ddim_paper import inpaint
 from experiments.training import fit_mixture, train, train_classifier
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from experiments.sampling.recipe import Recipe, choose_device, flat, nested
 from experiments.sampling.work import Work
 from solvers import Budget, Plan, find, sample
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 NFE = 3
 
 

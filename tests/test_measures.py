@@ -17,6 +17,7 @@ from experiments.comparison.problem import Problem, Settings
 from experiments.metrics import distances, features, references
 from tests.test_mixture import dense
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 MIXTURE = Settings("mixture", n=4)
 
 

@@ -24,6 +24,7 @@ from solvers.registry import find
 from solvers.verify import problem
 from tests.quick import QuickMixture
 
+pytestmark = pytest.mark.usefixtures("small_mixture")
 SCHEDULE = schedules.vp_linear()
 C = torch.tensor([[[0.2, 0.4, 0.6], [0.8, 1.0, 1.5]]], dtype=torch.float64)  # standard deviations of the data
 
