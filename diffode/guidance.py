@@ -27,6 +27,7 @@ from torch import Tensor
 from diffode import checks
 from diffode.conditions import cloned, rows_of
 from diffode.errors import InputError
+from diffode.labels import WHOLE
 from diffode.rules import Combine, Rule, apg, rescaled
 from diffode.schedule import Array
 from diffode.weights import Weight, aligned, cfgpp, check_weight, interval, rows_of_weight, said, weights_at
@@ -146,11 +147,13 @@ def towards(
 
 
 def _labelled(model: EpsModel, changes: Condition) -> Condition:
-    """What a branch changes, with labels that the model knows as int64; InputError for others. Rows of floats are as they are."""
+    """What a branch changes, with whole labels as int64, and others (rows of floats, texts) as they are; InputError for labels that
+    the model does not know."""
     y = changes.get(model.label)
-    if y is None or (isinstance(y, Tensor) and y.is_floating_point()):
-        return changes
-    return {**changes, model.label: model.labels.check(y)}
+    whole = (isinstance(y, Tensor) and y.dtype in WHOLE) or (isinstance(y, np.ndarray) and y.dtype.kind in "iu")
+    if whole or (isinstance(y, list) and all(isinstance(one, int) for one in y)):
+        return {**changes, model.label: model.labels.check(y)}
+    return changes
 
 
 def steered(guidance: Guidance | None, log_p: Callable[..., Tensor], scale: Weight, condition: Mapping[str, Any]) -> Guidance:

@@ -368,6 +368,13 @@ def test_calls_are_what_was_called(make, calls):
     assert calls_of(guided.guidance, [0.3], 4).max() == calls
 
 
+def test_labels_of_branches_may_be_anything_that_the_network_takes():
+    given = []
+    texts = EpsModel(lambda x, lam, y: given.append(y) or x, SCHEDULE, clock="lam")
+    texts.composed([(2.0, {"y": ["a coat"] * 4})], y=[""] * 4)(X, 0.3)
+    assert given == [["a coat"] * 4, [""] * 4]
+
+
 def test_the_other_network_is_moved_and_evaluated_as_the_first():
     class Other(torch.nn.Module):
         def __init__(self):
