@@ -147,8 +147,8 @@ def towards(
 
 
 def _labelled(model: EpsModel, changes: Condition) -> Condition:
-    """What a branch changes, with whole labels as int64, and others (rows of floats, texts) as they are; InputError for labels that
-    the model does not know."""
+    """What a branch changes, with whole labels as int64 and others (rows of floats, texts) as they are; InputError for labels
+    that the model does not know."""
     y = changes.get(model.label)
     whole = (isinstance(y, Tensor) and y.dtype in WHOLE) or (isinstance(y, np.ndarray) and y.dtype.kind in "iu")
     if whole or (isinstance(y, list) and all(isinstance(one, int) for one in y)):
