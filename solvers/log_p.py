@@ -33,7 +33,7 @@ def sample_with_log_p(
     *,
     n: int | None = None,
     shape: Sequence[int] | None = None,
-    solver: str | Plan | Prepared = "dpm3",
+    solver: str | Plan | Prepared = "dpmpp2m",
     nfe: int | None = None,
     steps: int | None = None,
     grid: str | Sequence[float] | None = None,

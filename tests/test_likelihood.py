@@ -524,7 +524,7 @@ def test_log_p_beside_a_sample_of_a_gaussian_is_its_density():
     """The ODE keeps (x − α μ)/std, so samples of N(0, σ² I) noise are Gaussian of a mean and variance that are known."""
     network = Gaussian().requires_grad_(False)
     model = EpsModel(network, schedules.vp_linear(), clock="lam", shape=(3,))
-    result, found = sample_with_log_p(model, n=5, nfe=240, probes=0, seed=3)
+    result, found = sample_with_log_p(model, n=5, solver="dpm3", nfe=240, probes=0, seed=3)
     lam_s, lam_t = (torch.tensor(lam).double() for lam in (model.schedule.lam_min, model.schedule.lam_max))
     (alpha_s, sigma_s, before), (alpha_t, _, after) = network.at(lam_s), network.at(lam_t)
     ratio = (after / before).sqrt()
@@ -564,7 +564,7 @@ def test_probes_beside_a_sample(toy):
     ("how", "word"),
     [
         ({"solver": "ddpm"}, "draws noise"),
-        ({"grid": [-2.0, 0.0, np.inf]}, "finite ends"),
+        ({"grid": [-2.0, 0.0, np.inf]}, "grid with finite ends"),
         ({"denoise": True}, "denoise"),
         ({"shape": None}, "give one of n"),
     ],
