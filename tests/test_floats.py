@@ -18,7 +18,7 @@ from diffode.models import pretrained
 from experiments.comparison import compare, report
 from solvers import sample
 
-SHAPES = [(), (1,), (2,), (7,), (2, 30), (9, 30), (5, 2), (9, 3), (4, 6, 6), (2, 6, 6), (3, 3, 4, 4), (4, 2, 5, 4)]
+SHAPES = [(), (2,), (7,), (2, 30), (9, 30), (9, 3), (4, 6, 6), (3, 3, 4, 4)]
 
 NAMES = itertools.count()  # of modules, which are imported once
 
@@ -126,7 +126,7 @@ def test_floats_are_not_measured_as_images(model):
         assert (result.exit_code, words in " ".join(result.output.replace("│", " ").split())) == (2, True), result.output
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (1,), (5, 2), (2, 6, 6), (4, 2, 5, 4)], ids=str)
 def test_pictures_are_of_the_size_that_is_said_and_show_what_differs(shape):
     torch.manual_seed(0)
     reference = torch.randn(5, *shape)
@@ -143,10 +143,8 @@ def test_pictures_are_of_the_size_that_is_said_and_show_what_differs(shape):
 @pytest.mark.parametrize(
     ("shape", "words", "rows"),
     [
-        ((), "All samples in one picture, one column per solver", 1),
         ((2,), "All samples in one picture, one column per solver", 1),
         ((2, 30), "Grey, behind each, is the reference", 3),
-        ((9, 30), "Samples are 9×30; shown are all channels, as rows of a map", 3),
         ((4, 6, 6), "Samples are 4×6×6; shown are the first three channels, as red, green and blue", 3),
         ((2, 4, 4, 4), "Samples are 2×4×4×4; shown are some frames, of each the first three channels", 3),
     ],
