@@ -58,7 +58,7 @@ class Network:
 @cache
 def mixture(path: str, dtype: torch.dtype) -> Mixture:
     """The shipped mixture's class LABEL, POOLED, on a path."""
-    tensors, card = checkpoint.read(pretrained.WEIGHTS / "mixture.safetensors")
+    tensors, card = checkpoint.read(pretrained.ASSETS / "weights" / "mixture.safetensors")
     kept = tensors["label"] == LABEL
     one = {name: tensor[kept] for name, tensor in tensors.items()}
     return Mixture(one, card["image"], path, dtype, rows=SAMPLES).pooled(POOLED)
