@@ -169,10 +169,10 @@ def _condition(model: EpsModel, guidance: Guidance, number: int) -> dict[str, An
 
 def _joint(model: EpsModel, lams: Lams, like: Tensor, conditions: Sequence[Mapping[str, Any]]) -> tuple[Call, Mapping[str, Any]]:
     """The call of the network for the samples with each of these conditions, and its condition."""
-    k = len(conditions)
+    k, dtype = len(conditions), dtype_of(model.network)
     tiled = np.tile(lams, (1, k)) if np.ndim(lams) == 2 else lams
-    rows = [model.labels.rows(condition, like.device, dtype_of(model.network) or like.dtype) for condition in conditions]
-    return model.call_at(tiled, like[:1].expand(k * len(like), *like.shape[1:])), joined(rows, like)
+    rows = [model.labels.rows(condition, like.device, dtype or like.dtype) for condition in conditions]
+    return model.call_at(tiled, like[:1].expand(k * len(like), *like.shape[1:])), joined(rows, like, dtype)
 
 
 def _converted(m: Tensor, x: Tensor, pair: Conversion) -> Tensor:
@@ -185,7 +185,7 @@ def _gradient(
 ) -> tuple[Branch, Sequence[Coefficient]]:
     """∇ log p; and −s σ dm/dε at each evaluation, m being the prediction that it is added to."""
     call = Call.of(steering.log_p, model.schedule, model.clock, lams, like)
-    condition = on_device(cloned(steering.condition), like)
+    condition = on_device(cloned(steering.condition), like, dtype_of(steering.log_p))
     try:
         slopes = [prediction.convert("noise", predicts, *end)[1] for end in ends.reshape(-1, 2).tolist()]
     except InputError as error:

@@ -50,15 +50,19 @@ def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]
     return _changed(condition, lambda name, value: [value[i] for i in chosen] if isinstance(value, list) else value[chosen])
 
 
-def on_device(condition: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
-    """The condition on the device of `like`, as a network is given it; InputError where it is of another batch."""
-    return _bare(_placed(condition, like))
+def on_device(condition: Mapping[str, Any], like: Tensor, weights: torch.dtype | None = None) -> dict[str, Any]:
+    """The condition on the device of `like`, as a network is given it; InputError where it is of another batch.
+
+    weights: the dtype of a module's weights, which floating tensors get; but in half precision, where autocast sees to that, and
+    positions would be rounded.
+    """
+    return _bare(_placed(condition, like, weights))
 
 
-def joined(conditions: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, Any]:
+def joined(conditions: Sequence[Mapping[str, Any]], like: Tensor, weights: torch.dtype | None = None) -> dict[str, Any]:
     """One condition for the samples of `like` with each of these, one after the other: (k batch, ...), what is shared once.
 
-    InputError where they differ in more than their rows.
+    weights: as in on_device. InputError where they differ in more than their rows.
     """
     form, *others = map(_form, conditions)
     if odd := {name for other in others for name in {**form, **other} if form.get(name) != other.get(name)}:
@@ -66,7 +70,7 @@ def joined(conditions: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, A
             f"batched guidance needs the same conditions in every call, and they differ in {', '.join(sorted(odd))}: say what "
             "takes its place where it is left out, as guided(2, batched=True, y=...) or a null_label; or leave batched out"
         )
-    first, *rest = (_placed(condition, like) for condition in conditions)
+    first, *rest = (_placed(condition, like, weights) for condition in conditions)
     rows = [_rows(tree) for tree in rest]
 
     def join(name: str, value: Rows) -> Rows:
@@ -81,8 +85,12 @@ def joined(conditions: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, A
     return _bare(_changed(first, join))
 
 
-def _placed(condition: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
-    """The condition on the device of `like`; InputError where it is of another batch."""
+def _placed(condition: Mapping[str, Any], like: Tensor, weights: torch.dtype | None) -> dict[str, Any]:
+    """The condition on the device of `like`, see on_device; InputError where it is of another batch."""
+    wide = weights if weights in (torch.float32, torch.float64) else None
+
+    def place(value: Tensor) -> Tensor:
+        return value.to(like.device, wide if value.is_floating_point() else None)
 
     def moved(name: str, value: Rows) -> Rows:
         if len(value) != len(like):
@@ -90,9 +98,9 @@ def _placed(condition: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
                 f"the condition {name} is for a batch of {len(value)}, the state has {len(like)}: give it a row per sample, or "
                 "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
             )
-        return value if isinstance(value, list) else value.to(like.device)
+        return value if isinstance(value, list) else place(value)
 
-    return _changed(condition, moved, lambda value: value.to(like.device))
+    return _changed(condition, moved, place)
 
 
 def _rows(condition: Mapping[str, Any]) -> dict[str, Rows]:

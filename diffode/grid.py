@@ -78,7 +78,7 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
     require(schedule)
     denoise = flag("denoise", denoise)
     if not isinstance(grid, str):
-        values = numbers("grid", grid, MOST_STEPS + 1, kind="a name, or a list of")
+        values = _within(numbers("grid", grid, MOST_STEPS + 1, kind="a name, or a list of"), schedule)
         values = check([*values, np.inf] if denoise and np.inf not in values else values)
         schedule.t(values[values < np.inf])
         if steps is not None and len(values) != steps + 1:
@@ -101,6 +101,14 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
     values = GRIDS[grid](schedule, finite) if finite else np.empty(1)
     values[-1], values[0] = schedule.lam_max, schedule.lam_min  # exactly, whatever the map's rounding
     return check([*values, np.inf] if finite < steps else values)
+
+
+def _within(values: Array, schedule: Schedule) -> Array:
+    """The values, of which those that are beyond an end of the schedule by no more than float32 rounds, as -log(sigmas) of other
+    tools are, are that end."""
+    low, high = schedule.lam_min, schedule.lam_max
+    moved = np.clip(values, low, high)
+    return np.where((values < np.inf) & (abs(values - moved) <= 2e-6 * np.maximum(1, abs(moved))), moved, values)
 
 
 def default(schedule: Schedule) -> str:

@@ -215,7 +215,8 @@ class EpsModel:
 
     def handed(self, condition: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
         """A condition as the network is handed it, for states like `like`."""
-        return self.labels.rows(on_device(condition, like), like.device, dtype_of(self.network) or like.dtype)
+        dtype = dtype_of(self.network)
+        return self.labels.rows(on_device(condition, like, dtype), like.device, dtype or like.dtype)
 
     def bind(
         self,

@@ -130,3 +130,17 @@ def test_guidance_takes_null_trees_by_rows():
     model = EpsModel(network, schedules.flow(), "data").conditioned(added={"m": MEANS}).guided(3.0, added={"m": -MEANS})
     found = model.taking([2, 0])(torch.zeros(2, 4, dtype=torch.float64), 0.0, "data")
     torch.testing.assert_close(found[:, 0], -MEANS[[2, 0]] + 3 * 2 * MEANS[[2, 0]])
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64])
+@pytest.mark.parametrize("given", [np.ones((2, 3)), torch.ones(2, 3, dtype=torch.bfloat16), {"inner": torch.ones(2, 3)}])
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_module_gets_floating_conditions_in_the_dtype_of_its_weights(weights, given, guided):
+    class Network(torch.nn.Linear):
+        def forward(self, x, t, c, ids):
+            assert ids.dtype == torch.int64
+            return super().forward(torch.cat([x, c["inner"] if isinstance(c, dict) else c], 1))
+
+    model = EpsModel(Network(5, 2).to(weights), schedules.ddpm_linear(), shape=(2,)).conditioned(c=given, ids=torch.arange(2))
+    model = model.guided(2.0, ids=torch.tensor([1, 1]), batched=True) if guided else model
+    assert torch.isfinite(sample(model, n=2, nfe=2).x).all()

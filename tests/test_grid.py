@@ -297,3 +297,13 @@ def test_what_is_no_grids_file(tmp_path, text):
 def test_a_grids_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"there is no grid .*none\.json: expected .* as python -m"):
         grid.load(tmp_path / "none.json")
+
+
+def test_a_list_made_of_float32_sigmas_begins_and_ends_with_the_schedule():
+    schedule = schedules.edm(0.03, 14.6)
+    sigmas = np.array([14.6, 1.0, 0.03], np.float32)
+    made = grid.make((-np.log(sigmas)).tolist(), schedule)
+    assert made[-1] == schedule.lam_max
+    assert abs(made[0] - schedule.lam_min) < 2e-6
+    with pytest.raises(InputError, match="outside the schedule"):
+        grid.make([schedule.lam_min, 1.0, schedule.lam_max + 1e-5], schedule)
