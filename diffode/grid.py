@@ -106,9 +106,8 @@ def make(grid: str | Sequence[float], schedule: Schedule, steps: int | None = No
 def _within(values: Array, schedule: Schedule) -> Array:
     """The values, of which those that are beyond an end of the schedule by no more than float32 rounds, as -log(sigmas) of other
     tools are, are that end."""
-    low, high = schedule.lam_min, schedule.lam_max
-    moved = np.clip(values, low, high)
-    return np.where((values < np.inf) & (abs(values - moved) <= 2e-6 * np.maximum(1, abs(moved))), moved, values)
+    moved = np.clip(values, schedule.lam_min, schedule.lam_max)
+    return np.where(np.isfinite(values) & np.isclose(values, moved, rtol=2e-6, atol=2e-6), moved, values)
 
 
 def default(schedule: Schedule) -> str:

@@ -9,8 +9,8 @@
     continuous v      EulerDiscrete with timestep_type "continuous" (Stable Video Diffusion): v on the vp path; c_noise
     ScoreSdeVe        the score on the ve path; t = σ
 
-What a scheduler's grid and solver are (its spacing, Karras' σ, its order) is not of the network and is not read. Some of
-diffusers replace the last ᾱ = 0 of zero terminal SNR by 2^−24; here it is 0.
+What a scheduler's grid and solver are (its spacing, Karras' σ, its order), and what it does to x̂0 (clip_sample, thresholding), is
+not of the network and is not read. Some of diffusers replace the last ᾱ = 0 of zero terminal SNR by 2^−24; here it is 0.
 """
 
 from __future__ import annotations

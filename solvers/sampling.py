@@ -60,7 +60,7 @@ def sample(
     list of them, one per sample, which are advanced (GeneratorNoise). noise: "seeded"; "brownian", the increments of one path
     per seed, so that more steps of a stochastic solver converge to the same sample; None: no noise, and x is a state at from_lam.
     batch: at most so many samples at a time. dtype: of the state. device: by default that of the network. on_commit, on_step,
-    trajectory: see Hooks. progress: a bar on stderr. A module is put into eval mode.
+    trajectory: see Hooks. progress: a bar on stderr. A module is in eval mode meanwhile.
 
     Raises InputError for what cannot be done, and for a network output that is not finite, with its λ.
     """

@@ -309,3 +309,43 @@ def test_interval():
     agree(result.x, x)
     assert (result.nfe, result.calls, calls) == (19, expected, expected)
     assert 19 < expected < 38
+
+
+def plain_ddim(scheduler, network, x):
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("row", range(4), ids=["trailing", "stable diffusion", "flow", "k-diffusion"])
+def test_the_grid_of_a_pipeline(row):
+    """The keywords of the table in docs/models.md give the samples of the scheduler that stands beside them."""
+    import diffusers
+
+    from diffode import schedules, trained_as
+
+    table = re.findall(r"^\| .* \| `(grid=[^`]*)` \|$", TEXT, re.M)
+    assert len(table) == 4
+    weights = random(lambda: nn.Conv2d(4, 4, 3, padding=1))
+    z, solver, sigmas = noise(2, 4, 8, 8), "ddim", torch.linspace(14.6**0.2, 0.03**0.2, 11) ** 5
+    sd = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    if row == 3:
+        sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
+        model = EpsModel(lambda x, t: weights(x / (1 + t.view(-1, 1, 1, 1))), schedules.edm(0.03, 14.6), "data", clock="sigma")
+        x = expected = z * sigmas[0]
+        for s, t in itertools.pairwise(sigmas):  # Euler's method in σ
+            expected = expected + (t - s) * (expected - weights(expected / (1 + s))) / s
+        scope = {"sigmas": sigmas}
+    else:
+        scheduler = [
+            diffusers.DDIMScheduler(
+                **sd, timestep_spacing="trailing", rescale_betas_zero_snr=True, prediction_type="v_prediction"
+            ),
+            diffusers.DDIMScheduler(**sd, set_alpha_to_one=False, steps_offset=1),
+            diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        ][row]
+        scheduler.set_timesteps(10)
+        model, x = EpsModel(lambda x, t: weights(x), **trained_as(scheduler)), z
+        expected, scope = plain_ddim(scheduler, lambda x, t: weights(x), z), {"scheduler": scheduler}
+    found = sample(model, x=x, solver=solver, **eval(f"dict({table[row]})", {**scope, "model": model})).x
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()  # ᾱ of diffusers is in float32
