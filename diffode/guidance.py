@@ -27,7 +27,6 @@ from torch import Tensor
 from diffode import checks
 from diffode.conditions import cloned, rows_of
 from diffode.errors import InputError
-from diffode.labels import WHOLE
 from diffode.rules import Combine, Rule, apg, rescaled
 from diffode.schedule import Array
 from diffode.weights import Weight, aligned, cfgpp, check_weight, interval, rows_of_weight, said, weights_at
@@ -127,12 +126,12 @@ def towards(
     pairs = [*checks.instance("branches", branches, Sequence, expected)]
     if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping) for pair in pairs):
         raise checks.wrong("branches", expected, branches)
-    checked = tuple((check_weight("the guidance weight", weight), _labelled(model, changes)) for weight, changes in pairs)
+    checked = tuple((check_weight("the guidance weight", weight), model.labels.checked(changes)) for weight, changes in pairs)
     if checks.flag("batched", batched) and network is not None:
         raise InputError("two networks take two calls: leave batched out where guidance takes another network")
     found = Guidance(
         towards=checked,
-        null=null or {},
+        null=model.labels.checked(null or {}),
         other=None if network is None else _other(model, network),
         rules=tuple(Rule.of(rule) for rule in checks.instance("rules", rules, Sequence, "a list of rules")),
         batched=bool(batched),
@@ -144,16 +143,6 @@ def towards(
     if not found.null and found.other is None:
         model.labels.check_left_out(model.network)
     return found
-
-
-def _labelled(model: EpsModel, changes: Condition) -> Condition:
-    """What a branch changes, with whole labels as int64 and others (rows of floats, texts) as they are; InputError for labels
-    that the model does not know."""
-    y = changes.get(model.label)
-    whole = (isinstance(y, Tensor) and y.dtype in WHOLE) or (isinstance(y, np.ndarray) and y.dtype.kind in "iu")
-    if whole or (isinstance(y, list) and all(isinstance(one, int) for one in y)):
-        return {**changes, model.label: model.labels.check(y)}
-    return changes
 
 
 def steered(guidance: Guidance | None, log_p: Callable[..., Tensor], scale: Weight, condition: Mapping[str, Any]) -> Guidance:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,14 +50,25 @@ class Labels:
             given = "one_hot" if self.one_hot else "null_label"
             raise InputError(f"`{given}` says how labels are handed over, and there are none: give `classes`, how many it knows")
 
+    @property
+    def columns(self) -> int:
+        """Of one-hot rows."""
+        return max(self.classes, -1 if self.null is None else self.null + 1)
+
     def check(self, y: Any) -> Tensor:
-        """The labels y as int64 (batch,); InputError unless they are whole numbers, one per sample, that the network knows."""
+        """The labels y as int64 (batch,); or rows (batch, columns) as they are, where labels are one-hot. InputError
+        unless they are whole numbers, one per sample, that the network knows, or such rows."""
         try:
             y = torch.as_tensor(y)
         except (TypeError, ValueError, RuntimeError):
             raise checks.wrong("y", "labels, whole numbers, one per sample", y) from None
+        if y.is_meta:
+            raise InputError("labels on meta are no numbers: put them onto the CPU")
+        if self.one_hot and y.shape[1:] == (self.columns,):
+            return y
         if y.dtype not in WHOLE or y.ndim != 1:
-            raise InputError(f"labels are whole numbers, one per sample, not {y.dtype} {tuple(y.shape)}")
+            rows = f", or rows (batch, {self.columns})" * self.one_hot
+            raise InputError(f"labels are whole numbers, one per sample{rows}, not {y.dtype} {tuple(y.shape)}")
         y = y.long()
         if self.classes:
             unknown = (y < 0) | (y >= self.classes)
@@ -67,24 +79,32 @@ class Labels:
                 raise InputError(f"label {int(y[unknown][0])} is out of range: this model knows 0 to {self.classes - 1}{none}")
         return y
 
+    def checked(self, condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The condition with whole labels as int64; all else, as rows of floats and texts, as it is. InputError as `check`."""
+        y: Any = condition.get(self.name)
+        whole = (isinstance(y, Tensor) and y.dtype in WHOLE) or (isinstance(y, np.ndarray) and y.dtype.kind in "iu")
+        if (whole and y.ndim == 1) or (isinstance(y, list) and y and all(isinstance(one, int) for one in y)):
+            return {**condition, self.name: self.check(y)}
+        return condition
+
     def rows(self, condition: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Mapping[str, Any]:
-        """The condition as the network is handed it: labels that it takes one-hot as rows, on this device and of this dtype."""
+        """The condition as the network is handed it: labels as int64, or as rows on this device and of this dtype if it takes
+        them one-hot. InputError as `check`."""
         y = condition.get(self.name)
-        if not self.one_hot or not isinstance(y, Tensor | list):
-            return condition
-        y = torch.as_tensor(y)
-        if y.dtype in WHOLE and y.ndim == 1:
-            y = torch.nn.functional.one_hot(y.long(), max(self.classes, -1 if self.null is None else self.null + 1))
+        if not self.one_hot or y is None:
+            return self.checked(condition) if isinstance(y, list) else condition
+        y = self.check(y)
+        y = torch.nn.functional.one_hot(y, self.columns) if y.ndim == 1 else y
         return {**condition, self.name: y.to(device, dtype)}
 
     def left_out(self, condition: Mapping[str, Any]) -> dict[str, Any]:
-        """The condition without its labels, as the module docstring says; InputError if it has none."""
+        """The condition without its labels, as the module docstring says; InputError if it has none, or they are wrong."""
         if self.name not in condition:
             raise InputError("guidance needs labels (labelled) to leave out, or null=... to say what else to replace")
         if self.null is None and not self.one_hot:
             return {name: value for name, value in condition.items() if name != self.name}
-        y = torch.as_tensor(condition[self.name])
-        none = y.new_full((len(y),), self.null) if self.null is not None else y.new_zeros((len(y), self.classes))
+        batch = len(self.check(condition[self.name]))
+        none = torch.zeros(batch, self.columns) if self.null is None else torch.full((batch,), self.null)
         return {**condition, self.name: none}
 
     def check_left_out(self, network: Callable[..., Any]) -> None:

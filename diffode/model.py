@@ -216,7 +216,7 @@ class EpsModel:
     def handed(self, condition: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
         """A condition as the network is handed it, for states like `like`."""
         dtype = dtype_of(self.network)
-        return self.labels.rows(on_device(condition, like, dtype), like.device, dtype or like.dtype)
+        return on_device(self.labels.rows(condition, like.device, dtype or like.dtype), like, dtype)
 
     def bind(
         self,

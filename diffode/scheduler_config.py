@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import expit
 
 from diffode import schedules, tables
-from diffode.checks import instance, number, unknown, whole
+from diffode.checks import flag, instance, number, unknown, whole
 from diffode.errors import InputError, shown
 from diffode.schedule import Array, Schedule
 
@@ -81,14 +81,17 @@ def trained_as(config: Any, mu: float | None = None) -> TrainedAs:
 
     config: that of a scheduler of diffusers, with or without its _class_name, or the scheduler itself. mu: of a shift that
     depends on the resolution (use_dynamic_shifting), which is left out without. InputError for a configuration that says none
-    of what the module docstring lists.
+    of what the module docstring lists, and for a `mu` without such a shift.
     """
     if isinstance(held := getattr(config, "config", None), Mapping):
         config = {**held, "_class_name": type(config).__name__}
     instance("config", config, Mapping, "the configuration of a scheduler of diffusers, as dict(pipe.scheduler.config)")
     given = {key: value for key, value in config.items() if value is not None}
     kind = str(given.get("_class_name") or _kind(given))
-    if kind in FLOW or given.get("use_flow_sigmas") is True:
+    is_flow = kind in FLOW or _flag(given, "use_flow_sigmas")
+    if mu is not None and not (is_flow and _flag(given, "use_dynamic_shifting")):
+        raise InputError("`mu` is of a shift that depends on the resolution, and the configuration has none: leave it out")
+    if is_flow:
         return _flow(given, mu)
     if kind in EDM:
         return _edm(EDM[kind] | given, "angle" if kind.startswith("Cosine") else "c_noise")
@@ -120,11 +123,11 @@ def schedule_of(config: Any, mu: float | None = None) -> Schedule:
 
 def _flow(given: Mapping[str, Any], mu: float | None) -> TrainedAs:
     shift = number("shift", given.get("flow_shift", given.get("shift", 1.0)), positive=True)
-    if given.get("use_dynamic_shifting"):
+    if _flag(given, "use_dynamic_shifting"):
         shift = 1.0 if mu is None else math.exp(number("mu", mu, -10, 10))
         if mu is not None and given.get("time_shift_type") == "linear":
             shift = number("mu", mu, positive=True)
-    reverse = given.get("invert_sigmas") is True
+    reverse = _flag(given, "invert_sigmas")
     predicts = _prediction(given.get("prediction_type", "flow_prediction"), ON_A_FLOW)
     times = whole("num_train_timesteps", given.get("num_train_timesteps", 1000), 1, schedules.MOST_LABELS)
     return {
@@ -138,7 +141,7 @@ def _edm(given: Mapping[str, Any], clock: str) -> TrainedAs:
     ends = number("sigma_min", given["sigma_min"], positive=True), number("sigma_max", given["sigma_max"], positive=True)
     sigma_data, kind = number("sigma_data", given["sigma_data"], positive=True), given["prediction_type"]
     if kind == "epsilon":
-        predicts = "edm" if sigma_data == 0.5 else f"edm({sigma_data:g})"
+        predicts = "edm" if sigma_data == 0.5 else f"edm({sigma_data})"
         return {"schedule": schedules.edm(*ends), "predicts": predicts, "clock": clock}
     if kind == "v_prediction" and sigma_data == 1:  # −F with σ_data = 1, of x/sqrt(σ² + 1), is v on the vp path
         return {"schedule": schedules.vp_sigma(*ends), "predicts": "velocity", "clock": clock}
@@ -163,7 +166,7 @@ def _betas(given: Mapping[str, Any]) -> Schedule:
     steps = given.get("num_train_timesteps", given.get("timesteps", 1000))  # its first name
     steps = whole("num_train_timesteps", steps, 2, schedules.MOST_LABELS)
     ends = number("beta_start", given.get("beta_start", 1e-4), 0, 1), number("beta_end", given.get("beta_end", 0.02), 0, 1)
-    zero_snr, kind = given.get("rescale_betas_zero_snr") is True, given.get("beta_schedule", "linear")
+    zero_snr, kind = _flag(given, "rescale_betas_zero_snr"), given.get("beta_schedule", "linear")
     if not isinstance(kind, str) or kind not in BETAS:
         raise unknown("beta_schedule", kind, BETAS)
     shifted = "CogVideoX" in str(given.get("_class_name")) or "snr_shift_scale" in given
@@ -181,6 +184,10 @@ def _betas(given: Mapping[str, Any]) -> Schedule:
         bars = np.concatenate([[1.0], np.cumprod(1 - betas)])
         betas = tables.betas_of(bars / (s + (1 - s) * bars), most=1.0)
     return schedules.ddpm_table(schedules.zero_terminal_snr(betas) if zero_snr else betas)
+
+
+def _flag(given: Mapping[str, Any], name: str) -> bool:
+    return flag(name, given.get(name, False))
 
 
 def _prediction(kind: Any, known: Mapping[str, str]) -> str:

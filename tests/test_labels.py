@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from diffode import EpsModel, InputError, sample, schedules
+from diffode import EpsModel, InputError, sample, schedules, shared
 
 SCHEDULE = schedules.vp_linear()
 X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -78,6 +79,53 @@ def test_rows_of_labels_of_ones_own_are_handed_over():
     soft = torch.tensor([[0.5, 0.5, 0.0]] * 3)
     EpsModel(recorder(seen), SCHEDULE, classes=3, one_hot=True).conditioned(y=soft)(X, 0.0)
     assert seen[0]["y"].equal(soft)
+
+
+@pytest.mark.parametrize("null", [None, 3])
+def test_what_takes_the_place_of_soft_rows_is_a_row(null):
+    seen, columns = [], 3 if null is None else 4
+    soft = torch.full((3, columns), 1 / columns)
+    EpsModel(recorder(seen), SCHEDULE, classes=3, one_hot=True, null_label=null).labelled(soft).guided(2.0)(X, 0.0)
+    assert seen[0]["y"].equal(soft)
+    assert seen[1]["y"].equal(torch.zeros(3, 3) if null is None else torch.eye(4)[[3, 3, 3]])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array, lambda y: torch.tensor(y, dtype=torch.uint8)])
+def test_labels_of_any_kind_are_the_same(kind, batched):
+    """However they are given, as the condition, in a branch, or in what takes their place."""
+
+    def network(x, t, y):
+        return (1.0 + y)[:, None, None, None] * x
+
+    plain = EpsModel(network, SCHEDULE, classes=3, null_label=3)
+    model = plain.conditioned(y=kind([2, 0, 1]))
+    expected = (torch.tensor([3.0, 1, 2]) * 2 - 4)[:, None, None, None] * X
+    for guided in (
+        model.guided(2.0, batched=batched),
+        plain.labelled([2, 0, 1]).guided(2.0, y=kind([3, 3, 3]), batched=batched),
+        plain.composed([(2.0, {"y": kind([2, 0, 1])})], batched=batched),
+    ):
+        torch.testing.assert_close(guided(X, 0.0), expected)
+
+
+@pytest.mark.parametrize(
+    "y", [3, None, torch.tensor(1), ["a", "b", "c"], shared(torch.tensor([0, 1, 2])), torch.ones(3), torch.ones(3, 3), [99, 1, 0]]
+)
+@pytest.mark.parametrize("how", [{"null_label": 3}, {"one_hot": True, "null_label": 3}])
+def test_what_are_no_labels_cannot_be_left_out(y, how):
+    with pytest.raises(InputError, match=r"labels, whole|labels are whole|label 99 is out of range"):
+        EpsModel(recorder([]), SCHEDULE, classes=3, **how).conditioned(y=y).guided(2.0)(X, 0.0)
+
+
+def test_labels_without_numbers_and_null_labels_that_are_not_known():
+    model = EpsModel(recorder([]), SCHEDULE, classes=3)
+    with pytest.raises(InputError, match="labels on meta"):
+        model.labelled(torch.ones(3, dtype=torch.int64, device="meta"))
+    with pytest.raises(InputError, match="label 300 is out of range"):
+        model.labelled([0, 1]).guided(2.0, y=torch.tensor([300, 1]))
+    with pytest.raises(InputError, match="label 99 is out of range"):
+        model.replace(one_hot=True).conditioned(y=[99, 1, 0])(X, 0.0)
 
 
 def test_taking_rows_takes_their_labels():

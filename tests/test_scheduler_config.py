@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffode import EpsModel, InputError, grid, sample, schedules
+from diffode import EpsModel, InputError, grid, prediction, sample, schedules
 from diffode.models.card import Card
 from diffode.schedule import Schedule
 from diffode.scheduler_config import BETAS, DEFAULTS, EDM, FLOW, PLAIN, trained_as
@@ -297,6 +297,26 @@ def test_a_card_names_every_schedule(schedule):
         schedule.lam_max,
     )
     assert repr(read) == repr(schedule)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_shift_by_resolution_is_of_a_configuration_that_has_one(name):
+    with pytest.raises(InputError, match="`mu` is of a shift that depends on the resolution"):
+        trained_as({"_class_name": name}, mu=1.0)
+
+
+@pytest.mark.parametrize("value", [1, "yes"])
+@pytest.mark.parametrize("flag", ["rescale_betas_zero_snr", "use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"])
+def test_flags_are_true_or_false(flag, value):
+    flow = flag in ("use_dynamic_shifting", "invert_sigmas")
+    with pytest.raises(InputError, match=f"`{flag}` must be True or False"):
+        trained_as({"_class_name": "FlowMatchEulerDiscreteScheduler" if flow else "DDIMScheduler", flag: value})
+
+
+def test_all_digits_of_sigma_data_count():
+    predicts = trained_as({"_class_name": "EDMEulerScheduler", "sigma_data": 0.123456789})["predicts"]
+    n = np.hypot(0.8, 0.6 * 0.123456789)  # F = (σ x0/σ_data − σ_data α ε)/n, ε = (x − α x0)/σ
+    assert prediction.convert("data", predicts, 0.6, 0.8)[0] == pytest.approx(-0.123456789 * 0.6 / 0.8 / n, rel=1e-14)
 
 
 def test_it_needs_no_diffusers():
