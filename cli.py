@@ -94,7 +94,7 @@ def sample(
     out = out or default_output(model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
     with progress.progress(task.job) as watch:
         summary = generate.generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
-    say(f"{solver}: {task.job.count}, {summary.cost}, {summary.seconds:.1f} s, {out}")
+    say(f"{solver}: {task.job.count}, {summary.cost(task.job.unit)}, {summary.seconds:.1f} s, {out}")
     warn(ctx, summary.warnings)
 
 

@@ -108,7 +108,8 @@ def array(name: str, values: Any, expected: str = "numbers") -> NDArray[np.float
 
 def numbers(name: str, values: Any, most: int, *, least: int = 1, kind: str = "a list of") -> NDArray[np.float64]:
     """A list of numbers as float64, (n,) with least ≤ n ≤ most; ±∞ may be among them, NaN may not."""
-    expected = f"{kind} {least} to {most} numbers"
+    count = f"at least {least}" if most == LARGEST else f"{least} to {most}" if least < most else f"{least}"
+    expected = f"{kind} {count} numbers"
     listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     if listed and len(values) > most:  # before they are copied
         raise wrong(name, expected, f"{len(values)} of them")

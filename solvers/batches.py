@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from diffode import checks
+from diffode.conditions import row_counts
 from diffode.errors import InputError
+from diffode.model import EpsModel
+from diffode.weights import Weight, said, weights_at
 from solvers.hooks import Hooks
 from solvers.result import AdaptiveSteps, Result
 
@@ -21,7 +27,35 @@ def parts_of(n: int, batch: int | None, hooks: Hooks) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def joined(results: list[Result]) -> Result:
+def of_batch(model: EpsModel, n: int) -> EpsModel:
+    """The model, of which rows are taken; InputError for conditions and weights of another number of samples than n, and, as soon
+    as it is bound, for a function that returns so many weights."""
+
+    def condition(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, rows in row_counts(given).items():
+            if rows != n:
+                raise InputError(
+                    f"the condition {name} is for a batch of {rows}, and there are {n} samples: give it a row per sample, or "
+                    "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
+                )
+        return given
+
+    def weight(given: Weight) -> Weight:
+        if not callable(given):
+            weights_at(given, [], n)
+            return given
+
+        def checked(lam: float) -> Any:
+            return weights_at(given, [lam], n)[0]
+
+        checked.__name__ = said(given)
+        return checked
+
+    guidance = model.guidance and model.guidance.changed(condition, weight)
+    return model.replace(condition=condition(model.condition), guidance=guidance)
+
+
+def concatenated(results: list[Result]) -> Result:
     """The result of all rows: their states, the most evaluations of any, the sum of network calls, every row's own steps."""
     trajectories = zip(*(result.trajectory for result in results), strict=True)
     return Result(

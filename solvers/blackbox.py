@@ -25,6 +25,7 @@ from diffode.evaluation import Counter
 from diffode.model import EpsModel
 from diffode.ode import VARIABLES, Variable, drift
 from diffode.schedule import Array, Schedule
+from solvers.batches import of_batch
 from solvers.execute import refuse_nonfinite
 from solvers.hooks import NO_HOOKS, Hooks
 from solvers.result import Result
@@ -140,8 +141,11 @@ def integrate(
             states = odeint(equation, u, stops, rtol=rtol, atol=atol, method=method.name, options=_options(method, v))
         return states, equation.counter
 
-    samples = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))] if per_sample else []
-    states, counters = zip(*(solve(*part) for part in samples or [(method.name, model, x)]), strict=True)
+    parts = [(method.name, model, x)]
+    if per_sample:
+        model = of_batch(model, len(x))
+        parts = [(f"{method.name} on sample {i}", model.taking([i]), x[i : i + 1]) for i in range(len(x))]
+    states, counters = zip(*(solve(*part) for part in parts), strict=True)
     path = [u * form.scale(schedule, lam) for lam, u in zip(lams, torch.cat(states, 1), strict=True)]
     trajectory = zip(lams, path, strict=True) if hooks.trajectory else ()
     return Result(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from solvers.solver import Solver
 
 DEFAULT_NFE = 50
+SAME = 1e-6  # in λ; the coefficients of multistep methods after a shorter step are rounding
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,19 @@ class Budget:
         check_start("from_lam", lam, schedule)
         if self.grid in grids.TAUS:
             raise InputError(f"{self.grid} begins where its labels do, not at λ = {lam:.6g}: give `strength`, or another `grid`")
-        lam = float(grids.snap(np.array([lam]), schedule)[0]) if labels_only else lam
+        if labels_only:
+            nearest = float(grids.snap(np.array([lam]), schedule)[0])
+            if nearest == schedule.lam_max:
+                raise InputError(f"λ = {lam:.6g} is nearest to label 0, after which there is no step: choose a smaller λ")
+            lam = nearest
         if self.values is not None:
             values = grids.check(self.values)
-            rest = replace(self, grid=[lam, *values[values > lam]], from_lam=None)
-            return rest.lams(schedule, steps, labels_only=labels_only)
+            after = values[values > lam + SAME]
+            if not (len(after) or self.denoise):
+                raise InputError(
+                    f"no λ of the grid is above {lam:.6g}, where it is to begin: choose a smaller λ, or another `grid`"
+                )
+            return replace(self, grid=[lam, *after], from_lam=None).lams(schedule, steps, labels_only=labels_only)
         lams = replace(self, from_lam=None).lams(schedule.starting_at(lam), steps)
         lams[0] = lam  # exactly, whatever the clock's rounding
         return grids.snap(lams, schedule) if labels_only else lams

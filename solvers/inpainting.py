@@ -37,10 +37,11 @@ from solvers.hooks import OnStep
 from solvers.plan import Plan, Stage
 from solvers.result import Result
 from solvers.sampling import sample, settled
+from solvers.starts import check_shape
 
 APART = 2**31  # between the seeds of the solver's noise and those of the known pixels' noise; torch takes them modulo 2^32
 WINDOW = 3.0  # |λ| below which the composition of the picture is decided
-MOST_REPETITIONS = 1000
+MOST_REPETITIONS = 100  # RePaint takes 10
 
 
 def inpaint(
@@ -65,22 +66,25 @@ def inpaint(
         inpaint(model, images, mask, solver="ddim", eta=1.0, nfe=50, resample=3)
 
     mask: of the shape of known, or broadcast to it: True or 1 is known, False or 0 is not, m between is held for the first part
-    m of the steps. resample: how often each step that begins at |λ| < 3 is repeated (RePaint), each time for the evaluations
-    of a step. All else as in `sample`: row i depends on seed + i, or seed[i], its image and its mask, not on the batch.
+    m of the steps. resample: how often each step that begins at |λ| < 3 is repeated (RePaint), up to 100 times, each time for
+    the evaluations of a step: at most (resample + 1) nfe in all. All else as in `sample`: row i depends on seed + i, or seed[i],
+    its image and its mask, not on the batch; in the dtype of known (the loop in float32, if that is half precision).
 
     InputError for solvers whose samples have no common steps and, with resample, for those that use earlier steps.
     """
-    mask = _checked(mask, check_state("known", known)).to(model.device)
+    check_shape("known", check_state("known", known).shape, checks.instance("model", model, EpsModel, "an EpsModel"))
+    mask = _checked(mask, known).to(model.device)
     prepared = settled(solver, Budget(nfe, steps, grid, denoise), model, options)
     plan = with_jumps(prepared.plan, checks.whole("resample", resample, 0, MOST_REPETITIONS)) if prepared.plan else None
     seeds = seeds_of(seed, len(known))
     fresh, draws = SeededNoise([(one + APART) % 2**32 for one in seeds]), count()
-    known, lams = known.to(model.device), np.unique(prepared.grid)
+    dtype = torch.promote_types(known.dtype, torch.float32)
+    held, lams = known.to(model.device, dtype), np.unique(prepared.grid)
 
     def replace(x: Tensor, lam: float) -> Tensor:
         alpha, sigma = float(model.schedule.alpha(lam)), float(model.schedule.sigma(lam))
         taken = (np.searchsorted(lams, lam, "right") - 1) / (len(lams) - 1)  # the part of the steps
-        return torch.where((mask > float(taken)) | (mask == 1), alpha * known + sigma * fresh(next(draws), x), x)
+        return torch.where((mask > float(taken)) | (mask == 1), alpha * held + sigma * fresh(next(draws), x), x)
 
     result = sample(
         model,
@@ -88,12 +92,12 @@ def inpaint(
         solver=plan or prepared,
         seed=seeds,
         noise=noise,
-        dtype=known.dtype,
+        dtype=dtype,
         on_commit=replace,
         on_step=on_step,
         trajectory=trajectory,
     )
-    return dataclasses.replace(result, x=torch.where(mask == 1, known, result.x))
+    return dataclasses.replace(result, x=torch.where(mask == 1, held, result.x).to(known.dtype))
 
 
 def _checked(mask: Any, known: Tensor) -> Tensor:
@@ -103,8 +107,13 @@ def _checked(mask: Any, known: Tensor) -> Tensor:
         fits = torch.broadcast_shapes(mask.shape, known.shape) == known.shape
     except (AttributeError, TypeError, RuntimeError):
         fits = False
-    if not isinstance(mask, Tensor) or not fits or mask.is_complex() or not bool(((mask >= 0) & (mask <= 1)).all()):
+    numbers = isinstance(mask, Tensor) and not (mask.is_complex() or mask.is_meta)
+    if not (fits and numbers and bool(((mask >= 0) & (mask <= 1)).all())):
         raise checks.wrong("mask", expected, mask)
+    if known.is_meta:
+        raise InputError("`known` is on meta, where tensors hold no numbers: give it on a device")
+    if not bool((torch.isfinite(known) | (mask.to(known.device) == 0)).all()):
+        raise InputError("`known` has numbers that are not finite where the mask is above 0: give them, or mask them with 0")
     return mask.to(torch.float32)
 
 

@@ -17,7 +17,7 @@ FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 @contextmanager
-def shown(progress: bool, model: EpsModel, prepared: Prepared, parts: list[slice]) -> Iterator[EpsModel]:
+def with_bar(progress: bool, model: EpsModel, prepared: Prepared, parts: list[slice]) -> Iterator[EpsModel]:
     """The model, watched by a bar if there is to be progress. parts: the rows of the runs that are made one after the other.
 
     A run is as far as its evaluations if their number is known, else as the λ of its slowest sample.
@@ -27,12 +27,12 @@ def shown(progress: bool, model: EpsModel, prepared: Prepared, parts: list[slice
         return
     runs = parts[-1].stop if prepared.options.get("per_sample") else len(parts)
     with tqdm(total=runs, desc=prepared.solver.name, bar_format=FORMAT) as bar:
-        yield model.watched(Watch(bar, prepared, runs))
+        yield model.watched(Advance(bar, prepared, runs))
         bar.update(runs - bar.n)
 
 
-class Watch:
-    """watch(evaluation, λ, prediction): moves a bar of so many runs. A run begins with its evaluation 1."""
+class Advance:
+    """advance(evaluation, λ, prediction): moves a bar of so many runs. A run begins with its evaluation 1."""
 
     def __init__(self, bar: tqdm, prepared: Prepared, runs: int) -> None:
         self.bar, self.nfe, self.runs, self.begun = bar, prepared.nfe, runs, 0

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,15 +15,15 @@ from diffode import checks
 from diffode.calling import check_state
 from diffode.errors import InputError
 from diffode.model import EpsModel
-from solvers.batches import joined, parts_of
+from solvers.batches import concatenated, of_batch, parts_of
 from solvers.budget import Budget, Prepared, check_start
 from solvers.hooks import Hooks, OnCommit, OnStep
 from solvers.options import refuse_unknown
 from solvers.plan import Plan
-from solvers.progress import shown
+from solvers.progress import with_bar
 from solvers.registry import find
 from solvers.result import Result
-from solvers.starts import Draws, Seed, begin
+from solvers.starts import Draws, Seed, begin, check_shape
 
 
 def sample(
@@ -115,7 +116,13 @@ def encode(
     prepared = settled(solver, Budget(nfe, steps, grid, from_lam=to_lam), model, options, backwards=True)
     if prepared.solver.fixed_grid is not None:
         raise InputError(f"{prepared.solver.name} is a plan, whose grid is one way: encode takes a solver's name")
-    check_state("x", x)
+    first, last = prepared.grid[[0, -1]]
+    if not np.inf > first > last > -np.inf:
+        raise InputError(
+            f"encode leads from a finite λ to a noisier one, and {prepared.solver.name} has been prepared from {first:g} to "
+            f"{last:g}: prepare it with backwards=True, or give its name"
+        )
+    check_shape("x", check_state("x", x).shape, model)
     hooks = Hooks(None, on_commit, on_step, trajectory)
     parts = parts_of(len(x), batch, hooks)
     gradients = checks.flag("differentiable", differentiable)
@@ -129,11 +136,11 @@ def encode(
 def _in_parts(
     run: Callable[[EpsModel, slice], Result], model: EpsModel, prepared: Prepared, parts: list[slice], progress: bool
 ) -> Result:
-    """run(model, rows) of every part, with the model that is of its rows, joined."""
-    with _evaluating(model), shown(progress, model, prepared, parts) as watched:
+    """run(model, rows) of every part, with the model that is of its rows, as one result."""
+    with _evaluating(model), with_bar(progress, of_batch(model, parts[-1].stop), prepared, parts) as watched:
         if len(parts) == 1:
             return run(watched, parts[0])
-        return joined([run(watched.taking(range(rows.start, rows.stop)), rows) for rows in parts])
+        return concatenated([run(watched.taking(range(rows.start, rows.stop)), rows) for rows in parts])
 
 
 def settled(

@@ -74,7 +74,8 @@ def begin(
     if sum(given is not None for given in (n, shape, x)) != 1:
         raise InputError("give one of n (how many), shape (batch, ...), to draw noise of, and x, a state or data to begin with")
     if x is not None:
-        return Start(tuple(check_state("x", x).shape), x, x.dtype, x.device)
+        check_shape("x", check_state("x", x).shape, model)
+        return Start(tuple(x.shape), x, x.dtype, x.device)
     if prepared.noised:
         raise InputError("from_lam and strength begin with data that is noised: give it as x, or leave them out")
     if prepared.grid[-1] < prepared.grid[0]:
@@ -86,7 +87,18 @@ def begin(
     place = check_device("device", model.device if device is None else device)
     if device is None and place.type == "meta":
         raise InputError("the network is on meta, where tensors hold no numbers: load its weights onto a device")
-    return Start(checks.sizes("shape", shape, "(batch, 1, 28, 28)"), None, dtype, place)
+    shape = checks.sizes("shape", shape, "(batch, 1, 28, 28)")
+    check_shape("shape", shape, model)
+    return Start(shape, None, dtype, place)
+
+
+def check_shape(name: str, shape: Sequence[int], model: EpsModel) -> None:
+    """InputError for a batch of this shape, if the model says another of its samples."""
+    if model.shape is not None and tuple(shape[1:]) != model.shape:
+        raise InputError(
+            f"`{name}` has samples of shape {tuple(shape[1:])}, and those of the model are {model.shape}: give such, or say what "
+            f"the network takes, as model.replace(shape={tuple(shape[1:])})"
+        )
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,8 @@ def _generators(seed: Any) -> Any:
     if isinstance(seed, torch.Generator):
         return seed
     found = isinstance(seed, list | tuple) and all(isinstance(each, torch.Generator) for each in seed)
+    if found and len(set(map(id, seed))) < len(seed):
+        raise InputError("a generator is given twice, and draws for one sample only: give one per sample, or one for all")
     return list(seed) if found else []
 
 
@@ -143,3 +157,8 @@ def check_noise(noise: str | None, prepared: Prepared) -> None:
         checks.choice("noise", noise, NOISES)
     if noise == "brownian" and prepared.plan is None:
         raise InputError(f'{prepared.solver.name} has no plan whose draws noise="brownian" could be: leave `noise` out')
+    if noise is None and prepared.plan is not None and prepared.plan.stochastic:
+        raise InputError(
+            f'{prepared.solver.name} draws noise, and noise=None none: give noise="seeded"; x is a state, which is not noised, '
+            "without from_lam and strength, too, at the first λ of `grid`"
+        )

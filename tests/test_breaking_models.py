@@ -260,10 +260,11 @@ CORE = [
             None,
             torch.ones(7, dtype=torch.bool),
             torch.ones(4, 4) * torch.nan,
+            torch.ones(4, 4, device="meta"),
         )
     ),
     *(call(completed, known=wrong) for wrong in NO_STATES),
-    *(call(completed, resample=wrong) for wrong in (-1, 1.5, "1", None, True, 10**6)),
+    *(call(completed, resample=wrong) for wrong in (-1, 1.5, "1", None, True, 101)),
     *(call(completed, seed=wrong) for wrong in (-1, 1.5, "a", [1])),
     *(call(completed, solver=wrong) for wrong in ("dpm12", "bosh3", "nonesuch", 5)),
     *(call(completed, resample=2, solver=wrong) for wrong in ("dpmpp2m", "unipc2")),

@@ -38,6 +38,12 @@ def test_infinity_is_a_number_where_it_is_meant():
     assert number("s_tmax", np.inf, 0, finite=False) == np.inf
 
 
+def test_how_many_numbers_are_expected():
+    for most, said in ((2, "a list of 2 numbers"), (5, "a list of 2 to 5 numbers"), (2**63 - 1, "a list of at least 2 numbers")):
+        with pytest.raises(InputError, match=f"^`lams` must be {said}, not "):
+            numbers("lams", [1.0], most, least=2)
+
+
 @pytest.mark.parametrize(
     "values", [[1, 2.5], (1, 2.5), np.array([1, 2.5]), torch.tensor([1, 2.5]), np.array([1, 2.5], np.float32)]
 )

@@ -423,6 +423,52 @@ def test_images_are_the_same_from_a_folder_a_file_or_floats(mixture, images, tmp
         init_images.read(str(images), (3, 16, 20))
 
 
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("images.npz", "images.npz"),
+        ("linked.npz", "images.npz"),
+        ("linked.npz", "linked.npz"),
+        ("images", "images"),
+        ("images", "images/a.png"),
+        ("images/1.png", "images"),
+        ("images.npz", "folder/../images.npz"),
+    ],
+)
+def test_what_a_run_begins_with_is_not_replaced(mixture, images, tmp_path, source, out):
+    (tmp_path / "linked.npz").symlink_to(images)
+    (tmp_path / "folder").mkdir()
+    budget, before = Budget(nfe=2, strength=0.5), sorted(tmp_path.rglob("*"))
+    init = init_images.read(str(tmp_path / source), mixture.image)
+    task = jobs.prepare_job(mixture, "mixture", "ddim", budget, seeds=[0], labels=None, batch=1, init=init)
+    with pytest.raises(InputError, match=r"which is read: give `out` another name"):
+        generate.generate(task, tmp_path / out, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+BAD_INIT = {
+    "empty": (np.empty((0, 28, 28, 1), np.float32), "has no images"),
+    "whole": (np.zeros((1, 28, 28, 1), np.int64), "int64.*uint8 images, or floats"),
+    "complex": (np.zeros((1, 1, 28, 28), complex), "complex128.*uint8 images, or floats"),
+    "large": (np.full((1, 1, 28, 28), 1e30), "above 1e"),
+    "not finite": (np.full((1, 1, 28, 28), np.nan), "not finite"),
+    "another shape": (np.zeros((1, 1, 28, 27)), "28 pixels high and 28 wide"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_INIT)
+def test_what_is_wrong_with_init_is_said(mixture, tmp_path, what):
+    values, says = BAD_INIT[what]
+    np.savez(tmp_path / "a.npz", values)
+    with pytest.raises(InputError, match=says):
+        init_images.read(str(tmp_path / "a.npz"), mixture.image)
+
+
+def test_a_folder_without_images_is_no_init(mixture, tmp_path):
+    with pytest.raises(InputError, match="has no images: give `init` an image"):
+        init_images.read(str(tmp_path), mixture.image)
+
+
 def test_the_noise_of_a_job_is_what_sample_draws(mixture, tmp_path):
     task = jobs.prepare_job(
         mixture, "mixture", "ddpm", Budget(nfe=4), seeds=[3, 1], labels=None, batch=1, recipe=Recipe(), noise="brownian"

@@ -259,6 +259,23 @@ def test_a_mask_of_zeros_and_ones_is_one_of_true_and_false(mixture32, known):
         assert torch.equal(whole, completed(model, known, mask.to(dtype), seed=range(4), solver="ddim", steps=3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_known_in_half_precision_is_that_in_float32_rounded(dtype):
+    model, known, mask = gaussian(torch.eye(2)), torch.linspace(-1, 1, 6).view(3, 2).to(dtype), torch.tensor([1, 0])
+    found = completed(model, known, mask, steps=3)
+    assert torch.equal(found, completed(model, known.float(), mask, steps=3).to(dtype))
+    assert torch.equal(found[:, 0], known[:, 0])
+
+
+def test_what_is_known_is_finite_and_what_is_not_need_not_be():
+    model, mask = gaussian(torch.eye(2)), torch.tensor([0.5, 0.0])
+    for number in (math.nan, math.inf):
+        known = torch.tensor([[1.0, number], [2.0, 3.0]])
+        assert torch.isfinite(completed(model, known, mask, steps=3)).all()
+        with pytest.raises(InputError, match="not finite where the mask"):
+            completed(model, known, mask.flip(0), steps=3)
+
+
 # Laws
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from diffode import EpsModel, InputError, encode, sample, schedules
+from diffode import EpsModel, InputError, encode, guidance, inpaint, sample, schedules
 from diffode.generators import GeneratorNoise
 from solvers import Budget, Hooks, find
 
@@ -85,6 +85,47 @@ def test_guidance_that_differs_from_sample_to_sample_goes_with_its_rows():
     guided = model().guided(2.0, y=torch.tensor([2, 1, 0, 2, 1]))
     whole, parts = (sample(guided, n=5, nfe=4, batch=batch) for batch in (None, 2))
     assert torch.equal(parts.x, whole.x)
+
+
+@pytest.mark.parametrize("n", [4, 6])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch": 2},
+        {"solver": "bosh3", "per_sample": True, "rtol": 0.1, "atol": 0.1},
+        {"solver": "dpm23", "rtol": 0.2, "atol": 0.1},
+    ],
+    ids=["parts", "one by one", "adaptive"],
+)
+def test_conditions_and_weights_of_another_number_of_samples_are_refused(given, n):
+    """Whichever number is larger, and for weights that a function returns in the middle of the run alone."""
+    weights, right = torch.full((5,), 2.0), model(n)
+    y, middle = {"y": [0] * n}, guidance.interval(weights, -1.0, 1.0)
+    for wrong in (model(5), right.guided(weights, **y), right.guided(lambda lam: weights, **y), right.guided(middle, **y)):
+        with pytest.raises(InputError, match=f"for a batch of 5.* {n}"):
+            sample(wrong, n=n, **given)
+    whole, parts = (sample(model(5).guided(middle, y=[0] * 5), n=5, nfe=4, batch=batch) for batch in (None, 2))
+    assert torch.equal(whole.x, parts.x)
+
+
+def test_a_prepared_solver_encodes_if_it_leads_to_noise():
+    x, budget = torch.linspace(-1, 1, 20).view(5, 4), Budget(nfe=4)
+    backwards = find("dpmpp2m").prepare(budget, SCHEDULE, backwards=True)
+    assert torch.equal(encode(model(), x, solver=backwards).x, encode(model(), x, solver="dpmpp2m", nfe=4).x)
+    for forwards in (budget, Budget(nfe=4, from_lam=0.0)):
+        with pytest.raises(InputError, match="backwards=True"):
+            encode(model(), x, solver=find("dpmpp2m").prepare(forwards, SCHEDULE))
+
+
+def test_samples_of_another_shape_than_the_model_s_are_refused():
+    for run in (
+        lambda: sample(model(), shape=(5, 3)),
+        lambda: sample(model(), x=torch.zeros(5, 4, 1)),
+        lambda: encode(model(), torch.zeros(5, 3)),
+        lambda: inpaint(model(), torch.zeros(5, 3), torch.ones(3)),
+    ):
+        with pytest.raises(InputError, match=r"samples of shape \((3,|4, 1)\).*model are \(4,\)"):
+            run()
 
 
 # ---- a bar
@@ -248,12 +289,13 @@ BAD = {
     "progress of 1": ({"n": 5, "progress": 1}, "progress"),
     "noise": ({"n": 5, "noise": "Brownian"}, "brownian"),
     "no noise to begin with": ({"n": 5, "noise": None}, "noise=None"),
-    "no noise on the way": ({"x": torch.zeros(5, 4), "noise": None, "solver": "ddpm"}, "draws noise"),
+    "no noise on the way": ({"x": torch.zeros(5, 4), "noise": None, "solver": "ddpm"}, 'ddpm draws noise.*noise="seeded"'),
     "a path of an adaptive pair": ({"n": 5, "noise": "brownian", "solver": "dpm23"}, "no plan"),
     "a path of torchdiffeq": ({"n": 5, "noise": "brownian", "solver": "rk4"}, "no plan"),
     "a path of generators": ({"n": 5, "noise": "brownian", "seed": generator()}, "give seeds"),
     "one generator for parts": ({"n": 5, "batch": 2, "seed": generator()}, "leave batch out"),
     "few generators": ({"n": 5, "seed": [generator()]}, "1 generators were given for 5"),
+    "one generator twice": ({"n": 5, "seed": [generator()] * 5}, "given twice"),
     "generators and seeds": ({"n": 5, "seed": [generator(), 1, 2, 3, 4]}, "a seed"),
     "no seeds": ({"n": 5, "seed": []}, "0 seeds"),
 }

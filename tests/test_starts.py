@@ -82,6 +82,17 @@ def test_a_list_is_what_lies_after_the_start():
         Budget(grid=values, from_lam=-1).lams(VP, 4)
 
 
+def test_a_lambda_of_a_list_within_rounding_of_the_start_is_the_start():
+    grid = [-4.0, -1.0, 0.0, 2.0]
+    for off in (1e-12, 1e-10, 1e-8):
+        begun = find("dpmpp2m").prepare(Budget(grid=grid, from_lam=-1 - off), VP)
+        np.testing.assert_allclose(begun.grid, [-1, 0, 2], rtol=0, atol=2 * off)
+    assert Budget(grid=grid, from_lam=-1.01).lams(VP).tolist() == [-1.01, -1, 0, 2]
+    with pytest.raises(InputError, match="no λ of the grid is above 3"):
+        Budget(grid=grid, from_lam=3).lams(VP)
+    assert Budget(grid=grid, from_lam=3, denoise=True).lams(VP).tolist() == [3, np.inf]
+
+
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if find(name).has_plan])
 def test_the_budget_is_of_the_rest(solver):
     """Exactly the evaluations that are asked for, from that λ on, in a plan whose history starts there."""
@@ -121,7 +132,7 @@ def test_a_start_of_data_has_the_law_of_the_full_path():
     shape, lam, mu = (400, 30), -0.4, VP.lam_max
     (alpha, _, v), (alpha_s, sigma_s, v_s) = weights(VP, mu), weights(VP, lam)
     x0 = M + S * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    run = {"model": model_of(VP), "solver": "dpm3", "nfe": 60}
+    run = {"model": model_of(VP).replace(shape=(30,)), "solver": "dpm3", "nfe": 60}
     for x in (sample(shape=shape, dtype=torch.float64, **run).x, sample(x=x0, from_lam=lam, **run).x):
         assert abs(x.mean() - alpha * M) < 4 * (v / x.numel()) ** 0.5
         assert abs(x.var() / v - 1) < 4 * (2 / x.numel()) ** 0.5
@@ -171,6 +182,13 @@ def test_labels_only_networks_start_at_a_label_and_have_its_noise():
         assert lam == float(DDPM.lam(label))
         assert torch.equal(x, noised(DDPM, lam))
         assert np.allclose(DDPM.t(result.plan.grid), np.round(DDPM.t(result.plan.grid)), atol=1e-9)
+
+
+def test_after_label_0_there_is_no_step():
+    model = EpsModel(lambda x, t: 0.1 * x, DDPM, clock="label", shape=(3,))
+    for run in (lambda: sample(model, x=DATA, from_lam=4.6), lambda: encode(model, DATA, to_lam=4.6)):
+        with pytest.raises(InputError, match=r"λ = 4\.6 is nearest to label 0"):
+            run()
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.02, 0.29, 0.58, 0.6, 0.999, 1.0, 1])

@@ -24,7 +24,7 @@ from experiments.sampling.trajectory import STATES, Arrays, Recorder, arrays_of
 from experiments.sampling.work import Work, working_on
 from solvers import sample
 
-Watch = Callable[[int, float], None]
+OnEvaluation = Callable[[int, float], None]
 
 
 def generate(
@@ -34,7 +34,7 @@ def generate(
     save_plan: Path | None = None,
     overwrite: bool = False,
     command: str = "",
-    watch: Watch | None = None,
+    watch: OnEvaluation | None = None,
 ) -> Summary:
     """Draw the samples of a job and write them to `out` (its suffix says how), its card to `out`.json beside it, the states of a
     trajectory to two files of its name and -trajectory, and the plan that was run to save_plan.
@@ -43,7 +43,8 @@ def generate(
     same job continues from them. InputError if a file exists and may not be overwritten, or another run is writing `out`.
     """
     job = task.job
-    outputs = Outputs.at(out, job, save_plan=save_plan, overwrite=overwrite)
+    inputs = [] if task.init is None else [task.init.path]
+    outputs = Outputs.at(out, job, save_plan=save_plan, overwrite=overwrite, inputs=inputs)
     if save_plan is not None:
         _require_plan(task)
     with working_on(out, job, {path.parent for _, path in outputs.named}) as work:
@@ -77,7 +78,7 @@ def _plan_text(task: PreparedJob, arrays: Arrays) -> str | None:
     return task.prepared.plan.to_text() if task.prepared.plan else arrays["plan"].tobytes().decode() or None
 
 
-def _draw(task: PreparedJob, work: Work, watch: Watch | None) -> tuple[Arrays, int]:
+def _draw(task: PreparedJob, work: Work, watch: OnEvaluation | None) -> tuple[Arrays, int]:
     """The arrays of all batches, one after the other, and how many batches were there already; the others are sampled."""
     model = task.job.recipe.apply(task.loaded.model)
     batches, resumed = [], 0
@@ -91,7 +92,7 @@ def _draw(task: PreparedJob, work: Work, watch: Watch | None) -> tuple[Arrays, i
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, resumed
 
 
-def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: Watch | None) -> Arrays:
+def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: OnEvaluation | None) -> Arrays:
     """Sample the batch that begins at `start`: its arrays, a row per image."""
     job, plan = task.job, task.prepared.plan
     seeds = job.seeds[start : start + job.batch]

@@ -69,7 +69,12 @@ class Job:
     @property
     def count(self) -> str:
         """How many, in words."""
-        return f"{len(self.seeds)} {'sample' if self.floats else 'image'}{'s' * (len(self.seeds) > 1)}"
+        return f"{len(self.seeds)} {self.unit}{'s' * (len(self.seeds) > 1)}"
+
+    @property
+    def unit(self) -> str:
+        """What is drawn, in a word."""
+        return "sample" if self.floats else "image"
 
     @property
     def lams(self) -> list[float]:

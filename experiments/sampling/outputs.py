@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,8 @@ from solvers import Plan
 class Outputs:
     """The files of one output.
 
-    samples: a PNG, an .npz, a .safetensors or a folder. card: a JSON file
-    beside them that says how to make them again. states, sheet: of a
-    trajectory, an .npz and a PNG. plan: a JSON file.
+    samples: a PNG, an .npz, a .safetensors or a folder. card: a JSON file beside them that says how to make them again. states,
+    sheet: of a trajectory, an .npz and a PNG. plan: a JSON file.
     """
 
     samples: Path
@@ -41,8 +40,9 @@ class Outputs:
     overwrite: bool
 
     @classmethod
-    def at(cls, out: Path, job: Job, *, save_plan: Path | None, overwrite: bool) -> Outputs:
-        """The files of a job's output at `out`; InputError for what could not be written, whatever exists."""
+    def at(cls, out: Path, job: Job, *, save_plan: Path | None, overwrite: bool, inputs: Sequence[Path] = ()) -> Outputs:
+        """The files of a job's output at `out`; InputError for what could not be written, whatever exists, or would take the
+        place of the inputs, files and folders that the job is begun with."""
         writers.writer(out, job.floats)  # which refuses what is no output
         card = out.with_name(f"{out.name}.json")
         states, sheet = (
@@ -59,7 +59,12 @@ class Outputs:
                     )
         if save_plan is not None:
             refuse_place("save_plan", save_plan, ".json")
-        return cls(out, card, states, sheet, save_plan, overwrite)
+        outputs = cls(out, card, states, sheet, save_plan, overwrite)
+        for parameter, path in outputs.named:
+            for source in inputs:
+                if _clash(path, source) or _clash(path, source.resolve()):
+                    raise InputError(f"{path} is in the place of {source}, which is read: give `{parameter}` another name")
+        return outputs
 
     @property
     def named(self) -> list[tuple[str, Path]]:

@@ -38,15 +38,14 @@ class Summary:
     def calls(self) -> float:
         return float(self.per_image["calls"].mean())
 
-    @property
-    def cost(self) -> str:
-        """NFE, network calls where they differ, and steps, in words."""
+    def cost(self, unit: str) -> str:
+        """NFE, network calls where they differ, and steps, in words; unit: what they are of, as Job.unit."""
         low, high = self.per_image["nfe"].min(), self.per_image["nfe"].max()
         calls = f"{self.calls:.6g} network calls" if abs(self.calls - self.nfe) > 1e-9 else ""
         if low < high:
-            text = f"{low:g} to {high:g} NFE per image (mean {', '.join(filter(None, [f'{self.nfe:.1f}', calls]))})"
+            text = f"{low:g} to {high:g} NFE per {unit} (mean {', '.join(filter(None, [f'{self.nfe:.1f}', calls]))})"
         else:
-            text = f"{low:g} NFE{calls and f' ({calls})'} per image"
+            text = f"{low:g} NFE{calls and f' ({calls})'} per {unit}"
         if "accepted" in self.per_image:
             accepted, rejected = (self.per_image[name].mean() for name in ("accepted", "rejected"))
             text += f", {accepted:.1f} steps accepted, {rejected:.1f} rejected"
@@ -72,7 +71,7 @@ def warnings_of(job: Job, per_image: Arrays, save_plan: Path | None, plan: str |
     if len(short):
         where = f"λ = {short.min():.6g}" + (f" to {short.max():.6g}" if short.min() < short.max() else "")
         yield (
-            f"{len(short)} of {len(job.seeds)} images stopped at {where} of {job.lams[-1]:.6g}, with max_nfe="
+            f"{len(short)} of {len(job.seeds)} {job.unit}s stopped at {where} of {job.lams[-1]:.6g}, with max_nfe="
             f"{job.options.get('max_nfe', 100_000)}: the last state of each is written; raise `max_nfe`, or loosen "
             "`rtol` and `atol`"
         )
