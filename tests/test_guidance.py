@@ -523,7 +523,7 @@ REFUSED = {
     "a grid that falls": (lambda: cfgpp(0.6, [1.0, 0.0]), "must be the increasing λ"),
     "weights of a smaller batch, by rows": (
         lambda: sample(model().guided([1.0, 2.0]), x=X, solver="bosh3", per_sample=True),
-        "for a batch of 2, and sample 2 is asked for",
+        "for a batch of 2, the state has 4",
     ),
     "labels that are not known": (lambda: model().composed([(2.0, {"y": [0, 1, 2, 0]})]), "label 2 is out of range"),
     "no branches": (lambda: model().composed([]), "a list of \\(weight, {condition}\\)"),
