@@ -13,12 +13,12 @@ REASONS = {
     "noise are decided in one place for every multistep solver; the rest is its signature and what its arguments mean.",
     "solvers/adaptive.py:integrate": "29 lines of code: ends, loop, result; the rest is its signature, and what tolerances, ends "
     "and the result mean.",
-    "solvers/blackbox.py:integrate": "21 lines of code; the rest is its signature, and what torchdiffeq's tolerances and "
+    "solvers/blackbox.py:integrate": "24 lines of code; the rest is its signature, and what torchdiffeq's tolerances and "
     "trajectories mean.",
     "solvers/sampling.py:sample": "14 lines of code; the rest is the signature of the function that users call, and what its "
     "arguments mean.",
-    "solvers/sampling.py:encode": "14 lines of code; the rest is its signature, and what its arguments mean.",
-    "solvers/inpainting.py:inpaint": "21 lines of code; the rest is its signature, and what its arguments mean.",
+    "solvers/sampling.py:encode": "20 lines of code; the rest is its signature, and what its arguments mean.",
+    "solvers/inpainting.py:inpaint": "23 lines of code; the rest is its signature, and what its arguments mean.",
     "diffode/likelihood.py:log_likelihood": "18 lines of code; the rest is its signature, and what its arguments mean.",
     "experiments/comparison/compare.py:compare_solvers": "The whole command in its order: problem, solution, rows, answer.",
     "experiments/sampling/jobs.py:prepare_job": "22 lines of code; the rest is its signature: all that decides a job, by name.",

@@ -35,7 +35,7 @@ NOISE_FORM = {name for name in SOLVERS if name.startswith(("dpm2", "dpm3", "dpm-
 
 def straight(schedule, target=0.5):
     """The exact network of a point mass at `target`: x̂0 = target at every λ. So every deterministic solver ends exactly there."""
-    return EpsModel(lambda x, t: torch.full_like(x, target), schedule, "data", shape=(1, 8, 8))
+    return EpsModel(lambda x, t: torch.full_like(x, target), schedule, "data")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
