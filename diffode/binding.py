@@ -20,7 +20,7 @@ from diffode.conditions import cloned, joined, on_device
 from diffode.errors import InputError, shown
 from diffode.evaluation import KEEP, Coefficient, Conversion, Counter, Evaluator, Native, columns, conversion, convert
 from diffode.guidance import Guidance, Steering
-from diffode.rules import Combine
+from diffode.rules import Rule
 from diffode.schedule import Array
 from diffode.weights import aligned, weights_at
 
@@ -52,33 +52,42 @@ class Guided:
     """The branches that each evaluation calls, with their weights, and what is done to their sum.
 
     joint: for each set of branches that are called as one, the call and its condition. rules: with the conversions to the
-    prediction in which each acts, for each evaluation. gradients: what is added last, with its coefficients.
+    prediction in which each acts, for each evaluation. ruled: the weights that they are given there, and the samples that they
+    change, None for all. gradients: what is added last, with its coefficients.
     """
 
     active: Sequence[tuple[Active, Sequence[Coefficient]]]
     branches: Mapping[int, Branch]
     joint: Mapping[Active, tuple[Call, Mapping[str, Any]]]
-    rules: Sequence[tuple[Combine, Sequence[Conversion]]]
+    rules: Sequence[tuple[Rule, Sequence[Conversion]]]
+    ruled: Sequence[tuple[Coefficient, Tensor | None]]
     gradients: Sequence[tuple[Branch, Sequence[Coefficient]]]
     counter: Counter
     predicts: str
     has_memory: bool
     passes_through: bool = False
 
+    def __post_init__(self) -> None:
+        self.run = [rule.start() for rule, _ in self.rules]
+
     def __call__(self, x: Tensor, i: int, out: Tensor | None) -> Tensor:
         active, weights = self.active[i]
         outputs = self._outputs(x, i, active)
-        m = conditional = next(outputs)
+        m = conditional = away = next(outputs)
         if len(active) > 1:  # a single one has weight 1
             conditional = m.clone() if self.rules else m  # a network may write to the same memory at its next call
             m = torch.mul(m, weights[0], out=out)
-            for other, weight in zip(outputs, weights[1:], strict=True):
-                m = m.add_(weight * other) if isinstance(weight, Tensor) else m.add_(other, alpha=weight)
-        for rule, conversions in self.rules:
+            for away, weight in zip(outputs, weights[1:], strict=True):
+                m = m.add_(weight * away) if isinstance(weight, Tensor) else m.add_(away, alpha=weight)
+        if i == 0:  # where a run begins
+            self.run = [rule.start() for rule, _ in self.rules]
+        for combine, (_, conversions) in zip(self.run, self.rules, strict=True):
             m = _converted(m, x, conversions[i])
             if len(active) > 1:
-                conditional = _converted(conditional, x, conversions[i])
-                m = rule(conditional, m, weights[0])
+                conditional, away = (_converted(one, x, conversions[i]) for one in (conditional, away))
+                weight, rows = self.ruled[i]
+                changed = combine(conditional, away, m, weight)
+                m = changed if rows is None else torch.where(rows, changed, m)
         for gradient, coefficients in self.gradients:
             m = m + coefficients[i] * gradient(x, i)
         return m
@@ -130,13 +139,14 @@ def _guided(model: EpsModel, guidance: Guidance, lams: Lams, ends: Array, like: 
     rules, predicts = [], model.predicts
     for rule in guidance.rules:
         wanted = rule.predicts or model.predicts
-        rules.append((rule.begin(), [conversion(predicts, wanted, end, like) for end in ends]))
+        rules.append((rule, [conversion(predicts, wanted, end, like) for end in ends]))
         predicts = wanted
     return Guided(
         active=active,
         branches=branches,
         joint=joint,
         rules=rules,
+        ruled=[_ruled(column, like) for column in np.moveaxis(table, 1, 0)] if rules else [],
         gradients=[_gradient(model, steering, predicts, lams, ends, like) for steering in guidance.steering],
         counter=counter,
         predicts=predicts,
@@ -155,6 +165,16 @@ def _terms(weights: Array, like: Tensor) -> tuple[Active, Sequence[Coefficient]]
     return numbers, kept.tolist() if kept.ndim == 1 else columns(kept, like)
 
 
+def _ruled(weights: Array, like: Tensor) -> tuple[Coefficient, Tensor | None]:
+    """The weight that rules are given, of (2,) or (2, batch), and the samples with both branches, None for all: rules leave the
+    others as they are."""
+    both = weights.all(0)
+    if weights.ndim == 1:
+        return float(weights[0]), None
+    weight, rows = columns(np.stack([np.where(both, weights[0], 1.0), both]), like)
+    return weight, None if both.all() else rows.bool()
+
+
 def _condition(model: EpsModel, guidance: Guidance, number: int) -> dict[str, Any]:
     """Of the call of a branch; InputError where that away has nothing to leave out."""
     if number < len(guidance.towards):
@@ -163,6 +183,7 @@ def _condition(model: EpsModel, guidance: Guidance, number: int) -> dict[str, An
         return {**model.condition, **guidance.other.condition, **guidance.null}
     if guidance.null:
         return {**model.condition, **guidance.null}
+    model.labels.check_left_out(model.network)
     labels = {name: value for _, changes in guidance.towards for name, value in changes.items() if name == model.label}
     return model.labels.left_out({**model.condition, **labels})
 
@@ -206,7 +227,9 @@ def _gradient(
                     f"log_p must return one number per sample, ({len(x)},), differentiable in x, not {shown(log_p)}: sum over "
                     "all axes but the first, and leave torch.no_grad out"
                 )
-            (found,) = torch.autograd.grad(log_p.sum(), x, create_graph=differentiable)
+            (found,) = torch.autograd.grad(log_p.sum(), x, create_graph=differentiable, allow_unused=True)
+            if found is None:
+                raise refused
         return found
 
     return gradient, coefficients.tolist() if coefficients.ndim == 1 else [columns(row[None], like)[0] for row in coefficients]

@@ -23,6 +23,11 @@ def in_words(error: BaseException) -> str:
     )
 
 
+def named(function: Any) -> str:
+    """What a message calls a function."""
+    return getattr(function, "__name__", None) or shown(function)
+
+
 def one_line(text: str, most: int = 80) -> str:
     """The text on one line of at most `most` characters, without any that are not printable."""
     line = " ".join("".join(char if char.isprintable() or char.isspace() else "?" for char in text[: 4 * most]).split())

@@ -34,7 +34,7 @@ from diffode.weights import Weight, aligned, cfgpp, check_weight, interval, rows
 if TYPE_CHECKING:
     from diffode.model import EpsModel
 
-__all__ = ["Guidance", "Rule", "Steering", "Weight", "apg", "calls_of", "cfgpp", "interval", "rescaled", "steered", "towards"]
+__all__ = ["Guidance", "Rule", "Steering", "Weight", "apg", "calls_of", "cfgpp", "guided", "interval", "rescaled", "steered"]
 
 Condition = Mapping[str, Any]
 
@@ -64,6 +64,12 @@ class Guidance:
     batched: bool = False
     steering: tuple[Steering, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.towards:
+            raise checks.wrong("towards", "at least one (weight, {condition})", self.towards)
+        if self.rules and len(self.towards) > 1:
+            raise InputError("rules are of one condition and what it is guided away from: leave them out of what is composed")
+
     @property
     def networks(self) -> tuple[Callable[..., Any], ...]:
         """What is called beside the model's own network."""
@@ -76,10 +82,10 @@ class Guidance:
 
     def weights(self, lams: Sequence[float] | Array, batch: int) -> Array:
         """Of each branch, last of that away: (branches, evaluations), or (branches, evaluations, batch) where samples differ."""
-        towards = np.stack(aligned(*(weights_at(weight, lams, batch) for weight, _ in self.towards)))
-        away = 1 - towards.sum(0)
-        away[abs(away) < 4 * np.finfo(float).eps * abs(towards).sum(0)] = 0  # the rounding of weights that sum to 1
-        return np.concatenate([towards, away[None]])
+        weights = np.stack(aligned(*(weights_at(weight, lams, batch) for weight, _ in self.towards)))
+        away = 1 - weights.sum(0)
+        away[abs(away) < 4 * np.finfo(float).eps * abs(weights).sum(0)] = 0  # the rounding of weights that sum to 1
+        return np.concatenate([weights, away[None]])
 
     def taking(self, rows: Sequence[int]) -> Guidance:
         """That of these rows of the batch."""
@@ -113,35 +119,38 @@ def calls_of(guidance: Guidance | None, lams: Sequence[float] | Array, batch: in
     return np.minimum(calls, 1) if guidance.batched else calls
 
 
-def towards(
+def guided(
     model: EpsModel,
     branches: Any,
-    network: Any = None,
+    other: EpsModel | None = None,
     rules: Sequence[Rule | Combine] = (),
     batched: bool = False,
     null: Mapping[str, Any] | None = None,
 ) -> Guidance | None:
-    """The guidance that EpsModel.guided and .composed ask for; None where it is one call with the model's own condition."""
+    """The guidance that EpsModel.guided and .composed ask for; None where it is one call with the model's own condition.
+
+    other: the model of the branch away, if it is another.
+    """
     expected = "a list of (weight, {condition}), at least one"
     pairs = [*checks.instance("branches", branches, Sequence, expected)]
     if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping) for pair in pairs):
         raise checks.wrong("branches", expected, branches)
     checked = tuple((check_weight("the guidance weight", weight), model.labels.checked(changes)) for weight, changes in pairs)
-    if checks.flag("batched", batched) and network is not None:
-        raise InputError("two networks take two calls: leave batched out where guidance takes another network")
+    if other is not None:
+        _check_other(model, other)
+        if checks.flag("batched", batched):
+            raise InputError("two networks take two calls: leave batched out where guidance takes another network")
     found = Guidance(
         towards=checked,
         null=model.labels.checked(null or {}),
-        other=None if network is None else _other(model, network),
+        other=other,
         rules=tuple(Rule.of(rule) for rule in checks.instance("rules", rules, Sequence, "a list of rules")),
-        batched=bool(batched),
+        batched=checks.flag("batched", batched),
         steering=model.guidance.steering if model.guidance else (),
     )
     (weight, changes), *more = checked
     if not more and not changes and isinstance(weight, float) and weight == 1:
         return found if found.steering else None
-    if not found.null and found.other is None:
-        model.labels.check_left_out(model.network)
     return found
 
 
@@ -152,17 +161,11 @@ def steered(guidance: Guidance | None, log_p: Callable[..., Tensor], scale: Weig
     return replace(guidance, steering=(*guidance.steering, Steering(log_p, check_weight("scale", scale), condition)))
 
 
-def _other(model: EpsModel, network: Any) -> EpsModel:
-    """The model of the branch away, by another network."""
-    from diffode.model import EpsModel
-
-    if not isinstance(network, EpsModel):
-        plain = dict.fromkeys(("hooks", "watches"), ())
-        return model.replace(network=network, condition={}, guidance=None, **plain)
-    if network.schedule.path != model.schedule.path:
+def _check_other(model: EpsModel, other: EpsModel) -> None:
+    """InputError for a model of the branch away that does not go with this one."""
+    if other.schedule.path != model.schedule.path:
         raise InputError(
-            f"guidance by a model on the path {network.schedule.path.name} does not go with one on {model.schedule.path.name}"
+            f"guidance by a model on the path {other.schedule.path.name} does not go with one on {model.schedule.path.name}"
         )
-    if network.guidance is not None:
+    if other.guidance is not None:
         raise InputError("the other model of guidance is guided itself: give it as it is without")
-    return network

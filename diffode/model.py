@@ -26,7 +26,7 @@ from diffode.calling import HALF, Call, check_device, check_state, dtype_of, wei
 from diffode.conditions import on_device, rows_of
 from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once
-from diffode.guidance import Guidance, steered, towards
+from diffode.guidance import Guidance, guided, steered
 from diffode.labels import Labels
 from diffode.rules import Combine, Rule
 from diffode.schedule import Array, Schedule
@@ -113,14 +113,17 @@ class EpsModel:
         called instead there, with the same condition (autoguidance, Karras et al., 2024). rules: guidance.rescaled, .apg.
         batched: both calls as one.
         """
-        return self.replace(guidance=towards(self, [(weight, {})], network, rules, batched, null))
+        other = network
+        if network is not None and not isinstance(network, EpsModel):
+            other = self.replace(network=network, condition={}, guidance=None, hooks=(), watches=())
+        return self.replace(guidance=guided(self, [(weight, {})], other, rules, batched, null))
 
     def composed(self, branches: Sequence[tuple[Weight, Mapping[str, Any]]], *, batched: bool = False, **null: Any) -> Self:
         """Several conditions (Liu et al., 2022, Eq. 11): unconditional + Σ weight (conditional − unconditional).
 
         branches: (weight, what it changes of the condition) of each. The rest is as in `guided`.
         """
-        return self.replace(guidance=towards(self, branches, None, (), batched, null))
+        return self.replace(guidance=guided(self, branches, None, (), batched, null))
 
     def steered(self, log_p: Callable[..., Tensor], scale: Weight = 1.0, **condition: Any) -> Self:
         """Classifier guidance (Dhariwal and Nichol, 2021, Alg. 2): ε − scale σ ∇ log p, beside any other guidance.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffode import checks
+from diffode import checks, prediction
+from diffode.errors import InputError, named, shown
 
-Combine = Callable[[Tensor, Tensor, float | Tensor], Tensor]  # (conditional, guided, weight) -> guided
-RULES = "rescaled(0.7), apg(), or functions of (conditional, guided, weight)"
+Combine = Callable[[Tensor, Tensor, Tensor, float | Tensor], Tensor]  # (conditional, away, guided, weight) -> guided
+RULES = "rescaled(0.7), apg(), or functions of (conditional, away, guided, weight)"
 
 
 @dataclass(frozen=True)
 class Rule:
     """What is done to the guided prediction, in the prediction `predicts`, by default that of the network.
 
-    begin() makes the function of a run, (conditional, guided, weight) -> guided; weight is a number, or (batch, 1, ...).
+    begin() makes the function of a run, (conditional, away, guided, weight) -> guided. away is what the branch away predicts;
+    weight a number, or (batch, 1, ...), and then 1 for the samples that the rule leaves as they are, as their own weight is 0 or 1.
     has_memory: whether that function depends on what it was given before.
     """
 
@@ -27,13 +30,72 @@ class Rule:
     predicts: str | None = None
     has_memory: bool = False
 
+    def __post_init__(self) -> None:
+        checks.function("begin", self.begin, "a function that makes the rule's function of a run")
+        if self.predicts is not None:
+            prediction.check(self.predicts)
+        checks.flag("has_memory", self.has_memory)
+
     @classmethod
     def of(cls, rule: Rule | Combine) -> Rule:
-        """A rule itself, or a function (conditional, guided, weight) -> guided as one."""
-        if isinstance(rule, Rule):
-            return rule
-        checks.function("rules", rule, RULES)
-        return cls(lambda: rule)
+        """A rule itself, or a function (conditional, away, guided, weight) -> guided as one."""
+        return rule if isinstance(rule, Rule) else cls(Always(_checked("rules", rule)))
+
+    def start(self) -> Combine:
+        """The function of a run; InputError where begin() makes none, and where what that returns is no prediction."""
+        combine = _checked(f"what {self} begins with", self.begin())
+
+        def checked(conditional: Tensor, away: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
+            found = combine(conditional, away, guided, weight)
+            if not isinstance(found, Tensor) or found.shape != guided.shape:
+                raise InputError(f"the rule {self} must return a prediction {tuple(guided.shape)}, not {shown(found)}")
+            return found
+
+        return checked
+
+    def __str__(self) -> str:
+        """Its name."""
+        return named(self.begin)
+
+
+def _checked(name: str, combine: Combine) -> Combine:
+    """A function of a run; InputError for what is none, or takes other arguments."""
+    checks.function(name, combine, RULES)
+    try:
+        inspect.signature(combine).bind("conditional", "away", "guided", "weight")
+    except TypeError as misfit:
+        raise checks.wrong(name, RULES, f"{named(combine)}{inspect.signature(combine)}") from misfit
+    except ValueError:  # it has no signature
+        pass
+    return combine
+
+
+@dataclass(frozen=True, repr=False)
+class Always:
+    """The beginning of a rule without memory."""
+
+    combine: Combine
+
+    def __call__(self) -> Combine:
+        return self.combine
+
+    def __repr__(self) -> str:
+        return named(self.combine)
+
+
+@dataclass(frozen=True, repr=False)
+class Rescaled:
+    """See `rescaled`."""
+
+    phi: float
+
+    def __call__(self, conditional: Tensor, away: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
+        had, has = (_flat(m).std(-1, correction=0) for m in (conditional, guided))
+        ratio = torch.where(has > 0, had / has, 1.0)  # where all numbers of a sample are equal there is nothing to scale
+        return guided * _column(1 + self.phi * (ratio - 1), guided)
+
+    def __repr__(self) -> str:
+        return f"rescaled({self.phi:g})"
 
 
 def rescaled(phi: float = 0.7) -> Rule:
@@ -43,14 +105,36 @@ def rescaled(phi: float = 0.7) -> Rule:
 
     with the standard deviation over all of a sample, in the network's own prediction, as diffusers does it.
     """
-    phi = checks.number("phi", phi, 0, 1)
+    return Rule(Always(Rescaled(checks.number("phi", phi, 0, 1))))
 
-    def rescale(conditional: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
-        had, has = (_flat(m).std(-1, correction=0) for m in (conditional, guided))
-        ratio = torch.where(has > 0, had / has, 1.0)  # where all numbers of a sample are equal there is nothing to scale
-        return guided * _column(1 + phi * (ratio - 1), guided)
 
-    return Rule(lambda: rescale)
+@dataclass(frozen=True)
+class Projected:
+    """See `apg`."""
+
+    eta: float
+    norm: float
+    momentum: float
+
+    def __call__(self) -> Combine:
+        average: float | Tensor = 0.0
+
+        def project(conditional: Tensor, away: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
+            nonlocal average
+            gain, d = weight - 1, conditional - away
+            changed = d
+            if self.momentum:
+                changed = d + self.momentum * average
+                average = torch.where(gain == 0, average, changed) if isinstance(gain, Tensor) else changed
+            changed = changed * _column((self.norm / _flat(changed).norm(dim=-1)).clamp(max=1), d)
+            unit = conditional / _column(_flat(conditional).norm(dim=-1).clamp(min=1e-12), d)
+            along = _column((_flat(changed) * _flat(unit)).sum(-1), d) * unit
+            return guided + gain * (changed + (self.eta - 1) * along - d)
+
+        return project
+
+    def __repr__(self) -> str:
+        return f"apg({self.eta:g}, {self.norm:g}, {self.momentum:g})"
 
 
 def apg(eta: float = 0.0, norm: float = math.inf, momentum: float = 0.0) -> Rule:
@@ -58,29 +142,11 @@ def apg(eta: float = 0.0, norm: float = math.inf, momentum: float = 0.0) -> Rule
 
     d∥ is the part of d along the conditional x̂0, which saturates; d is first shortened to length `norm` (r), and before that made
     the average d + β d̄ over the evaluations of a run, with β = momentum. A momentum takes a solver with a plan. The paper: η = 0,
-    β = −0.5, r from 2.5 (EDM2) to 15 (SDXL).
+    β = −0.5, r from 2.5 (EDM2) to 15 (SDXL). After other rules, what this changes of (w − 1) d is added to theirs.
     """
     eta, momentum = checks.number("eta", eta), checks.number("momentum", momentum, -1, 1)
     norm = checks.number("norm", norm, positive=True, finite=False)
-
-    def begin() -> Combine:
-        average: list[Tensor] = []
-
-        def project(conditional: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
-            gain = weight - 1  # guided = conditional + gain d
-            safe = torch.where(gain == 0, 1.0, gain) if isinstance(gain, Tensor) else gain
-            d = (guided - conditional) / safe
-            if momentum:
-                d = d + momentum * average.pop() if average else d
-                average.append(d)
-            d = d * _column((norm / _flat(d).norm(dim=-1)).clamp(max=1), d)
-            unit = conditional / _column(_flat(conditional).norm(dim=-1).clamp(min=1e-12), d)
-            along = _column((_flat(d) * _flat(unit)).sum(-1), d) * unit
-            return conditional + gain * (d + (eta - 1) * along)
-
-        return project
-
-    return Rule(begin, "data", has_memory=momentum != 0)
+    return Rule(Projected(eta, norm, momentum), "data", has_memory=momentum != 0)
 
 
 def _flat(m: Tensor) -> Tensor:
