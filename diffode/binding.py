@@ -79,14 +79,15 @@ class Guided:
             m = torch.mul(m, weights[0], out=out)
             for away, weight in zip(outputs, weights[1:], strict=True):
                 m = m.add_(weight * away) if isinstance(weight, Tensor) else m.add_(away, alpha=weight)
-        if i == 0:  # where a run begins
-            self.run = [rule.start() for rule, _ in self.rules]
-        for combine, (_, conversions) in zip(self.run, self.rules, strict=True):
+        if i == 0 and self.has_memory:  # a run begins
+            self.run = [rule.begin() for rule, _ in self.rules]
+        for combine, (rule, conversions) in zip(self.run, self.rules, strict=True):
             m = _converted(m, x, conversions[i])
             if len(active) > 1:
                 conditional, away = (_converted(one, x, conversions[i]) for one in (conditional, away))
                 weight, rows = self.ruled[i]
                 changed = combine(conditional, away, m, weight)
+                rule.check_returned(changed, m)
                 m = changed if rows is None else torch.where(rows, changed, m)
         for gradient, coefficients in self.gradients:
             m = m + coefficients[i] * gradient(x, i)
@@ -205,7 +206,7 @@ def _gradient(
     model: EpsModel, steering: Steering, predicts: str, lams: Lams, ends: Array, like: Tensor
 ) -> tuple[Branch, Sequence[Coefficient]]:
     """∇ log p; and −s σ dm/dε at each evaluation, m being the prediction that it is added to."""
-    call = Call.of(steering.log_p, model.schedule, model.clock, lams, like)
+    call = Call.of(steering.log_p, model.schedule, model.clock, lams, like, name="log_p")
     condition = on_device(cloned(steering.condition), like, dtype_of(steering.log_p))
     try:
         slopes = [prediction.convert("noise", predicts, *end)[1] for end in ends.reshape(-1, 2).tolist()]
@@ -221,15 +222,14 @@ def _gradient(
         with torch.inference_mode(False), torch.enable_grad():
             if not (differentiable and x.requires_grad):
                 x = x.clone().detach().requires_grad_()
-            log_p = call.evaluated(steering.log_p, x, i, condition)
-            if not isinstance(log_p, Tensor) or log_p.shape != x.shape[:1] or not log_p.requires_grad:
+            log_p, found = call.evaluated(x, i, condition), None
+            if isinstance(log_p, Tensor) and log_p.shape == x.shape[:1] and log_p.requires_grad:
+                (found,) = torch.autograd.grad(log_p.sum(), x, create_graph=differentiable, allow_unused=True)
+            if found is None:
                 raise InputError(
                     f"log_p must return one number per sample, ({len(x)},), differentiable in x, not {shown(log_p)}: sum over "
                     "all axes but the first, and leave torch.no_grad out"
                 )
-            (found,) = torch.autograd.grad(log_p.sum(), x, create_graph=differentiable, allow_unused=True)
-            if found is None:
-                raise refused
         return found
 
     return gradient, coefficients.tolist() if coefficients.ndim == 1 else [columns(row[None], like)[0] for row in coefficients]

@@ -53,11 +53,17 @@ def check_device(name: str, device: Any) -> torch.device:
     return found
 
 
+def module_of(function: Any) -> torch.nn.Module | None:
+    """The module that a function is, or whose method it is."""
+    found = getattr(function, "__self__", function)
+    return found if isinstance(found, torch.nn.Module) else None
+
+
 def weights_of(network: Any) -> Iterator[Tensor]:
-    """The weights and buffers of a network, if it is a module."""
-    if isinstance(network, torch.nn.Module):
-        yield from network.parameters()
-        yield from network.buffers()
+    """The weights and buffers of a network, if it is a module or a method of one."""
+    if module := module_of(network):
+        yield from module.parameters()
+        yield from module.buffers()
 
 
 def dtype_of(network: Any) -> torch.dtype | None:
@@ -76,7 +82,7 @@ class Call:
 
     clocks: (evaluations, batch). dtype: that of the weights, None for what is no module or has none. autocast: to which dtype the
     network is autocast, if at all. scales: what x is multiplied by before each call, a number or (batch, 1, ...); None for 1.
-    learned_variance: whether half of the channels are cut off.
+    learned_variance: whether half of the channels are cut off. name: what messages call it.
     """
 
     network: Callable[..., Any]
@@ -85,6 +91,7 @@ class Call:
     autocast: torch.dtype | None
     scales: Sequence[float | Tensor] | None = None
     learned_variance: bool = False
+    name: str = "the network"
 
     @classmethod
     def of(
@@ -97,6 +104,7 @@ class Call:
         autocast: torch.dtype | None = None,
         predicts: str = "noise",
         learned_variance: bool = False,
+        name: str = "the network",
     ) -> Call:
         """That of a network on this schedule at these λ, for states like `like`; InputError as `clocks_at`, and for a module
         without numbers."""
@@ -104,19 +112,19 @@ class Call:
         own = dtype_of(network)
         offloaded = hasattr(network, "_hf_hook")  # accelerate's, which brings the weights
         if weights is not None and weights.is_meta and not (like.is_meta or offloaded):
-            raise InputError("the network is on meta, where tensors hold no numbers: load its weights onto a device")
+            raise InputError(f"{name} is on meta, where tensors hold no numbers: load its weights onto a device")
         clocks = clocks_at(schedule, clock, lams, len(like), torch.promote_types(own or like.dtype, torch.float32))
         scales = None
         if prediction.find(predicts).scale is not None:
             c = prediction.input_scale(predicts, schedule.alpha(lams), schedule.sigma(lams))
             scales = c.tolist() if c.ndim == 1 else list(torch.as_tensor(c).to(like).view(*c.shape, *[1] * (like.ndim - 1)))
         autocast = autocast or (own if own in HALF else None)
-        return cls(network, clocks.to(like.device), own, autocast, scales, learned_variance)
+        return cls(network, clocks.to(like.device), own, autocast, scales, learned_variance, name)
 
     def __call__(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
         """The output, (batch, *shape), in the dtype of x; InputError if it is none."""
         scaled = x if self.scales is None else x * self.scales[i]
-        m = self.evaluated(self.network, scaled, i, condition)
+        m = self.evaluated(scaled, i, condition)
         if not isinstance(m, Tensor):
             m = getattr(m, "sample", m)  # what the networks of diffusers return
             m = m[0] if isinstance(m, tuple | list) and m else m
@@ -126,13 +134,13 @@ class Call:
             raise _unfit(m, x)
         return m.to(x.dtype)
 
-    def evaluated(self, function: Callable[..., Any], x: Tensor, i: int, condition: Mapping[str, Any]) -> Any:
-        """What a function of x and the clock returns, the network or another of its own, called as the network is."""
+    def evaluated(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Any:
+        """What it returns, whatever that is."""
         try:
             with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
-                return function(x if self.dtype is None else x.to(self.dtype), self.clocks[i], **condition)
+                return self.network(x if self.dtype is None else x.to(self.dtype), self.clocks[i], **condition)
         except (TypeError, RuntimeError) as error:
-            _refuse(function, x, condition, error)
+            _refuse(self, x, condition, error)
             raise
 
 
@@ -160,23 +168,26 @@ def _unfit(m: Any, x: Tensor) -> InputError:
     return InputError(f"the network returned a tensor on {m.device} for a state on {x.device}: move it there (EpsModel.to)")
 
 
-def _refuse(function: Callable[..., Any], x: Tensor, condition: Mapping[str, Any], error: Exception) -> None:
+def _refuse(call: Call, x: Tensor, condition: Mapping[str, Any], error: Exception) -> None:
     """InputError if the network failed since it takes other arguments, or is on another device, than it is called with."""
-    call = f"network({', '.join(['x', 't', *(f'{name}=...' for name in condition)])})"
+    function = call.network
+    said = f"{call.name.removeprefix('the ')}({', '.join(['x', 't', *(f'{name}=...' for name in condition)])})"
     try:
         inspect.signature(getattr(function, "forward", function)).bind(x, x, **condition)
     except TypeError as misfit:
         advice = "give what it takes (conditioned), or a function that calls it so"
-        if str(misfit).endswith(("'y'", "'class_labels'")):
+        if call.name == "log_p":
+            advice = "give what it takes by keyword, as steered(log_p, scale, y=...)"
+        elif str(misfit).endswith(("'y'", "'class_labels'")):
             advice = (
                 "give labels (labelled) under the name that it takes, EpsModel(..., label=...), and where guidance leaves them "
                 "out say which mean none, EpsModel(..., null_label=...)"
             )
-        raise InputError(f"the network cannot be called as {call}: {misfit}; {advice}") from error
+        raise InputError(f"{call.name} cannot be called as {said}: {misfit}; {advice}") from error
     except ValueError:  # it has no signature
         pass
     places = {tensor.device for tensor in weights_of(function)}
     if places and x.device not in places:
         raise InputError(
-            f"the network is on {places.pop()} and the state on {x.device}: move one of them (EpsModel.to)"
+            f"{call.name} is on {places.pop()} and the state on {x.device}: move one of them (EpsModel.to)"
         ) from error

@@ -155,6 +155,8 @@ def _letters(name: str) -> str:
 
 def _plain_number(value: Any) -> float | int:
     """The number as Python's; NaN for what is none."""
+    if getattr(value, "is_meta", False):  # a tensor without numbers
+        return math.nan
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy, or a tensor of one number
         value = value.item()
     return value if isinstance(value, Real) and not isinstance(value, bool) else math.nan  # type: ignore[return-value]

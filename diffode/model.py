@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffode import binding, checks, clocks, prediction
-from diffode.calling import HALF, Call, check_device, check_state, dtype_of, weights_of
+from diffode.calling import HALF, Call, check_device, check_state, dtype_of, module_of, weights_of
 from diffode.conditions import on_device, rows_of
 from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once
@@ -66,17 +66,18 @@ class EpsModel:
     def __post_init__(self) -> None:
         checks.function("network", self.network, "a torch module or a function of x and its clock")
         checks.instance("schedule", self.schedule, Schedule, "a Schedule, as schedules.ddpm_linear() makes one")
-        prediction.check(self.predicts)
+        prediction.check(self.predicts, self.schedule.path.name)
         clocks.check(self.clock, self.schedule)
         object.__setattr__(self, "classes", self.labels.classes)
         object.__setattr__(self, "null_label", self.labels.null)
         checks.flag("learned_variance", self.learned_variance)
         checks.instance("condition", self.condition, Mapping, "a dict of what the network is given by keyword")
-        if self.predicts == "velocity" and self.schedule.path.name != "vp":
-            raise InputError(
-                "velocity is α ε − σ x0 on the vp path; on the "
-                f"{self.schedule.path.name} path it is called flow (ε − x0) or tangent"
-            )
+        checks.instance("guidance", self.guidance, Guidance | None, "what `guided` makes, or None")
+        for name in ("hooks", "watches"):
+            if not isinstance(found := getattr(self, name), tuple | list) or not all(map(callable, found)):
+                raise checks.wrong(name, "a tuple of functions", found)
+        if self.autocast is not None and self.autocast not in HALF:
+            raise checks.wrong("autocast", "a dtype to autocast to, torch.bfloat16 or torch.float16", self.autocast)
         if self.shape is not None:
             object.__setattr__(self, "shape", checks.sizes("shape", self.shape, "(1, 28, 28)", least=0))
 
@@ -113,10 +114,9 @@ class EpsModel:
         called instead there, with the same condition (autoguidance, Karras et al., 2024). rules: guidance.rescaled, .apg.
         batched: both calls as one.
         """
-        other = network
         if network is not None and not isinstance(network, EpsModel):
-            other = self.replace(network=network, condition={}, guidance=None, hooks=(), watches=())
-        return self.replace(guidance=guided(self, [(weight, {})], other, rules, batched, null))
+            network = self.replace(network=network, condition={}, guidance=None, hooks=(), watches=())
+        return self.replace(guidance=guided(self, [(weight, {})], network, rules, batched, null))
 
     def composed(self, branches: Sequence[tuple[Weight, Mapping[str, Any]]], *, batched: bool = False, **null: Any) -> Self:
         """Several conditions (Liu et al., 2022, Eq. 11): unconditional + Σ weight (conditional − unconditional).
@@ -144,17 +144,14 @@ class EpsModel:
         quantile, bound = checks.number("quantile", quantile, 0, 1, positive=True), checks.number("bound", bound, positive=True)
 
         def threshold(x0: Tensor) -> Tensor:
-            s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound)
-            s = s.view(-1, *[1] * (x0.ndim - 1))
+            s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound).view(-1, *[1] * (x0.ndim - 1))
             return x0.clamp(-s, s) * (bound / s)
 
         return self.replace(hooks=(*self.hooks, threshold))
 
     def autocasted(self, dtype: torch.dtype = torch.bfloat16) -> Self:
         """This model with its network called under autocast; the state keeps its dtype. InputError but for bfloat16, float16."""
-        if dtype not in HALF:
-            raise checks.wrong("dtype", "torch.bfloat16 or torch.float16, to which a network can be autocast", dtype)
-        return self.replace(autocast=dtype)
+        return self.replace(autocast=checks.instance("dtype", dtype, torch.dtype, "torch.bfloat16 or torch.float16"))
 
     def watched(self, watch: Watch) -> Self:
         """This model, calling watch(evaluation, λ, prediction) after every evaluation, for progress and checks.
@@ -185,8 +182,8 @@ class EpsModel:
     @property
     def modules(self) -> list[torch.nn.Module]:
         """The torch modules that are called: the network, and those of guidance."""
-        called = [self.network, *(self.guidance.networks if self.guidance else ())]
-        return [network for network in called if isinstance(network, torch.nn.Module)]
+        called = map(module_of, (self.network, *(self.guidance.networks if self.guidance else ())))
+        return [module for module in called if module is not None]
 
     @property
     def device(self) -> torch.device:

@@ -95,9 +95,11 @@ def find(predicts: str) -> Prediction:
     return _find(predicts)
 
 
-def check(predicts: str) -> str:
-    """The name itself if it is known; else InputError."""
+def check(predicts: str, path: str = "vp") -> str:
+    """The name itself if it is known, and is called so on this path; else InputError."""
     find(predicts)
+    if predicts == "velocity" and path != "vp":
+        raise InputError(f"velocity is α ε − σ x0 on the vp path; on the {path} path it is called flow (ε − x0) or tangent")
     return predicts
 
 

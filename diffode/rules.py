@@ -21,8 +21,8 @@ RULES = "rescaled(0.7), apg(), or functions of (conditional, away, guided, weigh
 class Rule:
     """What is done to the guided prediction, in the prediction `predicts`, by default that of the network.
 
-    begin() makes the function of a run, (conditional, away, guided, weight) -> guided. away is what the branch away predicts;
-    weight a number, or (batch, 1, ...), and then 1 for the samples that the rule leaves as they are, as their own weight is 0 or 1.
+    begin() makes the function of a run, (conditional, away, guided, weight) -> guided. away: what the branch away predicts.
+    weight: a number, or (batch, 1, ...), and then 1 for the samples that rules leave as they are, whose own weight is 0 or 1.
     has_memory: whether that function depends on what it was given before.
     """
 
@@ -42,16 +42,14 @@ class Rule:
         return rule if isinstance(rule, Rule) else cls(Always(_checked("rules", rule)))
 
     def start(self) -> Combine:
-        """The function of a run; InputError where begin() makes none, and where what that returns is no prediction."""
-        combine = _checked(f"what {self} begins with", self.begin())
+        """The function of a run; InputError where begin() makes none."""
+        return _checked(f"what {self} begins with", self.begin())
 
-        def checked(conditional: Tensor, away: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
-            found = combine(conditional, away, guided, weight)
-            if not isinstance(found, Tensor) or found.shape != guided.shape:
-                raise InputError(f"the rule {self} must return a prediction {tuple(guided.shape)}, not {shown(found)}")
-            return found
-
-        return checked
+    def check_returned(self, found: object, guided: Tensor) -> None:
+        """InputError where what its function returned is no prediction like the guided one."""
+        if not isinstance(found, Tensor) or found.shape != guided.shape:
+            what = tuple(found.shape) if isinstance(found, Tensor) else shown(found)
+            raise InputError(f"the rule {self} must return the guided prediction, {tuple(guided.shape)}, not {what}")
 
     def __str__(self) -> str:
         """Its name."""

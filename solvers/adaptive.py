@@ -80,7 +80,7 @@ class _Batch:
             self.walks[i].calls += calls
         if not torch.isfinite(m).all():
             for i, lam, m_i in zip(samples, lams, m, strict=True):
-                refuse_nonfinite(self.walks[i].nfe, lam, m_i)
+                refuse_nonfinite(self.walks[i].nfe, lam, m_i, of=self.model)
         return m
 
     def _calls(self, samples: list[int], lams: Array) -> list[int]:

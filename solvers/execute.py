@@ -22,11 +22,12 @@ from solvers.result import Result
 Solve = Callable[[EpsModel, Tensor, Hooks], Result]
 
 
-def refuse_nonfinite(evaluation: int, lam: float, m: Tensor) -> None:
+def refuse_nonfinite(evaluation: int, lam: float, m: Tensor, *, of: EpsModel | None = None) -> None:
     """InputError, with the λ and the number of the evaluation, if `m` is not finite; to be given to EpsModel.watched."""
     if not torch.isfinite(m).all():
+        steered = " or the gradient of log_p" if of and of.guidance and of.guidance.steering else ""
         raise InputError(
-            f"the network's output is not finite at λ = {lam:.6g}, evaluation {evaluation}: "
+            f"the network's output{steered} is not finite at λ = {lam:.6g}, evaluation {evaluation}: "
             "check the checkpoint, or use a wider dtype"
         )
 
@@ -51,7 +52,7 @@ def guarded(solver: str, solve: Solve, model: EpsModel, x: Tensor, hooks: Hooks)
         return result if wide is x else replace(result, x=result.x.to(x.dtype))
     if not is_finite(x):
         raise InputError("the state to begin with, x, is not finite")
-    solve(model.watched(refuse_nonfinite), wide, Hooks(hooks.noise))
+    solve(model.watched(partial(refuse_nonfinite, of=model)), wide, Hooks(hooks.noise))
     raise InputError(
         f"the state of {solver} overflowed though every network output was finite: use more evaluations or another grid"
     )

@@ -206,7 +206,7 @@ CORE = [
     ),
     call(MODEL.labelled([1]), x=X, lam=0.0),
     call(MODEL.guided(2.0), x=X, lam=0.0),
-    call(EpsModel(needs_labels, SCHEDULE).labelled([1, 2]).guided, weight=2.0),
+    call(EpsModel(needs_labels, SCHEDULE).labelled([1, 2]).guided(2.0), x=X, lam=0.0),
     *(
         pytest.param(of_network, {"network": network, "solver": solver, **how}, id=f"{name} {solver} {' '.join(how)}")
         for name, network in NETWORKS.items()

@@ -1,5 +1,6 @@
 """Guidance on Gaussians and their mixture, where the guided ODE is known: against SciPy's integration of the closed form."""
 
+import pickle
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from diffode import SOLVERS, EpsModel, InputError, encode, log_likelihood, sample, schedules, shared
 from diffode.evaluation import Counter
-from diffode.guidance import Rule, apg, calls_of, cfgpp, interval, rescaled
+from diffode.guidance import Guidance, Rule, apg, calls_of, cfgpp, interval, rescaled
 from diffode.ode import accurate
 from solvers import run
 
@@ -146,11 +147,11 @@ KINDS = {
         rescaled_by(0.7, towards(lambda lam: 2.5, OF_EACH, without), OF_EACH),
     ),
     "a rule in x̂0": (
-        model().guided(2.5, rules=[Rule(lambda: lambda conditional, guided, weight: (guided + conditional) / 2, "data")]),
+        model().guided(2.5, rules=[Rule(lambda: lambda conditional, away, guided, weight: (guided + conditional) / 2, "data")]),
         towards(lambda lam: 1.75, OF_EACH, without),
     ),
     "two rules": (
-        model().guided(1.5, rules=[Rule(lambda: lambda c, m, w: 2 * m - c, "data"), rescaled(0.3)]),
+        model().guided(1.5, rules=[Rule(lambda: lambda c, null, m, w: 2 * m - c, "data"), rescaled(0.3)]),
         rescaled_by(0.3, towards(lambda lam: 2.0, OF_EACH, without), OF_EACH),
     ),
 }
@@ -297,6 +298,47 @@ def test_apg_is_as_published(weight, eta, norm, momentum):
         np.testing.assert_allclose(sample(guided, x=X, solver="ddim", grid=grid).x, x, atol=1e-10, rtol=0)
 
 
+def mirrored(conditional, away, guided, weight):
+    """A rule of one's own."""
+    return 2 * conditional - guided + 0.1 * away
+
+
+def each_its_own(lam):
+    """Weights that are 0 and 1 for some samples at some λ, and others for others."""
+    return [0.0, 1.0 if lam < -1 else 3.0, 2.0 if lam < 0 else 1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "solver", "how"),
+    [
+        (mirrored, "ddim", {"nfe": 5}),
+        (rescaled(0.7), "dpm12", {"rtol": 2.0, "atol": 2.0}),
+        (apg(0.2, 0.5), "ddim", {"nfe": 5}),
+        (apg(0.2, 0.5, -0.5), "ddim", {"nfe": 5}),
+    ],
+    ids=["own", "rescaled", "apg", "momentum"],
+)
+def test_rules_leave_samples_of_weight_0_and_1_alone(rule, solver, how):
+    guided = model().guided(each_its_own, rules=[rule])
+    together = sample(guided, x=X, solver=solver, **how).x
+    for i in range(4):
+        alone = sample(guided.taking([i]), x=X[i : i + 1], solver=solver, **how).x
+        torch.testing.assert_close(together[i], alone[0], atol=1e-12, rtol=1e-12)
+    unconditional = sample(model(y=None), x=X[:1], solver=solver, **how).x
+    torch.testing.assert_close(together[:1], unconditional, atol=1e-12, rtol=1e-12)
+
+
+def test_momentum_begins_anew_in_each_run_of_one_bound_model():
+    """And near weight 1 it averages the difference itself, not what rounding leaves of it."""
+    evaluate = model().guided(2.0, rules=[apg(momentum=-0.5)]).bind([-1.0, 0.0], X)
+    first, second = ([evaluate(X, i).clone() for i in range(2)] for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    weights = {-1.0: 1 + 1e-7, 0.0: 3.0}
+    found = [model().guided(weights.get, rules=[apg(norm=0.5, momentum=0.9)]).bind([-1.0, 0.0], x) for x in (X, X.float())]
+    exact, single = ([evaluate(x, i).clone() for i in range(2)][1] for evaluate, x in zip(found, (X, X.float()), strict=True))
+    torch.testing.assert_close(single.double(), exact, atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow  # it imports half of diffusers
 def test_rules_are_those_of_diffusers():
     apg_of = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance").normalized_guidance
@@ -304,9 +346,37 @@ def test_rules_are_those_of_diffusers():
     images = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     c, null = images
     guided = null + 3.0 * (c - null)
-    torch.testing.assert_close(rescaled(0.7).begin()(c, guided, 3.0), rescale_of(guided, c, 0.7))
+    torch.testing.assert_close(rescaled(0.7).begin()(c, null, guided, 3.0), rescale_of(guided, c, 0.7))
     expected = apg_of(c, null, 2.0, None, 0.2, 1.5, use_original_formulation=True)  # whose scale is w − 1
-    torch.testing.assert_close(apg(0.2, 1.5).begin()(c, guided, 3.0), expected)
+    torch.testing.assert_close(apg(0.2, 1.5).begin()(c, null, guided, 3.0), expected)
+
+
+def test_cfgpp_on_a_grid_from_pure_noise():
+    """Whose first step, from λ = −∞, has the weight ω; and λ that rounding moved are of their steps."""
+    weight = cfgpp(0.6, [-np.inf, 0.0, 0.5, np.inf])
+    lams, steps = [-np.inf, -1.0, 0.0 - 1e-12, 0.5, np.inf], [1.0, 1.0, 1 - np.exp(-0.5), 1.0, 1.0]
+    assert [weight(lam) for lam in lams] == pytest.approx([0.6 / step for step in steps])
+
+
+def test_weights_are_copied():
+    mine = EACH.copy()
+    guided = model().guided(mine)
+    before, mine[:] = guided(X, 0.3), 0.0
+    assert torch.equal(guided(X, 0.3), before)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"weight": interval(EACH, -1.25, 0.5)},
+        {"weight": cfgpp(0.6, LAMS)},
+        {"weight": 2.0, "rules": [rescaled(0.7), apg(0.2, 0.5, -0.5), mirrored]},
+    ],
+    ids=["interval", "cfgpp", "rules"],
+)
+def test_guided_models_are_pickled(how):
+    guided = model().guided(**how).taking([2, 1])
+    assert torch.equal(pickle.loads(pickle.dumps(guided)).bind([0.3], X[:2])(X[:2]), guided.bind([0.3], X[:2])(X[:2]))
 
 
 # Calls
@@ -373,6 +443,37 @@ def test_labels_of_branches_may_be_anything_that_the_network_takes():
     texts = EpsModel(lambda x, lam, y: given.append(y) or x, SCHEDULE, clock="lam")
     texts.composed([(2.0, {"y": ["a coat"] * 4})], y=[""] * 4)(X, 0.3)
     assert given == [["a coat"] * 4, [""] * 4]
+
+
+def test_labels_that_are_never_left_out_may_be_needed():
+    """Where weights sum to 1 the branch away is not called."""
+    both = model(needs_y).composed([(0.5, {"y": Y}), (0.5, {"y": 1 - Y})])
+    closed = (OF_EACH(X.numpy(), 0.3) + OTHERS(X.numpy(), 0.3)) / 2
+    np.testing.assert_allclose(both(X, 0.3), closed, atol=1e-12)
+    assert torch.equal(model(needs_y).guided(lambda lam: 1.0)(X, 0.3), model(needs_y)(X, 0.3))
+
+
+def test_lists_of_labels_go_into_one_call_with_tensors():
+    made = [model().guided(2.0, y=y, batched=True)(X, 0.3) for y in (1 - Y, (1 - Y).tolist(), [*(1 - Y).numpy()])]
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
+def test_the_module_of_a_method_is_moved_and_evaluated():
+    class Classifier(torch.nn.Linear):
+        def log_prob(self, x, t):
+            assert not self.training
+            return self(x)[:, 0]
+
+    classifier = Classifier(3, 1)
+    guided = model(y=None).steered(classifier.log_prob).to("cpu", torch.float32)
+    assert guided.modules == [classifier]
+    with_sigma = float(SCHEDULE.sigma(0.3)) * classifier.weight.double()
+    classifier.eval()
+    torch.testing.assert_close(guided(X, 0.3), model(y=None)(X, 0.3) - with_sigma, atol=1e-7, rtol=0)  # a gradient in float32
+    classifier.train()
+    sample(guided, x=X, nfe=1)
+    assert classifier.training
 
 
 def test_the_other_network_is_moved_and_evaluated_as_the_first():
@@ -508,6 +609,13 @@ def test_the_page_is_what_works():
 # What cannot be
 
 
+EACH_ON_META = torch.ones(4, device="meta")
+
+
+def mean_of(conditional, away, guided, weight):
+    return guided.mean()
+
+
 def needs_y(x, lam, y):
     return network(x, lam, y)
 
@@ -516,7 +624,18 @@ REFUSED = {
     "labels left out of one call": (lambda: model().guided(2.0, batched=True)(X, 0.3), "differ in y: say what takes its place"),
     "two networks as one call": (lambda: model().guided(2.0, network=bad, batched=True), "two networks take two calls"),
     "weights of another batch": (lambda: model().guided([1.0, 2.0])(X, 0.3), "are for a batch of 2, the state has 4"),
-    "a function of text": (lambda: model().guided(lambda lam: "2")(X, 0.3), "the weight that <lambda> returns must be"),
+    "a function of text": (lambda: model().guided(lambda lam: "2")(X, 0.3), "that <lambda> returns at λ = 0.3 must be"),
+    "an interval of text": (lambda: model().guided(interval(lambda lam: "2", 0, 1))(X, 0.3), "that <lambda> returns at λ = 0.3"),
+    "an interval of too few": (lambda: sample(model().guided(interval([2.0], -9, 9)), x=X, nfe=1), "for a batch of 1"),
+    "a function of nothing": (lambda: model().guided(lambda: 1.0)(X, 0.3), "the weight <lambda> fails at λ = 0.3: TypeError"),
+    "a function that fails": (lambda: model().guided(lambda lam: 1 / 0)(X, 0.3), "fails at λ = 0.3: ZeroDivisionError"),
+    "weights on meta": (lambda: model().guided(torch.ones(4, device="meta")), "numbers, one per sample, of moderate size"),
+    "a weight on meta": (lambda: model().guided(torch.ones((), device="meta")), "must be a finite number"),
+    "a function on meta": (
+        lambda: model().guided(lambda lam: EACH_ON_META)(X, 0.3),
+        "at λ = 0.3 must be numbers, one per sample",
+    ),
+    "a grid by name": (lambda: cfgpp(0.6, "logsnr"), "`lams` must be a list of at least 2 numbers"),
     "a function of NaN": (lambda: model().guided(lambda lam: np.nan)(X, 0.3), "must be a finite number"),
     "a function of functions": (lambda: model().guided(lambda lam: smooth)(X, 0.3), "must return numbers, not a function"),
     "an empty interval": (lambda: interval(2.0, 1.0, 1.0), "is empty"),
@@ -527,21 +646,47 @@ REFUSED = {
     ),
     "labels that are not known": (lambda: model().composed([(2.0, {"y": [0, 1, 2, 0]})]), "label 2 is out of range"),
     "no branches": (lambda: model().composed([]), "a list of \\(weight, {condition}\\)"),
+    "a label away that is not known": (lambda: model().guided(2.0, y=torch.tensor([9, 1, 0, 0])), "label 9 is out of range"),
+    "a list away that is not known": (lambda: model().guided(2.0, y=[1, 9, 0, 0]), "label 9 is out of range"),
+    "no branches of a Guidance": (lambda: Guidance(towards=()), "at least one \\(weight, {condition}\\)"),
+    "rules of several": (lambda: Guidance(((2.0, {}), (1.0, {})), rules=(rescaled(),)), "leave them out of what is composed"),
+    "guidance that is none": (lambda: model().replace(guidance=3), "`guidance` must be what `guided` makes"),
+    "hooks that are none": (lambda: model().replace(hooks=3), "`hooks` must be a tuple of functions"),
+    "watches that are none": (lambda: model().replace(watches=(3,)), "`watches` must be a tuple of functions"),
+    "autocast to a text": (lambda: model().replace(autocast="x"), "`autocast` must be a dtype"),
     "branches without weights": (lambda: model().composed([{"y": Y}]), "a list of \\(weight, {condition}\\)"),
     "nothing to leave out": (lambda: model(y=None).guided(2.0)(X, 0.3), "needs labels"),
-    "labels that cannot be left out": (lambda: model(needs_y).guided(2.0), "say which label means none"),
+    "labels that cannot be left out": (lambda: model(needs_y).guided(2.0)(X, 0.3), "say which label means none"),
     "another path": (
         lambda: model().guided(2.0, network=EpsModel(bad, schedules.flow(), clock="lam")),
         "on the path flow does not go with one on vp",
     ),
     "a guided network": (lambda: model().guided(2.0, network=model().guided(2.0)), "is guided itself"),
     "a rule that is none": (lambda: model().guided(2.0, rules=[0.7]), "must be rescaled"),
+    "a rule that is not made": (lambda: model().guided(2.0, rules=[rescaled]), "of \\(conditional, away, guided, weight\\), not"),
+    "a rule of a number": (lambda: Rule(3), "`begin` must be a function"),
+    "a rule of numbers": (lambda: model().guided(2.0, rules=[Rule(lambda: 3)])(X, 0.3), "what <lambda> begins with must be"),
+    "a rule in what is not known": (lambda: Rule(lambda: mirrored, "nonesuch"), "nonesuch"),
+    "a rule to one number": (
+        lambda: model().guided(2.0, rules=[mean_of])(X, 0.3),
+        "the rule mean_of must return the guided prediction, \\(4, 3\\), not \\(\\)",
+    ),
+    "a rule to None": (lambda: model().guided(2.0, rules=[lambda c, null, m, w: None])(X, 0.3), "the rule <lambda> .* not None"),
     "momentum in an adaptive solver": (
         lambda: sample(model().guided(2.0, rules=[apg(momentum=-0.5)]), x=X, solver="dpm12"),
         "depends on the evaluations before",
     ),
     "log p of all samples": (lambda: model().steered(lambda x, lam: x.sum())(X, 0.3), "one number per sample, \\(4,\\)"),
     "log p without gradients": (lambda: model().steered(lambda x, lam: x.detach().sum(1))(X, 0.3), "differentiable in x"),
+    "log p of no x": (lambda: model().steered(lambda x, t: torch.zeros(4, requires_grad=True))(X, 0.3), "differentiable in x"),
+    "log p of other arguments": (
+        lambda: model().steered(lambda x: x.sum(1))(X, 0.3),
+        "^log_p cannot be called as log_p\\(x, t\\)",
+    ),
+    "log p with an infinite gradient": (
+        lambda: sample(model(y=None).steered(lambda x, t: (0 * x).sqrt().sum(1)), x=X, nfe=1),
+        "the network's output or the gradient of log_p is not finite",
+    ),
     "log p that is none": (lambda: model().steered("classifier"), "must be a function of"),
     "steering of x̂0 from λ = −∞": (
         lambda: EpsModel(network, schedules.flow(0.0, 1.0), "data", clock="lam").steered(lambda x, lam: x.sum(1))(X, -np.inf),

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from diffode import conditions
+from diffode.calling import module_of
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.weights import Weight, rows_of_weight
@@ -56,9 +56,10 @@ def prepared(model: EpsModel, dtype: torch.dtype) -> EpsModel:
     memo: dict[int, Any] = {}
 
     def copied(network: Any) -> Any:
-        if not isinstance(network, nn.Module):
-            return network
-        return copy.deepcopy(network, memo).to("cpu", dtype).requires_grad_(False).eval()
+        copied = copy.deepcopy(network, memo) if module_of(network) else network  # of a method, with its module
+        if module := module_of(copied):
+            module.to("cpu", dtype).requires_grad_(False).eval()
+        return copied
 
     def of_condition(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         return conditions.repeated(conditions.in_dtype(tree, dtype), rows)
