@@ -92,8 +92,8 @@ class WithDensity(EpsModel):
         plain = not self.hooks and self.guidance is None and self.predicts in ("velocity", "tangent")
         closed = getattr(self.network, "divergence", None)
         if self.probes is None and plain and closed is not None:
-            call, condition = self.call_at(lams, like), self.handed(self.condition, like)
-            return lambda x, i: (tangent(x, i), call.evaluated(closed, x, i, condition).to(x.dtype)[:, None])
+            call, condition = replace(self.call_at(lams, like), network=closed), self.handed(self.condition, like)
+            return lambda x, i: (tangent(x, i), call.evaluated(x, i, condition).to(x.dtype)[:, None])
         units = torch.eye(self.d, dtype=like.dtype, device=like.device).view(self.d, 1, *self.of_x)
         vectors = units.expand(self.d, *like.shape) if self.probes is None else self.probes.to(like)
 

@@ -312,7 +312,7 @@ def each_its_own(lam):
     ("rule", "solver", "how"),
     [
         (mirrored, "ddim", {"nfe": 5}),
-        (rescaled(0.7), "dpm12", {"rtol": 2.0, "atol": 2.0}),
+        (rescaled(0.7), "dpm12", {"rtol": 1.0, "atol": 1.0}),
         (apg(0.2, 0.5), "ddim", {"nfe": 5}),
         (apg(0.2, 0.5, -0.5), "ddim", {"nfe": 5}),
     ],
