@@ -83,7 +83,7 @@ class Labels:
         """The condition with whole labels as int64; all else, as rows of floats and texts, as it is. InputError as `check`."""
         y: Any = condition.get(self.name)
         whole = (isinstance(y, Tensor) and y.dtype in WHOLE) or (isinstance(y, np.ndarray) and y.dtype.kind in "iu")
-        if (whole and y.ndim == 1) or (isinstance(y, list) and y and all(isinstance(one, int) for one in y)):
+        if (whole and y.ndim == 1) or (isinstance(y, list) and y and all(isinstance(one, int | np.integer) for one in y)):
             return {**condition, self.name: self.check(y)}
         return condition
 
