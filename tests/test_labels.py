@@ -144,13 +144,17 @@ def test_a_network_that_needs_labels_is_guided(how):
     sample(EpsModel(network, SCHEDULE, classes=3, **how).labelled([0]).guided(2.0), shape=(1, 2, 4, 4), nfe=2)
 
 
-def test_guidance_that_cannot_leave_labels_out_is_refused_at_once():
+def test_guidance_that_cannot_leave_labels_out_is_refused_before_any_call():
+    called = []
+
     def network(x, t, class_labels):
+        called.append(x)
         return 0.1 * x
 
     model = EpsModel(network, SCHEDULE, classes=3, label="class_labels")
     with pytest.raises(InputError, match=r"guidance leaves out class_labels.*null_label"):
-        model.guided(2.0)
+        model.labelled([0, 1, 2]).guided(2.0)(X, 0.0)
+    assert not called
     model.guided(2.0, class_labels=[1, 1, 1]).labelled([0, 1, 2])(X, 0.0)
 
 
