@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 from diffode import SOLVERS, EpsModel, InputError, encode, log_likelihood, sample, schedules, shared
 from diffode.evaluation import Counter
 from diffode.guidance import Guidance, Rule, apg, calls_of, cfgpp, interval, rescaled
+from diffode.models.turns import prepared
 from diffode.ode import accurate
 from solvers import run
 
@@ -329,10 +330,13 @@ def test_rules_leave_samples_of_weight_0_and_1_alone(rule, solver, how):
 
 
 def test_momentum_begins_anew_in_each_run_of_one_bound_model():
-    """And near weight 1 it averages the difference itself, not what rounding leaves of it."""
     evaluate = model().guided(2.0, rules=[apg(momentum=-0.5)]).bind([-1.0, 0.0], X)
     first, second = ([evaluate(X, i).clone() for i in range(2)] for _ in range(2))
     assert all(map(torch.equal, first, second))
+
+
+def test_momentum_is_of_the_difference_and_not_of_what_rounding_leaves_of_it():
+    """Which is all that there is near weight 1."""
     weights = {-1.0: 1 + 1e-7, 0.0: 3.0}
     found = [model().guided(weights.get, rules=[apg(norm=0.5, momentum=0.9)]).bind([-1.0, 0.0], x) for x in (X, X.float())]
     exact, single = ([evaluate(x, i).clone() for i in range(2)][1] for evaluate, x in zip(found, (X, X.float()), strict=True))
@@ -353,8 +357,8 @@ def test_rules_are_those_of_diffusers():
 
 def test_cfgpp_on_a_grid_from_pure_noise():
     """Whose first step, from λ = −∞, has the weight ω; and λ that rounding moved are of their steps."""
-    weight = cfgpp(0.6, [-np.inf, 0.0, 0.5, np.inf])
-    lams, steps = [-np.inf, -1.0, 0.0 - 1e-12, 0.5, np.inf], [1.0, 1.0, 1 - np.exp(-0.5), 1.0, 1.0]
+    weight = cfgpp(0.6, [-np.inf, 0.0, 0.5, 1.25])
+    lams, steps = [-np.inf, -1.0, 0.0 - 1e-12, 0.5, np.inf], [1.0, 1.0, *(1 - np.exp([-0.5, -0.75, -0.75]))]
     assert [weight(lam) for lam in lams] == pytest.approx([0.6 / step for step in steps])
 
 
@@ -471,6 +475,8 @@ def test_the_module_of_a_method_is_moved_and_evaluated():
     with_sigma = float(SCHEDULE.sigma(0.3)) * classifier.weight.double()
     classifier.eval()
     torch.testing.assert_close(guided(X, 0.3), model(y=None)(X, 0.3) - with_sigma, atol=1e-7, rtol=0)  # a gradient in float32
+    (copy,) = prepared(guided, torch.float64).modules
+    assert (copy.weight.dtype, classifier.weight.dtype) == (torch.float64, torch.float32)
     classifier.train()
     sample(guided, x=X, nfe=1)
     assert classifier.training
