@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffode.checks import array, wrong
-from diffode.errors import InputError
+from diffode.errors import InputError, in_words
 from diffode.schedule import Array, Schedule
 
 Clock = str | Callable[[Array], Array]  # a name of CLOCKS, or a function of λ
@@ -63,8 +63,8 @@ def name_of(clock: Clock) -> str:
 def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, batch: int, dtype: torch.dtype) -> Tensor:
     """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
 
-    InputError for λ outside the schedule, for labels that are not whole, for λ that are neither one nor one per sample, and for a
-    function that does not give a finite number for each λ.
+    InputError for λ outside the schedule, for labels that are not whole, for λ that are neither one nor one per sample, for a
+    name that is infinite there, as many are at λ = ±∞, for a function that fails or does not give a finite number for each λ.
     """
     if np.shape(lams)[1:] not in ((), (batch,)):
         raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
@@ -72,9 +72,21 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
     given = named(clock) if isinstance(clock, str) else None
     if given is not None:
         values = given(schedule, lam)
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"the clock {clock} is infinite at λ = {lam[~np.isfinite(values)][0]:g}, where the network is called: take a "
+                "schedule or grid whose end is finite, as schedules.flow(0.001, 0.999), or a clock that is, as t"
+            )
     else:
         assert callable(clock)
-        values = array("the clock", clock(lam), "a function of λ that gives numbers")
+        try:
+            given_back = clock(lam)
+        except Exception as error:  # whatever a function of the user's raises
+            raise InputError(
+                f"the clock must be a function of an array of λ; for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} "
+                f"it fails with {in_words(error)}"
+            ) from error
+        values = array("the clock", given_back, "a function of λ that gives numbers")
         if values.shape != lam.shape or not np.isfinite(values).all():
             raise InputError(
                 f"the clock must give a finite number for each λ: for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} "

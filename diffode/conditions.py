@@ -44,10 +44,25 @@ def shared(value: Tensor | np.ndarray) -> Shared:
     return Shared(checks.instance("value", value, Tensor, "a tensor, or an array of numbers"))
 
 
+def numbers_of(rows: Any) -> list[int]:
+    """Which samples of a batch are meant, by their numbers; InputError for what are none, as a mask of True and False."""
+    try:
+        asked = list(rows)
+    except TypeError:
+        raise checks.wrong("rows", "a list of the numbers of samples, as [0, 2]", rows) from None
+    return [checks.whole("each of rows", row) for row in asked]
+
+
 def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The condition of these rows."""
-    chosen = list(rows)
-    return _changed(condition, lambda name, value: [value[i] for i in chosen] if isinstance(value, list) else value[chosen])
+    """The condition of these rows; InputError where it has fewer."""
+    chosen, most = list(rows), max(rows, default=0)
+
+    def taken(name: str, value: Rows) -> Rows:
+        if len(value) <= most:
+            raise InputError(f"the condition {name} is for a batch of {len(value)}, and sample {most} is asked for")
+        return [value[i] for i in chosen] if isinstance(value, list) else value[chosen]
+
+    return _changed(condition, taken)
 
 
 def on_device(condition: Mapping[str, Any], like: Tensor, weights: torch.dtype | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffode import binding, checks, clocks, prediction
 from diffode.calling import HALF, Call, check_device, check_state, dtype_of, module_of, weights_of
-from diffode.conditions import on_device, rows_of
+from diffode.conditions import numbers_of, on_device, rows_of
 from diffode.errors import InputError, in_words
 from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once
 from diffode.guidance import Guidance, guided, steered
@@ -95,8 +95,8 @@ class EpsModel:
 
     def taking(self, rows: Sequence[int]) -> Self:
         """This model for these samples of its batch, in this order: every tensor of the conditions is indexed by `rows`."""
-        guidance = self.guidance and self.guidance.taking(rows)
-        return self.replace(condition=rows_of(self.condition, rows), guidance=guidance)
+        rows = numbers_of(rows)
+        return self.replace(condition=rows_of(self.condition, rows), guidance=self.guidance and self.guidance.taking(rows))
 
     def guided(
         self,

@@ -189,8 +189,9 @@ def named(function: Callable[P, Schedule]) -> Callable[P, Schedule]:
     def make_named(*args: P.args, **kwargs: P.kwargs) -> Schedule:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
+        made = function(*args, **kwargs)  # which checks them
         options = tuple((name, _plain(value)) for name, value in bound.arguments.items())
-        return replace(function(*args, **kwargs), name=function.__name__, options=options, factory=make_named)
+        return replace(made, name=function.__name__, options=options, factory=make_named)
 
     return make_named
 

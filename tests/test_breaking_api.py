@@ -103,6 +103,7 @@ SCHEDULES = (
     | each("ᾱ", [np.cumprod(1 - BETAS), 1 - BETAS, [1.0, 0.5]], schedules.ddpm_table)
     | each("betas of zero_terminal_snr", [None, "a", 3, [], [0.1], [0.1, 2], [0.1, math.nan]], schedules.zero_terminal_snr)
     | each("sigmas", [None, "a", 3, [], [1], [2, 1], [1, 1], [0, 1], [-1, 1], [1, np.inf], [1, math.nan]], schedules.from_sigmas)
+    | each("sigmas on meta", [torch.ones(3, device="meta")], schedules.from_sigmas)
     | each("path", [*NO_TEXT, "vpx", ""], lambda value: schedules.from_sigmas([1.0, 2.0], value))
     | each("beta_first of scaled_linear", [*NO_NUMBER, -1, 2], lambda value: schedules.scaled_linear(beta_first=value))
     | each("beta_last of scaled_linear", [*NO_NUMBER, -1, 2], lambda value: schedules.scaled_linear(beta_last=value))

@@ -167,6 +167,10 @@ CORE = [
         call(MODEL.labelled, y=wrong)
         for wrong in ([3], [-1], [1.5], ["a"], "abc", None, 1, [[1]], [True, False], [1, [2]], 1 + 1j)
     ),
+    *(
+        call(MODEL.labelled([0, 1]).taking, rows=wrong)
+        for wrong in ([2], [-1], [True, False], torch.tensor([True, False]), ["0"], [0.5], 1, None, torch.ones(2, device="meta"))
+    ),
     *(call(MODEL.guided, weight=wrong) for wrong in (torch.nan, torch.inf, "2", None, [[2.0]], [], 1e7, True)),
     *(call(MODEL.guided, weight=2.0, network=wrong) for wrong in ("network", 5, X)),
     *(call(MODEL.guided, weight=2.0, rules=wrong) for wrong in (None, 0.7, [0.7], ["apg"])),

@@ -45,6 +45,21 @@ def test_the_card_of_a_model_makes_that_model():
     assert torch.equal(model(x, 1.0), MODEL(x, 1.0))
 
 
+def test_a_card_says_how_a_network_takes_labels():
+    model = MODEL.replace(label="class_labels", null_label=2, one_hot=True, learned_variance=True)
+    value = json.loads(json.dumps(Card.of(model, "unet").to_json()))
+    assert value == Card.of(MODEL, "unet").to_json() | {
+        "label": "class_labels",
+        "null_label": 2,
+        "one_hot": True,
+        "learned_variance": True,
+    }
+    read = Card.from_json(value, "a.json")
+    assert (read.provenance, read.to_json()) == ({}, value)
+    made = read.model(model.network)
+    assert (made.labels, made.learned_variance) == (model.labels, True)
+
+
 def test_a_model_without_a_shape_has_no_card():
     with pytest.raises(InputError, match="shape="):
         Card.of(EpsModel(lambda x, t: x, schedules.edm()), "unet")
@@ -81,6 +96,11 @@ def test_a_field_that_is_missing_is_named(field):
         ("schedule", {"name": "edm", "options": []}),
         ("predicts", ["noise"]),
         ("clock", None),
+        ("label", "a b"),
+        ("null_label", -1),
+        ("null_label", True),
+        ("one_hot", 1),
+        ("learned_variance", None),
     ],
 )
 def test_a_field_that_is_wrong_is_named_with_its_value(field, wrong):

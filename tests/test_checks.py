@@ -20,7 +20,24 @@ def test_whole_numbers_of_every_kind_are_taken(value):
 
 
 @pytest.mark.parametrize(
-    "value", [10.5, True, None, "3", np.nan, np.inf, -1, 11, HUGE, [3], torch.zeros(2), np.bool_(True), 3j], ids=shown
+    "value",
+    [
+        10.5,
+        True,
+        None,
+        "3",
+        np.nan,
+        np.inf,
+        -1,
+        11,
+        HUGE,
+        [3],
+        torch.zeros(2),
+        torch.zeros((), device="meta"),
+        np.bool_(True),
+        3j,
+    ],
+    ids=shown,
 )
 def test_what_is_no_whole_number_in_the_bounds_is_refused(value):
     with pytest.raises(InputError, match=r"^`nfe` must be a whole number from 1 to 10, not ") as error:

@@ -1,10 +1,12 @@
 """Clocks by name and by function, whichever way they run; and EDM's preconditioning, with a clock and an input of its own."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from diffode import EpsModel, encode, log_likelihood, sample, schedules
+from diffode import EpsModel, InputError, encode, log_likelihood, sample, schedules
 from diffode.clocks import CLOCKS
 
 SCHEDULE = schedules.vp_linear()
@@ -39,6 +41,24 @@ def test_a_clock_of_ones_own():
     lams = np.array([-1.0, 0.5, 2.0])
     assert clock_seen(np.tanh, lams).tolist() == np.tanh(lams).tolist()
     assert clock_seen(np.tanh, 0.5).tolist() == [np.tanh(0.5)] * 3
+
+
+@pytest.mark.parametrize("clock", [lambda: 1, lambda lam: 1 / 0, float, lambda lam: [math.log(one) for one in lam]])
+def test_a_clock_that_fails_is_named_with_its_λ(clock):
+    with pytest.raises(InputError, match=r"the clock must be a function of an array of λ; .* from -1 to 2 it fails with"):
+        clock_seen(clock, np.array([-1.0, 0.5, 2.0]))
+
+
+@pytest.mark.parametrize("lam", [-np.inf, np.inf])
+@pytest.mark.parametrize("clock", ["c_noise", "lam", "sigma_bar", "log_sigma_bar", "t", "angle", "sigma"])
+def test_a_clock_that_is_infinite_does_not_reach_the_network(clock, lam):
+    """σ̄ is finite for data, where its logarithm is not."""
+    schedule = schedules.flow(0.0, 1.0)
+    if clock in ("t", "angle", "sigma") or (clock, lam) == ("sigma_bar", np.inf):
+        assert clock_seen(clock, lam, schedule).tolist() == [float(lam < 0)] * 3
+        return
+    with pytest.raises(InputError, match=f"the clock {clock} is infinite at λ = {lam:g}, .* whose end is finite"):
+        clock_seen(clock, lam, schedule)
 
 
 @pytest.mark.parametrize("predicts", ["edm", "edm(0.7)"])

@@ -97,12 +97,13 @@ def test_the_form_of_a_tree_stays():
     model = EpsModel(network, schedules.flow()).conditioned(
         ordered=ordered, frozen=frozen, names=np.array(["a", "b", "c"]), **shared
     )
-    model.taking([2, 0])(torch.zeros(2, 4), 0.0)
+    for rows in ([2, 0], np.array([2, 0]), torch.tensor([2, 0])):
+        model.taking(rows)(torch.zeros(2, 4), 0.0)
+    assert [condition["names"] for condition in given] == [["c", "a"]] * 3
     condition = given[0]
     assert type(condition["ordered"]) is OrderedDict
     assert list(condition["ordered"]) == ["b", "a"]
     assert condition["ordered"]["b"].tolist() == condition["frozen"]["m"].tolist() == MEANS[[2, 0]].tolist()
-    assert condition["names"] == ["c", "a"]
     assert {name: condition[name] for name in shared} == shared
 
 

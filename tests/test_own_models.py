@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from cli import main
 from diffode import InputError, sample
 from diffode.models import pretrained
+from diffode.models.identity import parts
 from diffode.models.turns import in_turn, rows_of
 from experiments.comparison import compare
 
@@ -93,6 +94,20 @@ def test_what_a_model_has_of_its_own_is_in_its_digest(mine):
             network = "Network.forward = lambda self, x, t, c, names=None: self.last(self.first(torch.cat([x, c], 1)).tanh())\n"
             found.append(pretrained.load(mine(f"{network}{read}model = {code}")).sha256)
         assert found[0] == found[2] != found[1], what
+
+
+@pytest.mark.parametrize(
+    "of_number",
+    [lambda i: {0, i}, lambda i: frozenset({i, 0}), lambda i: np.array([f"{i} coats", None], object)],
+    ids=["set", "frozenset", "objects"],
+)
+def test_equal_values_have_the_same_parts(of_number):
+    """Sets of 0 and 8 are walked in the order in which they were filled; equal texts are two objects."""
+    one, same, other = of_number(8), of_number(int("8")), of_number(16)
+    if isinstance(one, set | frozenset):
+        same = type(one)([8, 0] if [*one] == [0, 8] else [0, 8])
+        assert [*one] != [*same]
+    assert [*parts(one)] == [*parts(same)] != [*parts(other)]
 
 
 def test_float64_takes_conditions_and_every_network_along(mine):

@@ -10,7 +10,10 @@ On disk a card is one flat JSON object, in the header of a safetensors file (che
     predicts    as in prediction.PREDICTIONS
     clock       the network's second argument, a name of clocks.CLOCKS
 
-A classifier has no schedule, prediction or clock. All other keys are provenance: data, images seen, losses, command, date.
+and, where they are not EpsModel's defaults, label, null_label, one_hot and learned_variance: how the network takes labels, and
+whether half of its channels are variances.
+
+A classifier has none of these but its classes. All other keys are provenance: data, images seen, losses, command, date.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from torch import Tensor
 from diffode import clocks
 from diffode.errors import InputError, shown
 from diffode.files import as_json
+from diffode.labels import MOST_CLASSES
 from diffode.model import EpsModel
 from diffode.reading import MOST_NUMBERS
 from diffode.schedule import Schedule
 from diffode.schedules import MOST_LABELS, make
 
 DIFFUSION = ("schedule", "predicts", "clock")  # the fields of a diffusion model, which a classifier lacks
+DEFAULTS = {"label": "y", "null_label": None, "one_hot": False, "learned_variance": False}  # EpsModel's; what is so has no key
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Card:
     clock: str | None = None
     config: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)  # of DEFAULTS, what is otherwise
 
     def __post_init__(self) -> None:
         assert not FIELDS.keys() & self.provenance.keys(), "provenance must not hide a field"
@@ -69,7 +75,8 @@ class Card:
         schedule = model.schedule
         options = dict(schedule.options)
         clock = clocks.name_of(model.clock)
-        return cls(kind, tuple(model.shape), names, schedule.name, options, model.predicts, clock, config, provenance)
+        changed = {name: getattr(model, name) for name, default in DEFAULTS.items() if getattr(model, name) != default}
+        return cls(kind, tuple(model.shape), names, schedule.name, options, model.predicts, clock, config, provenance, changed)
 
     def network_config(self) -> dict[str, Any]:
         """`config`, the arguments of the network's code; InputError for a card without."""
@@ -88,7 +95,8 @@ class Card:
         schedule = schedule or self.make_schedule()
         if self.predicts is None or self.clock is None:
             raise InputError(f"a {self.kind} says neither what it predicts nor its clock: it is no diffusion model")
-        return EpsModel(network, schedule, self.predicts, clock=self.clock, classes=len(self.classes), shape=self.image)
+        labels = {"classes": len(self.classes), **self.changed}
+        return EpsModel(network, schedule, self.predicts, clock=self.clock, shape=self.image, **labels)
 
     def to_json(self) -> dict[str, Any]:
         """The flat JSON object, in the order of the module docstring; what is absent has no key."""
@@ -101,6 +109,7 @@ class Card:
             "schedule": schedule,
             "predicts": self.predicts,
             "clock": self.clock,
+            **self.changed,
         }
         return {**{name: value for name, value in fields.items() if value is not None}, **self.provenance}
 
@@ -112,9 +121,9 @@ class Card:
         """
         if not isinstance(value, dict):
             raise InputError(f"{source}: a card is a JSON object, not {shown(value)}")
-        needed = [name for name in FIELDS if name != "config" and (name not in DIFFUSION or any(d in value for d in DIFFUSION))]
+        optional = {"config", *DEFAULTS} | (set() if any(name in value for name in DIFFUSION) else set(DIFFUSION))
         for name, (expected, fits) in FIELDS.items():
-            if name not in value and name in needed:
+            if name not in value and name not in optional:
                 raise InputError(f"{source}: its card lacks {name!r}, {expected}: it is incomplete, or of another version")
             if name in value and not fits(value[name]):
                 raise InputError(f"{source}: {name!r} of its card is {shown(value[name])}, where {expected} is expected")
@@ -129,6 +138,7 @@ class Card:
             value.get("clock"),
             value.get("config"),
             {name: item for name, item in value.items() if name not in FIELDS},
+            {name: value[name] for name in DEFAULTS if name in value},
         )
 
 
@@ -168,4 +178,11 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, an
     ),
     "predicts": ("a text", _is_text),
     "clock": ("a text", _is_text),
+    "label": ("a keyword of the network", lambda value: _is_text(value) and value.isidentifier()),
+    "null_label": (
+        f"a whole number of at most {MOST_CLASSES:,}",
+        lambda value: type(value) is int and 0 <= value <= MOST_CLASSES,
+    ),
+    "one_hot": ("true or false", lambda value: type(value) is bool),
+    "learned_variance": ("true or false", lambda value: type(value) is bool),
 }

@@ -27,9 +27,13 @@ def parts(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[bytes]:
         return
     if id(value) in seen:
         return
+    seen |= {id(value)}
     yield f"{type(value).__module__}.{type(value).__qualname__}".encode()
+    if isinstance(value, set | frozenset):  # in an order that every process has
+        yield from sorted(b" ".join(parts(part, seen)) for part in value)
+        return
     for part in _inside(value):
-        yield from [part] if isinstance(part, bytes) else parts(part, seen | {id(value)})
+        yield from [part] if isinstance(part, bytes) else parts(part, seen)
 
 
 def _inside(value: Any) -> Iterator[Any]:
@@ -37,12 +41,15 @@ def _inside(value: Any) -> Iterator[Any]:
     if isinstance(value, Tensor | np.ndarray):
         array = value.detach().cpu() if isinstance(value, Tensor) else value
         yield repr((str(array.dtype), tuple(array.shape)))
+        if isinstance(array, np.ndarray) and array.dtype.hasobject:  # whose bytes are addresses
+            yield array.tolist()
+            return
         yield array.contiguous().flatten().view(torch.uint8).numpy().tobytes() if isinstance(array, Tensor) else array.tobytes()
     elif isinstance(value, nn.Module):
         yield from ([name, tensor] for name, tensor in (*value.named_parameters(), *value.named_buffers()))
     elif isinstance(value, Mapping):
         yield from ([key, item] for key, item in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple):
         yield from value
     elif isinstance(value, FunctionType):
         own = value.__module__.partition(".")[0] != "diffode"  # whose lines move from version to version
