@@ -69,29 +69,7 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
     if np.shape(lams)[1:] not in ((), (batch,)):
         raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
     t, lam = schedule.t(lams), np.asarray(lams, np.float64)  # InputError outside the schedule, whatever the clock
-    given = named(clock) if isinstance(clock, str) else None
-    if given is not None:
-        values = given(schedule, lam)
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"the clock {clock} is infinite at λ = {lam[~np.isfinite(values)][0]:g}, where the network is called: take a "
-                "schedule or grid whose end is finite, as schedules.flow(0.001, 0.999), or a clock that is, as t"
-            )
-    else:
-        assert callable(clock)
-        try:
-            given_back = clock(lam)
-        except Exception as error:  # whatever a function of the user's raises
-            raise InputError(
-                f"the clock must be a function of an array of λ; for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} "
-                f"it fails with {in_words(error)}"
-            ) from error
-        values = array("the clock", given_back, "a function of λ that gives numbers")
-        if values.shape != lam.shape or not np.isfinite(values).all():
-            raise InputError(
-                f"the clock must give a finite number for each λ: for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} "
-                f"it gave shape {values.shape}{'' if np.isfinite(values).all() else ', not all of them finite'}"
-            )
+    values = _named_at(schedule, clock, lam) if isinstance(clock, str) else _called_at(clock, lam)
     clocks = torch.as_tensor(values, dtype=dtype)
     if clock == "label":
         if not np.allclose(t, np.round(t), rtol=0, atol=1e-6):
@@ -101,3 +79,30 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
             )
         clocks = torch.as_tensor(np.round(t), dtype=torch.int64)
     return clocks if clocks.ndim == 2 else clocks[:, None].repeat(1, batch)
+
+
+def _named_at(schedule: Schedule, clock: str, lam: Array) -> Array:
+    """A clock by name at λ; InputError where it is infinite."""
+    function = named(clock)
+    assert function, "check has found it"
+    values = function(schedule, lam)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"the clock {clock} is infinite at λ = {lam[~np.isfinite(values)][0]:g}, where the network is called: take a "
+            "schedule or grid whose end is finite, as schedules.flow(0.001, 0.999), or a clock that is, as t"
+        )
+    return values
+
+
+def _called_at(clock: Callable[[Array], Array], lam: Array) -> Array:
+    """A function of λ at λ; InputError where it fails, and unless it gives a finite number for each."""
+    given = f"for λ of shape {lam.shape} from {lam.min():g} to {lam.max():g} it"
+    try:
+        returned = clock(lam)
+    except Exception as error:  # whatever it raises
+        raise InputError(f"the clock must be a function of an array of λ; {given} fails with {in_words(error)}") from error
+    values = array("the clock", returned, "a function of λ that gives numbers")
+    if values.shape != lam.shape or not np.isfinite(values).all():
+        infinite = "" if np.isfinite(values).all() else ", not all of them finite"
+        raise InputError(f"the clock must give a finite number for each λ: {given} gave shape {values.shape}{infinite}")
+    return values
