@@ -695,7 +695,7 @@ REFUSED = {
     ),
     "log p that is none": (lambda: model().steered("classifier"), "must be a function of"),
     "steering of x̂0 from λ = −∞": (
-        lambda: EpsModel(network, schedules.flow(0.0, 1.0), "data", clock="lam").steered(lambda x, lam: x.sum(1))(X, -np.inf),
+        lambda: EpsModel(network, schedules.flow(0.0, 1.0), "data").steered(lambda x, t: x.sum(1))(X, -np.inf),
         "begin at a finite λ",
     ),
     "a shared list": (lambda: shared([1, 2]), "a tensor, or an array"),
