@@ -108,11 +108,7 @@ def _placed(condition: Mapping[str, Any], like: Tensor, weights: torch.dtype | N
         return value.to(like.device, wide if value.is_floating_point() else None)
 
     def moved(name: str, value: Rows) -> Rows:
-        if len(value) != len(like):
-            raise InputError(
-                f"the condition {name} is for a batch of {len(value)}, the state has {len(like)}: give it a row per sample, or "
-                "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
-            )
+        _require(name, len(value), len(like))
         return value if isinstance(value, list) else place(value)
 
     return _changed(condition, moved, place)
@@ -133,6 +129,21 @@ def _form(condition: Mapping[str, Any]) -> dict[str, Any]:
 def _bare(condition: Mapping[str, Any]) -> dict[str, Any]:
     """The condition with tensors in the place of what is shared."""
     return _changed(condition, lambda name, value: value, wrap=lambda value: value)
+
+
+def _require(name: str, rows: int, batch: int) -> None:
+    if rows != batch:
+        raise InputError(
+            f"the condition {name} is for a batch of {rows}, the state has {batch}: give it a row per sample, or "
+            "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
+        )
+
+
+def of_batch(condition: Mapping[str, Any], batch: int) -> Mapping[str, Any]:
+    """The condition itself; InputError where it is of another batch."""
+    for name, rows in row_counts(condition).items():
+        _require(name, rows, batch)
+    return condition
 
 
 def row_counts(condition: Mapping[str, Any]) -> dict[str, int]:

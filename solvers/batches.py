@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from diffode import checks
-from diffode.conditions import row_counts
+from diffode import checks, conditions
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.weights import Weight, said, weights_at
@@ -32,13 +31,7 @@ def of_batch(model: EpsModel, n: int) -> EpsModel:
     as it is bound, for a function that returns so many weights."""
 
     def condition(given: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name, rows in row_counts(given).items():
-            if rows != n:
-                raise InputError(
-                    f"the condition {name} is for a batch of {rows}, and there are {n} samples: give it a row per sample, or "
-                    "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
-                )
-        return given
+        return conditions.of_batch(given, n)
 
     def weight(given: Weight) -> Weight:
         if not callable(given):

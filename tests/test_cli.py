@@ -515,6 +515,7 @@ BAD = {
     "label negative": (["--label", "-1"], ["'-1'", "9 ankle-boot"]),
     "label unknown": (["--label", "bag,cat"], ["'cat'", "8 bag"]),
     "label empty": (["--label", ""], ["label", "8 bag"]),
+    "interval of nan": (["--guidance", "2", "--guidance-interval", "nan,1"], ["--guidance-interval", "2 numbers", "nan"]),
     "interval without guidance": (["--guidance-interval", "0,1"], ["--guidance-interval", "--guidance", "1"]),
     "guidance nan": (["--guidance", "nan"], ["guidance", "nan", "finite"]),
     "guidance beyond float32": (["--guidance", "1e308"], ["guidance", "1e+308"]),

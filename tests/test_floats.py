@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,9 @@ def test_where_floats_cannot_go(model, shape, args, words):
 
 def test_floats_are_not_measured_as_images(model):
     assert run("--model", model((2,)), "--n", 2, "--out", "a.npz").exit_code == 0
-    assert run("--model", model((3, 4, 4)), "--n", 2, "--floats", "--out", "b.safetensors").exit_code == 0
+    result = run("--model", model((3, 4, 4)), "--n", 2, "--floats", "--out", "b.safetensors")
+    assert result.exit_code == 0
+    assert re.search(r": 2 samples, \d+ NFE per sample, ", result.stdout)
     for file, words in (("a.npz", "floats, as `sample` writes them, are no images"), ("b.safetensors", "is not a set of images")):
         result = CliRunner().invoke(main, ["evaluate", file])
         assert (result.exit_code, words in " ".join(result.output.replace("│", " ").split())) == (2, True), result.output
