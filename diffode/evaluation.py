@@ -148,3 +148,9 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
         return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
     except RuntimeError as error:  # a CUDA graph has overwritten one; or, within torch.func, no tensor has memory of its own
         return "overwritten" in str(error)
+
+
+def threshold(x0: Tensor, quantile: float, bound: float) -> Tensor:
+    """x̂0 with dynamic thresholding; see EpsModel.thresholded."""
+    s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound).view(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-s, s) * (bound / s)

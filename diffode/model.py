@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +26,7 @@ from diffode import binding, checks, clocks, prediction
 from diffode.calling import HALF, Call, check_device, check_state, dtype_of, module_of, weights_of
 from diffode.conditions import numbers_of, on_device, rows_of
 from diffode.errors import InputError, in_words
-from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once
+from diffode.evaluation import Counter, Evaluate, Hook, Watch, evaluate_once, threshold
 from diffode.guidance import Guidance, guided, steered
 from diffode.labels import Labels
 from diffode.rules import Combine, Rule
@@ -136,18 +137,13 @@ class EpsModel:
     def clipped(self, bound: float = 1.0) -> Self:
         """This model with x̂0 clipped to [−bound, bound]."""
         bound = checks.number("bound", bound, positive=True)
-        return self.replace(hooks=(*self.hooks, lambda x0: x0.clamp(-bound, bound)))
+        return self.replace(hooks=(*self.hooks, partial(torch.clamp, min=-bound, max=bound)))
 
     def thresholded(self, quantile: float = 0.995, bound: float = 1.0) -> Self:
         """This model with dynamic thresholding (Saharia et al., 2022): with s the quantile of |x̂0| of a sample, at least
         `bound`, x̂0 is clipped to [−s, s] and scaled by bound/s."""
         quantile, bound = checks.number("quantile", quantile, 0, 1, positive=True), checks.number("bound", bound, positive=True)
-
-        def threshold(x0: Tensor) -> Tensor:
-            s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound).view(-1, *[1] * (x0.ndim - 1))
-            return x0.clamp(-s, s) * (bound / s)
-
-        return self.replace(hooks=(*self.hooks, threshold))
+        return self.replace(hooks=(*self.hooks, partial(threshold, quantile=quantile, bound=bound)))
 
     def autocasted(self, dtype: torch.dtype = torch.bfloat16) -> Self:
         """This model with its network called under autocast; the state keeps its dtype. InputError but for bfloat16, float16."""

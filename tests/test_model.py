@@ -1,5 +1,7 @@
 """EpsModel: one ε from every kind of network, guidance, x̂0 hooks, clocks, devices and counters."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -562,3 +564,13 @@ def test_the_shape_of_a_sample_is_kept():
 def test_a_shape_that_is_none(given):
     with pytest.raises(InputError, match=r"`shape` must be positive whole numbers, as \(1, 28, 28\), not "):
         EpsModel(torch.zeros_like, schedules.ddpm_linear(), shape=given)
+
+
+def halved(x, t):
+    return x / 2
+
+
+def test_a_model_with_hooks_is_pickled():
+    made = EpsModel(halved, schedules.ddpm_linear()).clipped(0.5).thresholded(0.9)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pickle.loads(pickle.dumps(made))(x, 0.3), made(x, 0.3))
