@@ -64,7 +64,7 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
     """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
 
     InputError for λ outside the schedule, for labels that are not whole, for λ that are neither one nor one per sample, for a
-    name that is infinite there, as many are at λ = ±∞, for a function that fails or does not give a finite number for each λ.
+    name other than lam that is infinite there, as many are at λ = ±∞, for a function that fails or does not give a finite number for each λ.
     """
     if np.shape(lams)[1:] not in ((), (batch,)):
         raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
@@ -82,11 +82,11 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
 
 
 def _named_at(schedule: Schedule, clock: str, lam: Array) -> Array:
-    """A clock by name at λ; InputError where it is infinite."""
+    """A clock by name at λ; InputError where it is infinite, but for λ itself, of which a network knows its ends."""
     function = named(clock)
     assert function, "check has found it"
     values = function(schedule, lam)
-    if not np.isfinite(values).all():
+    if clock != "lam" and not np.isfinite(values).all():
         raise InputError(
             f"the clock {clock} is infinite at λ = {lam[~np.isfinite(values)][0]:g}, where the network is called: take a "
             "schedule or grid whose end is finite, as schedules.flow(0.001, 0.999), or a clock that is, as t"

@@ -52,8 +52,11 @@ def test_a_clock_that_fails_is_named_with_its_λ(clock):
 @pytest.mark.parametrize("lam", [-np.inf, np.inf])
 @pytest.mark.parametrize("clock", ["c_noise", "lam", "sigma_bar", "log_sigma_bar", "t", "angle", "sigma"])
 def test_a_clock_that_is_infinite_does_not_reach_the_network(clock, lam):
-    """σ̄ is finite for data, where its logarithm is not."""
+    """σ̄ is finite for data, where its logarithm is not. λ itself is what a network that takes it knows, with its ends."""
     schedule = schedules.flow(0.0, 1.0)
+    if clock == "lam":
+        assert clock_seen(clock, lam, schedule).tolist() == [lam] * 3
+        return
     if clock in ("t", "angle", "sigma") or (clock, lam) == ("sigma_bar", np.inf):
         assert clock_seen(clock, lam, schedule).tolist() == [float(lam < 0)] * 3
         return

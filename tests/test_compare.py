@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -135,7 +136,7 @@ def table(folder):
 
 
 def test_errors_are_those_of_an_independent_computation(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib", matplotlib)
     out = tmp_path / "out"
     result = compare(
         *SMALL,

@@ -38,9 +38,7 @@ def test_files_are_a_png_and_an_svg_each(tmp_path):
 
 
 def test_the_svg_of_the_same_rows_is_the_same(tmp_path):
-    """But for the names of the frames, a hash of their places to the last bit, to which a layout may be rounded otherwise."""
-    texts = [curves.save_curves(mixed(), tmp_path / name)[1].read_text(encoding="utf-8") for name in "ab"]
-    first, second = (re.sub(r"p[0-9a-f]{10}(?=[\")])", "frame", text) for text in texts)
+    first, second = (curves.save_curves(mixed(), tmp_path / name)[1].read_bytes() for name in "ab")
     assert first == second
 
 
