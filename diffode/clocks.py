@@ -64,7 +64,8 @@ def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, b
     """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
 
     InputError for λ outside the schedule, for labels that are not whole, for λ that are neither one nor one per sample, for a
-    name other than lam that is infinite there, as many are at λ = ±∞, for a function that fails or does not give a finite number for each λ.
+    name other than lam that is infinite there, as many are at λ = ±∞, and for a function that fails or does not give a finite
+    number for each λ.
     """
     if np.shape(lams)[1:] not in ((), (batch,)):
         raise InputError(f"λ is one for all or one per sample: {np.shape(lams)[1]} do not go with a batch of {batch}")
