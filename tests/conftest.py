@@ -13,7 +13,8 @@ from diffode import EpsModel, schedules
 from diffode.mixture import Mixture
 from diffode.models import checkpoint, pretrained
 
-torch.set_num_threads(1)  # even where OMP_NUM_THREADS was set to another number
+os.environ["OMP_NUM_THREADS"] = "1"  # of workers and of the processes that tests start: they share the cores, and NumPy's BLAS
+torch.set_num_threads(1)  # would wait for each other in each of them
 os.fsync = os.sync = lambda *_: None  # what tests write need not survive a loss of power
 
 
