@@ -52,7 +52,7 @@ def test_signs_are_colours():
         assert abs(mesh.norm(number) + mesh.norm(-number) - 1) < 1e-12
 
 
-@pytest.mark.parametrize(("steps", "most"), [(4, 1000), (50, 2000), (1000, 4500)])
+@pytest.mark.parametrize(("steps", "most"), [(4, 1000), (50, 2000), pytest.param(1000, 4500, marks=pytest.mark.slow)])
 def test_a_heat_map_is_a_png_of_moderate_size(tmp_path, steps, most):
     figures.heatmap(make_plan("ddpm", budget=Budget(steps=steps)), tmp_path / "plan.png")
     with Image.open(tmp_path / "plan.png") as image:
