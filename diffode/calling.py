@@ -109,7 +109,7 @@ class Call:
         """That of a network on this schedule at these λ, for states like `like`; InputError as `clocks_at`, and for a module
         without numbers."""
         weights = _floating(network)
-        own = dtype_of(network)
+        own = None if weights is None else weights.dtype
         offloaded = hasattr(network, "_hf_hook")  # accelerate's, which brings the weights
         if weights is not None and weights.is_meta and not (like.is_meta or offloaded):
             raise InputError(f"{name} is on meta, where tensors hold no numbers: load its weights onto a device")

@@ -158,8 +158,5 @@ def _plain_number(value: Any) -> float | int:
     if getattr(value, "is_meta", False):  # a tensor without numbers
         return math.nan
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy, or a tensor of one number
-        try:
-            value = value.item()
-        except RuntimeError:  # on meta, where there are no numbers
-            return math.nan
+        value = value.item()
     return value if isinstance(value, Real) and not isinstance(value, bool) else math.nan  # type: ignore[return-value]

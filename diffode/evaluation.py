@@ -142,6 +142,11 @@ def columns(values: Array, like: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.as_tensor(values, dtype=like.dtype).to(like.device).view(len(values), -1, *[1] * (like.ndim - 1)))
 
 
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """A number per sample, (batch,), as (batch, 1, ...), to be multiplied with states like `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
 def share_memory(a: Tensor, b: Tensor) -> bool:
     """Whether writing to one changes the other."""
     try:
@@ -152,5 +157,5 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
 
 def threshold(x0: Tensor, quantile: float, bound: float) -> Tensor:
     """x̂0 with dynamic thresholding; see EpsModel.thresholded."""
-    s = torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound).view(-1, *[1] * (x0.ndim - 1))
+    s = column(torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound), x0)
     return x0.clamp(-s, s) * (bound / s)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -170,7 +170,7 @@ class EpsModel:
                 raise InputError(f"the network cannot be moved to {place}: {in_words(error)}") from error
         return self
 
-    @property
+    @cached_property  # since every binding asks, and adaptive solvers bind at every evaluation
     def labels(self) -> Labels:
         """How the network takes labels."""
         return Labels(self.classes, self.label, self.null_label, self.one_hot)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffode import checks, prediction
 from diffode.errors import InputError, named, shown
+from diffode.evaluation import column
 
 Combine = Callable[[Tensor, Tensor, Tensor, float | Tensor], Tensor]  # (conditional, away, guided, weight) -> guided
 RULES = "rescaled(0.7), apg(), or functions of (conditional, away, guided, weight)"
@@ -90,7 +91,7 @@ class Rescaled:
     def __call__(self, conditional: Tensor, away: Tensor, guided: Tensor, weight: float | Tensor) -> Tensor:
         had, has = (_flat(m).std(-1, correction=0) for m in (conditional, guided))
         ratio = torch.where(has > 0, had / has, 1.0)  # where all numbers of a sample are equal there is nothing to scale
-        return guided * _column(1 + self.phi * (ratio - 1), guided)
+        return guided * column(1 + self.phi * (ratio - 1), guided)
 
     def __repr__(self) -> str:
         return f"rescaled({self.phi:g})"
@@ -124,9 +125,9 @@ class Projected:
             if self.momentum:
                 changed = d + self.momentum * average
                 average = torch.where(gain == 0, average, changed) if isinstance(gain, Tensor) else changed
-            changed = changed * _column((self.norm / _flat(changed).norm(dim=-1)).clamp(max=1), d)
-            unit = conditional / _column(_flat(conditional).norm(dim=-1).clamp(min=1e-12), d)
-            along = _column((_flat(changed) * _flat(unit)).sum(-1), d) * unit
+            changed = changed * column((self.norm / _flat(changed).norm(dim=-1)).clamp(max=1), d)
+            unit = conditional / column(_flat(conditional).norm(dim=-1).clamp(min=1e-12), d)
+            along = column((_flat(changed) * _flat(unit)).sum(-1), d) * unit
             return guided + gain * (changed + (self.eta - 1) * along - d)
 
         return project
@@ -150,8 +151,3 @@ def apg(eta: float = 0.0, norm: float = math.inf, momentum: float = 0.0) -> Rule
 def _flat(m: Tensor) -> Tensor:
     """(batch, numbers of a sample)."""
     return m.reshape(len(m), -1)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) as (batch, 1, ...)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
