@@ -1,0 +1,1 @@
+"""Programs that call the network themselves, driven by a Plan: pipelines of diffusers, k-diffusion, ComfyUI."""
