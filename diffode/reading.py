@@ -16,6 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,16 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: str | Path, what: str, expected: str, *, most: int = MOST_JSON, infinite: bool = False) -> Any:
+def read_json(
+    path: str | Path, what: str, expected: str, *, most: int = MOST_JSON, infinite: bool = False, digits: int = MOST_DIGITS
+) -> Any:
     """The value of a JSON file, see `parse_json`; InputError as `reading` says it, also for one of more than `most` bytes."""
     with reading(path, what, expected):
-        return parse_json(read_bytes(path, most), infinite=infinite)
+        return parse_json(read_bytes(path, most), infinite=infinite, digits=digits)
 
 
-def parse_json(text: str | bytes, *, infinite: bool = False) -> Any:
-    """The value of JSON text in UTF-8, in which every number is finite and no whole number exceeds 20 digits.
+def parse_json(text: str | bytes, *, infinite: bool = False, digits: int = MOST_DIGITS) -> Any:
+    """The value of JSON text in UTF-8, in which every number is finite and no whole number exceeds so many digits.
 
     infinite: whether NaN and Infinity, which Python writes and JSON does not have, are taken. InputError for any other text, and
     for an object that has a name twice.
@@ -104,7 +107,11 @@ def parse_json(text: str | bytes, *, infinite: bool = False) -> Any:
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(
-            text, parse_int=_whole, parse_float=_finite, parse_constant=refuse, object_pairs_hook=_object_of_unique_names
+            text,
+            parse_int=partial(_whole, most=digits),
+            parse_float=_finite,
+            parse_constant=refuse,
+            object_pairs_hook=_object_of_unique_names,
         )
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
@@ -119,8 +126,8 @@ def parse_json(text: str | bytes, *, infinite: bool = False) -> Any:
     return value
 
 
-def _whole(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+def _whole(text: str, most: int) -> int:
+    if len(text) > most:
         raise InputError(f"it has a whole number of {len(text)} digits")
     return int(text)
 

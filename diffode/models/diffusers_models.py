@@ -9,7 +9,7 @@ optional diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -46,13 +46,16 @@ def unet_folder(folder: Path) -> Path:
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
-def fetch(name: str) -> Path:
-    """The local folder of the network NAME of the Hugging Face hub, downloaded unless it is cached; InputError if that fails."""
+def fetch(name: str, files: Sequence[str] = (*FILES, *SCHEDULERS), without: Sequence[str] = ()) -> Path:
+    """The local folder of NAME of the Hugging Face hub, downloaded unless it is cached; InputError if that fails.
+
+    files, without: which are fetched and which of them are not, as patterns; by default those of a network and its scheduler.
+    """
     require("huggingface_hub")
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, *SCHEDULERS]))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*files], ignore_patterns=[*without]))
     except (OSError, ValueError, RuntimeError) as error:
         why = f"{type(error).__name__}: {shorten(str(error), 160)}"
         raise InputError(
