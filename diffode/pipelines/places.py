@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +31,7 @@ DATA = (".json", ".txt", ".model")  # beside weights, what parts are read from
 LIBRARIES = ("diffusers", "transformers", "diffode")
 SKIPPED = ("safety_checker", "feature_extractor")
 MOST_JSON = 64 * 2**20  # bytes: vocabularies have up to 33 MiB
-MOST = {"layer": 1000, "block": 1000, "depth": 1000, "sample_size": 16384, "train_timesteps": 100_000}  # of numbers so named
+MOST = {"layer": 1000, "blocks": 1000, "depth": 1000, "sample_size": 16384, "train_timesteps": 100_000}  # of numbers so named
 HUGE = 2**31  # of all others
 DIGITS = 31  # of 10³⁰, which tokenizers have for no limit
 FORBIDDEN = ("auto_map", "quantization_config", "kernel_config", "custom_pipeline", "use_pretrained_backbone")
@@ -54,7 +55,8 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, str]:
             f"no pipeline {shown(name)}: expected a folder with {INDEX}, as save_pretrained of diffusers writes it, or hub:NAME"
         )
     try:
-        return _load(folder, dtype)
+        with _silent():
+            return _load(folder, dtype)
     except InputError as error:
         raise InputError(f"the pipeline {one_line(name)}: {error}") from error
     except MemoryError:
@@ -63,10 +65,26 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, str]:
         raise InputError(f"the pipeline {one_line(name)} cannot be loaded: {in_words(error)}") from error
 
 
-def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, str]:
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the bars of the libraries, and without their warnings, in which names of the files stand."""
     import diffusers
+    import transformers
 
-    diffusers.utils.logging.set_verbosity_error()  # it would print names that stand in the files
+    loggings = diffusers.utils.logging, transformers.utils.logging
+    before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
+    try:
+        for logging in loggings:
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+        yield
+    finally:
+        for logging, verbosity, bars in before:
+            logging.set_verbosity(verbosity)
+            logging.enable_progress_bar() if bars else None
+
+
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, str]:
     index = _json(folder / INDEX)
     kind = _pipeline_class(index.get("_class_name"))
     optional = set(SKIPPED) & set(kind._optional_components)
@@ -78,13 +96,16 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, str]:
             _check(file, _json(file))
         digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
     settings = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
-    if unknown := sorted({*settings, *parts} - {*map(str, kind._get_signature_keys(kind)[0]), *kind._get_signature_keys(kind)[1]}):
+    if unknown := sorted(
+        {*settings, *parts} - {*map(str, kind._get_signature_keys(kind)[0]), *kind._get_signature_keys(kind)[1]}
+    ):
         raise InputError(f"{INDEX} has {shown(unknown[0])}, which a {kind.__name__} does not take")
     loaded = {name: _part(folder / name, kind, dtype) for name, kind in classes.items()}
     given = {**settings, **dict.fromkeys([*optional, *parts]), **loaded}
     if "requires_safety_checker" in settings:
         given["requires_safety_checker"] = False
     pipeline = kind(**given)
+    pipeline.set_progress_bar_config(disable=True)
     for part in loaded.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()
@@ -194,16 +215,18 @@ def _part(place: Path, kind: Any, dtype: torch.dtype) -> Any:
     if not issubclass(kind, diffusers.ModelMixin | transformers.PreTrainedModel):
         return kind.from_pretrained(place, local_files_only=True)
     config = _json(place / "config.json")
-    if issubclass(kind, diffusers.ModelMixin):
-        with torch.device("meta"):
-            empty, how = kind.from_config(config), {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    else:
-        with torch.device("meta"):
+    with torch.device("meta"):
+        if issubclass(kind, diffusers.ModelMixin):
+            empty, how = kind.from_config(config), {"torch_dtype": dtype, "low_cpu_mem_usage": None}
+        else:
             empty, how = kind(kind.config_class.from_dict(config)), {"dtype": dtype}
     _check_size(place, empty)
-    network, loading = kind.from_pretrained(
+    # All numbers are of one dtype here: no part is kept in float32, for which diffusers takes accelerate.
+    even = type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None, "__module__": kind.__module__})
+    network, loading = even.from_pretrained(  # type: ignore[attr-defined]
         place, local_files_only=True, use_safetensors=True, output_loading_info=True, **how
     )
+    network.__class__ = kind
     if lacking := [key for keys in ("missing_keys", "mismatched_keys") for key in loading.get(keys) or ()]:
         raise InputError(f"the weights of {place.name} are not those of its config.json: {shown(lacking[0])} is lacking")
     return network
