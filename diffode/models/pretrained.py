@@ -3,6 +3,7 @@
     fashion, mixture      what comes with diffode
     FILE.safetensors      a checkpoint of diffode, which holds its own card (checkpoint.py)
     PRESET:FILE           published weights without a card, in safetensors: the preset is their card (presets.py)
+    FORMAT:FILE           weights of other projects in their own files, as edm:FILE (formats.py)
     FOLDER, hub:NAME      a UNet2DModel of diffusers and its scheduler's configuration, on the disk or from the Hugging Face hub;
                           PRESET:FOLDER and PRESET:hub:NAME are the same, and see that its images are of the preset's size
                           (diffusers_models.py)
@@ -35,14 +36,17 @@ from diffode.mixture import Mixture
 from diffode.model import EpsModel
 from diffode.models import checkpoint, diffusers_models, presets, user_modules
 from diffode.models.card import Card
+from diffode.models.formats import FORMATS
 from diffode.models.presets import PRESETS
 from diffode.models.turns import in_turn
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
+from diffode.networks.edm_unet import EDMUNet, EDMUNetConfig
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.reading import sha256_of
 from diffode.schedule import Schedule
 
 WEIGHTS = ASSETS / "weights"
+Build = Callable[[dict[str, Tensor], Card, Schedule, torch.dtype], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
         return _of_size(PRESETS[kind].image, rest, dtype)
     if kind in PRESETS and rest:
         return _assembled(*presets.read(kind, Path(rest)), Path(rest), dtype)
+    if kind in FORMATS and rest and (Path(rest).exists() or not rest.isidentifier()):  # edm:model may be a module of a user
+        return _assembled(*FORMATS[kind](Path(rest)), Path(rest), dtype)
     if kind == "hub" and rest:
         return _diffusers(diffusers_models.fetch(rest), dtype)
     if (diffusers_models.unet_folder(path) / "config.json").is_file():
@@ -94,8 +100,8 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
         return _user_module(str(name), dtype)
     raise InputError(
         f"no model {shown(str(name))}: known are {', '.join(names())}, any checkpoint file (.safetensors) of diffode, "
-        f"PRESET:FILE with a preset for published weights ({', '.join(PRESETS)}), a folder with a UNet2DModel of diffusers, "
-        "hub:NAME, and MODULE:NAME for an EpsModel of your own"
+        f"PRESET:FILE with a preset for published weights ({', '.join(PRESETS)}), FORMAT:FILE ({', '.join(FORMATS)}), a "
+        "folder with a UNet2DModel of diffusers, hub:NAME, and MODULE:NAME for an EpsModel of your own"
     )
 
 
@@ -190,10 +196,15 @@ def _unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: tor
     return network
 
 
-def _ddpm_unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
-    network = _of_shapes(DDPMUNet, DDPMUNetConfig(**card.network_config()), tensors)
-    network.load_state_dict(tensors, assign=True)
-    return network
+def _with_config(kind: Callable[[Any], nn.Module], config: Callable[..., Any]) -> Build:
+    """How a network is made that is its configuration and its weights."""
+
+    def build(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
+        network = _of_shapes(kind, config(**card.network_config()), tensors)
+        network.load_state_dict(tensors, assign=True)
+        return network
+
+    return build
 
 
 def _mixture(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
@@ -202,5 +213,9 @@ def _mixture(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: 
     return Mixture(tensors, card.image, schedule.path.name, dtype)
 
 
-Build = Callable[[dict[str, Tensor], Card, Schedule, torch.dtype], nn.Module]
-NETWORKS: dict[str, Build] = {"unet": _unet, "mixture": _mixture, "ddpm-unet": _ddpm_unet}
+NETWORKS: dict[str, Build] = {
+    "unet": _unet,
+    "mixture": _mixture,
+    "ddpm-unet": _with_config(DDPMUNet, DDPMUNetConfig),
+    "edm": _with_config(EDMUNet, EDMUNetConfig),
+}

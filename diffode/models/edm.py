@@ -1,0 +1,110 @@
+"""Files of EDM (Karras et al., 2022): a pickle whose `ema` is a preconditioned network, as tensors and a card.
+
+Every preconditioning is D(x; σ) = c_skip x + c_out F(c_in x; c_noise), of which F is kept, by what it predicts on which path:
+
+    EDMPrecond     F of Eq. 7, on the ve path with c_noise = log(σ)/4
+    VPPrecond      ε on the vp path of Song et al. (2021b), c_noise = 999 t
+    VEPrecond      −ε on the ve path, c_noise = log(σ/2): see `ve` of networks/edm_unet.py
+    iDDPMPrecond   ε and a variance, on the table of Nichol and Dhariwal (2021), c_noise its label
+
+EDM's own sampler moves σ to the labels of the last; here the clock is fractional between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffode import schedules
+from diffode.checks import number, unknown, whole
+from diffode.errors import InputError, shown
+from diffode.models import pickles
+from diffode.models.card import Card
+from diffode.models.pickle_machine import Part
+from diffode.networks.edm_unet import EDMUNetConfig
+from diffode.reading import reading
+
+EXPECTED = "a .pkl of github.com/NVlabs/edm, with a network called ema"
+UNUSED = {"dropout", "label_dropout", "class_name"}  # arguments of training
+Network = tuple[str, dict[str, Any], dict[str, Tensor]]  # the kind of a card, its config, and the tensors under our names
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """The tensors and the card of a file; InputError for what pickles.read refuses, and for networks that are not known."""
+    with reading(path, "network of EDM", EXPECTED):
+        held = pickles.read(path, "network of EDM", EXPECTED)
+        precond = held.get("ema") if isinstance(held, dict) else held
+        if not isinstance(precond, Part):
+            raise InputError(f"it holds {shown(held)}")
+        if precond.name not in PRECONDITIONINGS:
+            raise unknown("preconditioning", precond.name, PRECONDITIONINGS)
+        network = precond.module("model")
+        if network.name not in NETWORKS:
+            raise unknown("network", network.name, NETWORKS)
+        about = PRECONDITIONINGS[precond.name](precond.arguments)
+        kind, config, tensors = NETWORKS[network.name](network.arguments, pickles.tensors_of(network), precond.name)
+        side = whole("img_resolution", network.arguments["img_resolution"], 1)
+        image = whole("in_channels", network.arguments["in_channels"], 1), side, side
+        labels = whole("label_dim", network.arguments.get("label_dim", 0), 0, 100_000)
+        if labels:
+            about["changed"] = {**about.get("changed", {}), "one_hot": True}
+        provenance = {"file": path.name, "precond": precond.name}
+        return tensors, Card(kind, image, tuple(map(str, range(labels))), config=config, provenance=provenance, **about)
+
+
+def _edm(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), 1e-6, 1e6)
+    low, high = arguments.get("sigma_min", 0), arguments.get("sigma_max", float("inf"))
+    ends = max(0.002, number("sigma_min", low, 0)), min(80.0, number("sigma_max", high, 0, finite=False))
+    predicts = "edm" if sigma_data == 0.5 else f"edm({sigma_data!r})"
+    return {**_of(schedules.edm(*ends)), "predicts": predicts, "clock": "c_noise"}
+
+
+def _vp(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    growth, first = number("beta_d", arguments.get("beta_d", 19.9)), number("beta_min", arguments.get("beta_min", 0.1))
+    labels = whole("M", arguments.get("M", 1000), 2, 10_000_000)
+    schedule = schedules.vp_linear(first, first + growth, number("epsilon_t", arguments.get("epsilon_t", 1e-5), 0, 1))
+    return {**_of(schedule), "predicts": "noise", "clock": f"{labels - 1}t"}
+
+
+def _ve(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    ends = number("sigma_min", arguments.get("sigma_min", 0.02)), number("sigma_max", arguments.get("sigma_max", 100))
+    return {**_of(schedules.edm(*ends)), "predicts": "noise", "clock": "log_sigma_bar"}
+
+
+def _iddpm(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: arguments.get(name, value) for name, value in {"C_1": 0.001, "C_2": 0.008}.items()}
+    if given != {"C_1": 0.001, "C_2": 0.008}:
+        raise InputError(f"its table of labels is made with {shown(given)}, where C_1 = 0.001 and C_2 = 0.008 are known")
+    schedule = schedules.squared_cosine(whole("M", arguments.get("M", 1000), 2, schedules.MOST_LABELS))
+    return {**_of(schedule), "predicts": "noise", "clock": "t", "changed": {"learned_variance": True}}
+
+
+def _of(schedule: schedules.Schedule) -> dict[str, Any]:
+    return {"schedule": schedule.name, "schedule_options": dict(schedule.options)}
+
+
+def _song(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str) -> Network:
+    """DDPM++ and NCSN++."""
+    return "edm", asdict(EDMUNetConfig(**known(arguments, EDMUNetConfig), ve=precond == "VEPrecond")), tensors
+
+
+def known(arguments: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
+    """The arguments of a network of the file without those of training; InputError for one that is no field of `config`."""
+    names = {field.name for field in fields(config)}
+    if others := [name for name in arguments if name not in names | UNUSED]:
+        raise unknown("argument of the network", others[0], names)
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "EDMPrecond": _edm,
+    "VPPrecond": _vp,
+    "VEPrecond": _ve,
+    "iDDPMPrecond": _iddpm,
+}
+NETWORKS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor], str], Network]] = {"SongUNet": _song}

@@ -1,0 +1,16 @@
+"""Files of other projects that are read by the name of their format: `--model edm:FILE`.
+
+A reader gives tensors under our names and a card, whose kind pretrained.NETWORKS makes. Files are data: see each reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from diffode.models import edm
+from diffode.models.card import Card
+
+FORMATS: dict[str, Callable[[Path], tuple[dict[str, Tensor], Card]]] = {"edm": edm.read}

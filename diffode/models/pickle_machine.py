@@ -1,0 +1,187 @@
+"""The stack machine that a pickle is a program for, with the operations that picklers write for values, and no others.
+
+`load` runs the operations of a stream. It calls nothing but the functions that it is given by name: `names`, from the full name
+in the file, as torch._utils._rebuild_tensor_v2, to a function of ours. An object of a class is a `Part`. Whatever is not known is
+an InputError, which names it. See pickles.py, which has the names.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from diffode.errors import InputError, shown
+
+MOST_OPERATIONS, MOST_OPEN = 4_000_000, 200  # EDM2's largest files have some 200,000 operations; brackets within each other
+
+
+@dataclass
+class Part:
+    """An object of the file: the name of its class, the arguments that it was made with, by name, and its state."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def module(self, name: str) -> Part:
+        """The module of that name within it; InputError if there is none."""
+        found = dict(self.named("_modules")).get(name)
+        if not isinstance(found, Part):
+            raise InputError(f"its {shown(self.name)} has no module {name!r}")
+        return found
+
+    def named(self, group: str) -> Iterator[tuple[str, Any]]:
+        """The names and values of its `_parameters`, `_buffers` or `_modules`; InputError for anything else in their place."""
+        held = self.state.get(group, {})
+        if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
+            raise InputError(f"{group} of its {shown(self.name)} is {shown(held)}, where names and values are expected")
+        yield from held.items()
+
+
+class Name(str):
+    """A name of the list as a value, such as torch.FloatStorage."""
+
+
+class Stream:
+    """What is left of a file, for pickletools: no read is longer, so that no length in the file takes memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.left = file.seek(0, 2)
+        file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; InputError if there are fewer."""
+        if not 0 <= count <= self.left:
+            raise InputError(f"it ends in the middle: {count:,} bytes are announced where {self.left:,} are left")
+        self.left -= count
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        """The bytes to the end of the line."""
+        line = self.file.readline(1000)
+        self.left -= len(line)
+        return line
+
+
+class Machine:
+    """The stack of a pickle, its open brackets and its memo; each method is an operation, which OPERATIONS names."""
+
+    def __init__(self, names: Mapping[str, Callable[..., Any]]) -> None:
+        self.names = names
+        self.stack: list[Any] = []
+        self.open: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def take(self, count: int) -> list[Any]:
+        """The last values of the stack."""
+        if count > len(self.stack):
+            raise InputError("it takes more values than there are")
+        found = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return found
+
+    def begin(self) -> None:
+        """Open a bracket."""
+        if len(self.open) == MOST_OPEN:
+            raise InputError(f"it is nested more than {MOST_OPEN} times")
+        self.open.append(self.stack)
+        self.stack = []
+
+    def end(self) -> list[Any]:
+        """Close a bracket: what is in it."""
+        if not self.open:
+            raise InputError("it closes a bracket that is not open")
+        found, self.stack = self.stack, self.open.pop()
+        return found
+
+    def name(self, module: Any, name: Any) -> None:
+        """What a name of the list stands for."""
+        full = f"{module}.{name}"
+        if full not in self.names:
+            raise InputError(f"it names {shown(full)}, which is no part of a network, and nothing of a file is run")
+        self.stack.append(Name(full))
+
+    def call(self) -> None:
+        """Call a function of names with a tuple of arguments, or make an object of a class."""
+        function, arguments = self.take(2)
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            raise InputError(f"it calls {shown(function)} with {shown(arguments)}")
+        self.stack.append(self.names[function](*arguments))
+
+    def extend(self, values: list[Any]) -> None:
+        """Append to the list below."""
+        (held,) = self.stack[-1:]
+        if not isinstance(held, list):
+            raise InputError(f"it appends to {shown(held)}")
+        held += values
+
+    def fill(self, values: list[Any]) -> None:
+        """Put keys and values into the dict below. Keys are no tuples, as the hash of deeply nested ones overflows the stack."""
+        (held,) = self.stack[-1:]
+        if not isinstance(held, dict) or len(values) % 2 or not all(isinstance(key, str | int | float) for key in values[::2]):
+            raise InputError(f"it puts {shown(values[:1])} and others into {shown(held)}")
+        held.update(zip(values[::2], values[1::2], strict=True))
+
+    def build(self) -> None:
+        """Give the object below its state; that of dicts and arrays is of no use here."""
+        held, state = self.take(2)
+        if isinstance(held, Part) and isinstance(state, dict):
+            held.state.update(state)
+        self.stack.append(held)
+
+    def keep(self, at: int) -> None:
+        """Put the last value into the memo."""
+        (self.memo[at],) = self.stack[-1:]
+
+
+def load(stream: Stream, names: Mapping[str, Callable[..., Any]]) -> Any:
+    """The value of the pickle that a stream begins with; InputError, or what pickletools raises, if there is none."""
+    machine = Machine(names)
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        if operation.name == "STOP":
+            (value,) = machine.take(1)
+            return value
+        if operation.name not in OPERATIONS or count == MOST_OPERATIONS:
+            raise InputError(f"its operation {count:,} is {operation.name}, which no network needs")
+        OPERATIONS[operation.name](machine, argument)
+    raise AssertionError("pickletools ends with STOP")
+
+
+def _push(machine: Machine, argument: Any) -> None:
+    machine.stack.append(argument)
+
+
+def _pushes(make: Callable[[Machine], Any]) -> Callable[[Machine, Any], None]:
+    return lambda machine, _: _push(machine, make(machine))
+
+
+VALUES = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8"
+OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
+    **dict.fromkeys(VALUES.split(), _push),
+    **dict.fromkeys(("PROTO", "FRAME", "BINPERSID"), lambda machine, _: None),  # a storage's id is left as it is, a tuple
+    "NONE": _pushes(lambda _: None),
+    "NEWTRUE": _pushes(lambda _: True),
+    "NEWFALSE": _pushes(lambda _: False),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), _pushes(lambda _: [])),  # a set is a list here
+    "EMPTY_DICT": _pushes(lambda _: {}),
+    "EMPTY_TUPLE": _pushes(lambda _: ()),
+    "TUPLE1": _pushes(lambda machine: tuple(machine.take(1))),
+    "TUPLE2": _pushes(lambda machine: tuple(machine.take(2))),
+    "TUPLE3": _pushes(lambda machine: tuple(machine.take(3))),
+    "TUPLE": _pushes(lambda machine: tuple(machine.end())),
+    "MARK": lambda machine, _: machine.begin(),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, _: machine.extend(machine.end())),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    "SETITEMS": lambda machine, _: machine.fill(machine.end()),
+    "SETITEM": lambda machine, _: machine.fill(machine.take(2)),
+    "GLOBAL": lambda machine, argument: machine.name(*argument.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name(*machine.take(2)),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call()),
+    "BUILD": lambda machine, _: machine.build(),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, argument: machine.keep(argument)),
+    "MEMOIZE": lambda machine, _: machine.keep(len(machine.memo)),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, argument: machine.stack.append(machine.memo[argument])),
+}

@@ -1,0 +1,154 @@
+"""Pickles of networks, read as data: EDM's and EDM2's .pkl (Karras et al., 2022, 2024), whose classes bring their source code.
+
+A pickle is a program for a stack machine, and Python's runs whatever it names. This machine knows the operations that picklers
+write for values, and NAMES, a list of names with a function of ours for each: tensors are made of the bytes in the file, and an
+object of any class becomes a `Part`, its name, the arguments that it was made with and its state. Nothing of the file is
+imported or run, its source code is not looked at, and all other names and operations are refused. A storage of a GPU is read
+onto the CPU.
+
+What is made is no larger than the file: every length is compared with what is left of it, and a tensor's numbers with its
+storage. So bounds on the number of operations and on nesting are all that is needed besides.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffode.errors import InputError, shown
+from diffode.models.pickle_machine import Part, Stream, load
+from diffode.reading import open_regular, reading
+
+MOST_PARTS, MOST_LEVELS = 100_000, 16  # of a network: modules, and modules within each other
+LEGACY = [0x1950A86A20F9469CFC6C, 1001]  # what a storage begins with: torch.save's magic number and version
+INTEGERS = {"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8}
+FLOATS = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64}
+DTYPES = {f"torch.{name}Storage": dtype for name, dtype in {**FLOATS, **INTEGERS, "Bool": torch.bool}.items()}
+SCALARS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}  # of NumPy, as struct has them
+
+
+def read(path: str | Path, what: str, expected: str) -> Any:
+    """The value of a pickle: dicts, lists, numbers, texts, tensors on the CPU, and a Part for every object.
+
+    what, expected: what the file should be, for messages (reading.reading). InputError for whatever the module docstring refuses.
+    """
+    with reading(path, what, expected), open_regular(path) as file:
+        stream = Stream(file)
+        value = load(stream, {**NAMES, STORAGE: _storages()})
+        if stream.left:
+            raise InputError(f"{stream.left:,} bytes follow its end")
+        return value
+
+
+def tensors_of(network: Part) -> dict[str, Tensor]:
+    """The weights and buffers of a network and of all modules within it, under the names of its state dict, as copies.
+
+    InputError for one whose modules are too many, and for weights that share memory, which copies would multiply.
+    """
+    found: dict[str, Tensor] = {}
+    waiting = [("", network, 0)]
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            break
+        prefix, part, level = waiting.pop()
+        tensors = [*part.named("_parameters"), *part.named("_buffers")]
+        found |= {prefix + name: value for name, value in tensors if isinstance(value, Tensor)}
+        inner = [(f"{prefix}{name}.", value, level + 1) for name, value in part.named("_modules") if isinstance(value, Part)]
+        waiting += reversed(inner)
+        if level == MOST_LEVELS:
+            break
+    if waiting:
+        raise InputError(f"its modules are more than {MOST_PARTS:,}, or within each other more than {MOST_LEVELS} times")
+    storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in found.values()}
+    if sum(tensor.nbytes for tensor in found.values()) > sum(storages.values()):
+        raise InputError("several of its weights share their memory")
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def _storage(data: Any) -> Tensor:
+    """The numbers of a storage, in the old format of torch.save, in which it is pickled: (n,)."""
+    stream = Stream(BytesIO(data))
+    *version, system, stored, _ = (load(stream, NAMES) for _ in range(5))
+    kind, name, _, _, count, view = stored
+    if version != LEGACY or not system["little_endian"] or kind != "storage" or view is not None:
+        raise InputError(f"a storage of it is {shown(stored)}, of a format that torch does not write")
+    (again,) = struct.unpack("<q", stream.read(8))
+    if type(count) is not int or not again == count >= 0 or stream.left != count * DTYPES[name].itemsize:
+        raise InputError(f"a storage of it has {stream.left:,} bytes, where {shown(count)} numbers of {name} are announced")
+    return (
+        torch.frombuffer(data, dtype=DTYPES[name], offset=len(data) - stream.left)
+        if count
+        else torch.empty(0, dtype=DTYPES[name])
+    )
+
+
+def _storages() -> Callable[[bytes], Tensor]:
+    """_storage for one file: what its bytes hold is made once, however often they are named."""
+    made: dict[int, tuple[bytes, Tensor]] = {}
+
+    def storage(data: bytes) -> Tensor:
+        if id(data) not in made:
+            made[id(data)] = data, _storage(data)
+        return made[id(data)][1]
+
+    return storage
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A view of a storage, none of whose numbers it has twice."""
+    whole = (
+        all(type(number) is int and 0 <= number <= 2**40 for number in (offset, *size, *stride)) and len(size) == len(stride) <= 8
+    )
+    if not isinstance(storage, Tensor) or not whole:
+        raise InputError(f"a tensor of it is {shown((offset, size, stride))} of {shown(storage)}")
+    count, last = 1, offset
+    for sides, step in zip(size, stride, strict=True):
+        count, last = count * sides, last + (sides - 1) * step
+    if count and (count > len(storage) or last >= len(storage)):
+        raise InputError(f"a tensor of {shown(size)} does not lie in its storage of {len(storage):,} numbers")
+    return storage.as_strided(size, stride, offset) if count else torch.empty(size, dtype=storage.dtype)
+
+
+def _object(meta: Any) -> Part:
+    """An object of a class that brings its source code (torch_utils.persistence)."""
+    name, state = meta["class_name"], meta["state"]
+    arguments = state.get("_init_kwargs") or {}
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise InputError(f"an object of it is a {shown(name)}, made with {shown(arguments)}")
+    return Part(name, arguments, state)
+
+
+def _dict() -> dict[str, Any]:
+    """An empty dict, whose items follow."""
+    return {}
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """A number of NumPy."""
+    (value,) = struct.unpack(SCALARS[dtype.arguments["kind"]], data)
+    return value
+
+
+def _opaque(name: str) -> Callable[..., Part]:
+    return lambda *_: Part(name)
+
+
+STORAGE = "torch.storage._load_from_bytes"
+CLASSES = [f"torch.nn.modules.container.{name}" for name in ("ModuleDict", "ModuleList", "Sequential")]
+NUMPY = [f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray._reconstruct", "numeric._frombuffer")]
+NAMES: dict[str, Callable[..., Any]] = {
+    **{name: _opaque(name) for name in (*DTYPES, *CLASSES, *NUMPY, "numpy.ndarray", "torch.device")},
+    **{f"torch.{dtype}".replace("torch.torch", "torch"): _opaque("dtype") for dtype in DTYPES.values()},
+    "torch_utils.persistence._reconstruct_persistent_obj": _object,
+    **dict.fromkeys(("dnnlib.util.EasyDict", "collections.OrderedDict"), _dict),
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "numpy.dtype": lambda kind, *_: Part("numpy.dtype", {"kind": kind}),
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+}
