@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from diffode.files import atomic
 from diffode.models.card import Card
 from diffode.reading import MOST_JSON, open_regular, parse_json, reading
 
+Network = TypeVar("Network", bound=nn.Module)
 Header = Mapping[str, Any]
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 CONVERT = (
@@ -89,6 +91,16 @@ def misfit(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
                 f"{name} is {found.get(name, 'absent')} in the file and {expected.get(name, 'absent')} in the network", 160
             )
     return ""
+
+
+def filled(kind: Callable[[Any], Network], config: Any, tensors: Mapping[str, Tensor]) -> Network:
+    """The network kind(config) with these weights; InputError, before memory is taken, unless they have its names and shapes."""
+    with torch.device("meta"):
+        network = kind(config)
+    if why := misfit(tensors, network):
+        raise InputError(why)
+    network.load_state_dict(tensors, assign=True)
+    return network
 
 
 def read_model(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from diffode.errors import InputError
 from diffode.files import ASSETS
 from diffode.models import checkpoint
@@ -24,11 +22,7 @@ def load(path: str | Path = REFERENCE / "classifier.safetensors") -> tuple[Class
     tensors, header = checkpoint.read(path, "classifier")
     card = Card.from_json(header, path)
     with reading(path, "classifier", "weights of the network that its card describes"):
-        with torch.device("meta"):  # no weights are drawn
-            network = Classifier(**card.network_config())
-        if why := checkpoint.misfit(tensors, network):
-            raise InputError(why)
-        network.load_state_dict(tensors, assign=True)
+        network = checkpoint.filled(lambda config: Classifier(**config), card.network_config(), tensors)
         if card.classes and len(card.classes) != network.head.out_features:
             raise InputError(f"its card names {len(card.classes)} classes of {network.head.out_features}")
         return network.eval().requires_grad_(False), card, sha256_of(path)

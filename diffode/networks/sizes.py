@@ -8,7 +8,16 @@ from diffode.checks import whole
 from diffode.errors import InputError, shown
 from diffode.reading import MOST_NUMBERS
 
-MOST = {"patch": 64, "blocks": 32, "num_res_blocks": 32, "width": 2**15, "ch": 2**15, "classes": 100_000}
+MOST = {
+    "patch": 64,
+    "blocks": 32,
+    "depth": 256,
+    "heads": 1024,
+    "num_res_blocks": 32,
+    "width": 2**15,
+    "ch": 2**15,
+    "classes": 100_000,
+}
 MOST_LEVELS, MOST_MULTIPLE = 10, 64
 MOST_CELLS = 2**16  # that attend to each other: the time grows with their square
 

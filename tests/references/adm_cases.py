@@ -1,0 +1,94 @@
+"""Small and published shapes of ADM and DiT, and weights made by a formula: what the make scripts and the tests share."""
+
+import hashlib
+import math
+
+import torch
+
+TINY_ADM = {  # as ADM at 64 × 64, 128 × 128 and 512 × 512, and as Nichol and Dhariwal's bedrooms
+    "64": {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "classes": 7, "qkv_first": True}
+    | {"head_channels": 32},
+    "128": {"image": (3, 16, 16), "width": 32, "widths": (32, 64, 96), "blocks": 1, "attention": (8, 4), "classes": 7}
+    | {"head_channels": 0, "heads": 4},
+    "512": {"image": (3, 8, 16), "width": 64, "widths": (32, 64), "blocks": 2, "attention": (4,), "head_channels": 32},
+    "bedroom": {"image": (3, 16, 16), "width": 32, "widths": (32, 32, 64), "blocks": 2, "attention": (8,), "head_channels": 0}
+    | {"heads": 1, "scale_shift": False, "resample_blocks": False, "learned_variance": False},
+}
+TINY_CLASSIFIER = {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "classes": 7}
+TINY_CLASSIFIER |= {"head_channels": 32}
+TINY_DIT = {
+    "patch 2": {"image": (4, 8, 8), "patch": 2, "width": 24, "depth": 2, "heads": 3, "classes": 5},
+    "patch 4": {"image": (4, 8, 8), "patch": 4, "width": 16, "depth": 1, "heads": 1, "classes": 5, "learned_variance": False},
+}
+
+
+def widths(width, *multiples):
+    return tuple(int(width * multiple) for multiple in multiples)
+
+
+ADM_64 = {"image": (3, 64, 64), "width": 192, "widths": widths(192, 1, 2, 3, 4), "blocks": 3, "classes": 1000, "qkv_first": True}
+ADM_128 = {"image": (3, 128, 128), "width": 256, "widths": widths(256, 1, 1, 2, 3, 4), "blocks": 2, "classes": 1000}
+ADM_128 |= {"head_channels": 0, "heads": 4}
+ADM_256 = {"image": (3, 256, 256), "width": 256, "widths": widths(256, 1, 1, 2, 2, 4, 4), "blocks": 2}
+ADM_512 = {"image": (3, 512, 512), "width": 256, "widths": widths(256, 0.5, 1, 1, 2, 2, 4, 4), "blocks": 2, "classes": 1000}
+IDDPM = {"width": 128, "blocks": 3, "attention": (16, 8), "head_channels": 0, "heads": 4, "resample_blocks": False}
+IDDPM_64 = IDDPM | {"image": (3, 64, 64), "widths": widths(128, 1, 2, 3, 4), "clock_scale": 0.25}
+IDDPM_BEDROOM = {"image": (3, 256, 256), "widths": widths(128, 1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (16,), "heads": 1}
+PUBLISHED_ADM = {  # the flags in the READMEs of openai/guided-diffusion and openai/improved-diffusion
+    "64x64_diffusion.pt": ADM_64,
+    "128x128_diffusion.pt": ADM_128,
+    "256x256_diffusion.pt": ADM_256 | {"classes": 1000},
+    "256x256_diffusion_uncond.pt": ADM_256,
+    "lsun_bedroom.pt": ADM_256,
+    "512x512_diffusion.pt": ADM_512,
+    "cifar10_uncond_50M_500K.pt": IDDPM | {"image": (3, 32, 32), "widths": widths(128, 1, 2, 2, 2), "clock_scale": 0.25},
+    "imagenet64_uncond_100M_1500K.pt": IDDPM_64,
+    "imagenet64_cond_270M_250K.pt": IDDPM_64
+    | {"width": 192, "widths": widths(192, 1, 2, 3, 4), "classes": 1000, "clock_scale": 1.0},
+    "lsun_uncond_100M_1200K_bs128.pt": IDDPM | IDDPM_BEDROOM | {"scale_shift": False},
+}
+CLASSIFIER = {"width": 128, "blocks": 2, "classes": 1000}
+PUBLISHED_CLASSIFIERS = {
+    "64x64_classifier.pt": CLASSIFIER | {"image": (3, 64, 64), "widths": widths(128, 1, 2, 3, 4), "blocks": 4},
+    "128x128_classifier.pt": CLASSIFIER | {"image": (3, 128, 128), "widths": widths(128, 1, 1, 2, 3, 4)},
+    "256x256_classifier.pt": CLASSIFIER | {"image": (3, 256, 256), "widths": widths(128, 1, 1, 2, 2, 4, 4)},
+    "512x512_classifier.pt": CLASSIFIER | {"image": (3, 512, 512), "widths": widths(128, 0.5, 1, 1, 2, 2, 4, 4)},
+}
+SIZES_OF_DIT = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+PUBLISHED_DIT = {
+    f"{name}/{patch}": {"patch": patch, "width": width, "depth": depth, "heads": heads}
+    for name, (width, depth, heads) in SIZES_OF_DIT.items()
+    for patch in (2, 4, 8)
+}
+PUBLISHED_DIT["XL/2 at 512"] = PUBLISHED_DIT["XL/2"] | {"image": (4, 64, 64)}
+
+
+def by_formula_(network):
+    """The network with all weights made of sines: none is zero, and an error in any of them shows."""
+    state = network.state_dict()
+    for number, name in enumerate(sorted(state)):
+        weight = state[name]
+        wave = torch.sin(torch.arange(weight.numel(), dtype=torch.float64) * 12.9898 + number).reshape(weight.shape)
+        scale = math.sqrt(2 / weight[0].numel()) if weight.ndim > 1 else 0.1
+        weight.copy_(wave * scale + (weight.ndim == 1 and name.endswith("weight")))
+    return network.eval().requires_grad_(False)
+
+
+def inputs(image, classes):
+    """x, t and y for three samples; y is None without labels."""
+    x = torch.cos(torch.arange(3 * math.prod(image), dtype=torch.float64) * 0.7131).reshape(3, *image) * 1.3
+    y = torch.tensor([0, classes - 1, 1]) if classes else None
+    return x, torch.tensor([0.0, 17.5, 999.0], dtype=torch.float64), y
+
+
+def numbers(output):
+    """What is kept of an output: about a hundred of its numbers."""
+    flat = output.flatten()
+    return flat[:: max(1, len(flat) // 101)].tolist()
+
+
+def digest(network):
+    """The number of weights, and the SHA-256 of the sorted names and shapes."""
+    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    lines = "\n".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
+    return {"weights": sum(map(math.prod, shapes.values())), "sha256": hashlib.sha256(lines.encode()).hexdigest()}

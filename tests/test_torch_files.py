@@ -1,0 +1,132 @@
+"""Files of torch.save as data: what they hold is what torch.load gives, and what would run code or fill the memory is one sentence."""
+
+import argparse
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffode import InputError
+from diffode.models import torch_files
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(2).half(), "n": torch.tensor(3), "e": torch.ones(2).bfloat16()}
+PREFIXED = OrderedDict(("module." + name, torch.nn.Parameter(weight, False)) for name, weight in WEIGHTS.items())
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(held): a file of torch.save that holds it."""
+
+    def make(held, **options):
+        torch.save(held, tmp_path / "a.pt", **options)
+        return tmp_path / "a.pt"
+
+    return make
+
+
+def rewritten(path, change, packing=zipfile.ZIP_STORED):
+    """The file with the pickle changed."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name, data in members.items():
+            archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        WEIGHTS,
+        PREFIXED,
+        {"ema": WEIGHTS, "model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=0.1), "opt": [{"step": 3}]},
+    ]
+    + [{"state_dict": {"model": PREFIXED}, "epoch": 2}],
+    ids=["plain", "parallel", "training", "nested"],
+)
+def test_the_weights_of_a_checkpoint_whatever_is_around_them(file, held):
+    found = torch_files.state_dict(file(held))
+    assert found.keys() == WEIGHTS.keys()
+    for name, weight in WEIGHTS.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
+
+
+def test_they_stay_when_the_file_is_gone_and_safetensors_are_the_same(file, tmp_path):
+    path = file(WEIGHTS)
+    found = torch_files.state_dict(path)
+    path.write_bytes(b"")
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    other = torch_files.state_dict(tmp_path / "a.safetensors")
+    assert all(torch.equal(found[name], WEIGHTS[name]) and torch.equal(other[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+class Ours:
+    """A class that a file names."""
+
+
+class Runs:
+    """Unpickling it would make a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def sized(number):
+    """A change of 6 numbers to so many."""
+    return lambda pickled: pickled.replace(b"K\x06", b"J" + struct.pack("<i", number))
+
+
+REFUSED = {
+    "a class": (lambda file: file({"a": Ours()}), "holds an object of .*Ours.*only tensors are read"),
+    "code": (lambda file: file({"a": Runs()}), "holds an object of .*mkdir"),
+    "an array": (lambda file: file({"a": torch.ones(2).numpy()}), "holds an object of 'numpy"),
+    "a large buffer": (lambda file: file({"a": bytearray(10)}), "holds an object of .*bytearray"),
+    "the format before 1.6": (lambda file: file(WEIGHTS, _use_new_zipfile_serialization=False), "before PyTorch 1.6; python -c"),
+    "compressed": (lambda file: rewritten(file(WEIGHTS), bytes, zipfile.ZIP_DEFLATED), "compressed"),
+    "a tensor that repeats one number": (lambda file: file({"a": torch.ones(1).expand(10**12)}), "hold tensors of 4e\\+12"),
+    "a storage larger than its file": (lambda file: rewritten(file({"a": torch.zeros(6)}), sized(2**30)), "storage"),
+    "a list of tensors": (lambda file: file([torch.ones(1)]), "holds 'list' of 1 items"),
+    "numbers": (lambda file: file({"a": torch.ones(1), "b": 3}), "its 'b' is no tensor"),
+    "nothing": (lambda file: file({}), "holds 'dict' of 0 items"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_state_dict_is_refused_in_a_sentence(file, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    make, why = REFUSED[name]
+    path = make(file)
+    with pytest.raises(InputError, match=why) as error:
+        torch_files.state_dict(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_plain_pickle_another_archive_and_other_bytes_are_refused(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "b.pt").write_bytes(b"hello")
+    with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
+        archive.writestr("a.txt", "hello")
+    for name in ("a.pt", "b.pt", "c.pt", "d.pt", "."):
+        with pytest.raises(InputError):
+            torch_files.state_dict(tmp_path / name)
+
+
+def test_a_file_that_is_cut_off_anywhere_is_refused(file):
+    path = file(WEIGHTS)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            torch_files.state_dict(path)
+
+
+def test_what_is_in_itself_is_no_endless_walk(file):
+    held = [{}, {}]
+    held[0]["a"] = held[1]["b"] = held
+    assert isinstance(torch_files.load(file(held)), list)
