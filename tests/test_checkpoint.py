@@ -120,7 +120,7 @@ def test_pickles_are_refused_and_not_opened(tmp_path, write):
         path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     else:
         torch.save({"weights": Trap(tmp_path / "sprung")}, path)
-    with pytest.raises(InputError, match="never unpickles"):
+    with pytest.raises(InputError, match=r"is no checkpoint of diffode.*guided:FILE"):
         pretrained.load(path)
     assert not (tmp_path / "sprung").exists()
 

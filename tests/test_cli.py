@@ -627,7 +627,7 @@ for many in ("--seeds 0-999999999999", "--n 999999999999", "--n 1 --nfe 10000000
 @pytest.mark.parametrize("content", [b"", b"\x00" * 1000, b"\x80\x04N."], ids=["empty", "zeros", "pickle"])
 def test_corrupt_checkpoint(here, content):
     (here / "bad.safetensors").write_bytes(content)
-    refused(sample("--model", "bad.safetensors"), "bad.safetensors", "corrupt", "never unpickles")
+    refused(sample("--model", "bad.safetensors"), "bad.safetensors", "corrupt", "no other format")
     assert os.listdir(here) == ["bad.safetensors"]
 
 

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from diffode import InputError, schedules
-from diffode.models import checkpoint, presets, pretrained
+from diffode.models import presets, pretrained
 from diffode.models.card import Card
 from diffode.models.diffusers_models import WEIGHTS
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
@@ -114,32 +113,25 @@ def test_weights_of_whole_numbers(network):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", bytes(range(256)) * 40])
 def test_a_file_that_is_no_safetensors(tiny, content):
     (tiny / "ema.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"ema\.safetensors is not a safe.*corrupt.*never unpickles"):
+    with pytest.raises(InputError, match=r"ema\.safetensors is not a safe.*corrupt.*no other format"):
         pretrained.load("tiny:ema.safetensors")
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth"])
 @pytest.mark.parametrize("layout", ["state dict", "training"])
-def test_pickled_weights_are_refused_with_the_command_that_converts_them(monkeypatch, network, suffix, layout):
-    """The command works, for the weights alone and for the list that the ddim repository's training saves."""
+@pytest.mark.parametrize("new", [True, False])
+def test_weights_in_files_of_torch(network, new, layout):
+    """Alone, and in the list that the ddim repository's training saves; in PyTorch's format, and in that before 1.6."""
     weights = network.state_dict()
     other = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    file = f"the model{suffix}"
-    torch.save(weights if layout == "state dict" else [other, {"state": {}}, 3, 500, weights], file)
-    for name in (f"tiny:{file}", file):
-        with pytest.raises(InputError, match="never unpickles") as refused:
-            pretrained.load(name)
-    command = str(refused.value).split("with ", 1)[1]
-    python, flag, code, *files = shlex.split(command)
-    assert (python, flag, files) == ("python", "-c", [file, "the model.safetensors"])
-    monkeypatch.setattr(sys, "argv", ["-c", *files])
-    exec(code, {})
-    same(pretrained.load("tiny:the model.safetensors").model, network)
+    held = weights if layout == "state dict" else [other, {"state": {}}, 3, 500, weights]
+    torch.save(held, "the model.ckpt", _use_new_zipfile_serialization=new)
+    same(pretrained.load("tiny:the model.ckpt").model, network)
+    with pytest.raises(InputError, match="cifar10:FILE"):
+        pretrained.load("the model.ckpt")
 
 
-def test_the_documented_conversion_is_the_one_that_is_told():
+def test_the_presets_are_documented():
     document = (Path(cli.__file__).parent / "docs" / "networks.md").read_text(encoding="utf-8")
-    assert f"python -c '{checkpoint.CONVERT}'" in document
     assert all(f"`{name}`" in document for name in presets.PRESETS if name != "tiny")
 
 

@@ -1,13 +1,12 @@
 """Checkpoints: tensors as safetensors, with a JSON object in the file's own header that says what they are.
 
 `kind` says which: a model to sample from (whose object is its Card), a classifier, the state of a training run, statistics of
-images. So one file is all there is to keep. Nothing is ever unpickled.
+images. So one file is all there is to keep.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +23,7 @@ from diffode.reading import MOST_JSON, open_regular, parse_json, reading
 
 Network = TypeVar("Network", bound=nn.Module)
 Header = Mapping[str, Any]
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-CONVERT = (
-    'import sys, torch, safetensors.torch as s; w = torch.load(sys.argv[1], "cpu", weights_only=True); '
-    "w = w[-1] if isinstance(w, list) else w; s.save_file({k: v.contiguous() for k, v in w.items()}, sys.argv[2])"
-)  # a list is a checkpoint of the ddim repository's training, which ends with the averaged weights
+TORCH = (".ckpt", ".pt", ".pth", ".bin")  # files of torch.save, which torch_files.py reads
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Card | Header) -> None:
@@ -45,15 +40,17 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], header: Card | Header)
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU) and the metadata of any safetensors file.
 
-    InputError for a file that is absent, pickled, corrupt, or of another format.
+    InputError for a file that is absent, corrupt, or of another format.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"no checkpoint at {one_line(str(path), 200)}")
-    if path.suffix in PICKLED:
-        command = shlex.join(["python", "-c", CONVERT, str(path), str(path.with_suffix(".safetensors"))])
-        raise InputError(f"{path} is pickled, and diffode never unpickles: convert it, if you trust it, with {command}")
-    with reading(path, "safetensors file", "a whole one: diffode reads no other format and never unpickles"):
+    if path.suffix in TORCH:
+        raise InputError(
+            f"{one_line(str(path), 200)} is no checkpoint of diffode, which is a safetensors file: of weights in PyTorch's own "
+            "files a preset or a format says whose they are, as cifar10:FILE or guided:FILE (docs/networks.md)"
+        )
+    with reading(path, "safetensors file", "a whole one, and no other format"):
         with open_regular(path) as file:
             if (length := int.from_bytes(file.read(8), "little")) > MOST_JSON:
                 raise InputError(f"it is corrupt: its header would have {length:,} bytes")

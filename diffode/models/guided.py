@@ -1,7 +1,7 @@
 """Weights of OpenAI's U-Nets: guided-diffusion (ADM), improved-diffusion, and the EDM models of consistency_models.
 
-`read` finds the network in the shapes of its weights: channels, levels, blocks, attention, labels, learned variances. What they do
-not say (the size of the images, the heads, the table of β) is that of the published network with the same multipliers of its
+`read` finds the network in the shapes of its weights: channels, levels, blocks, attention, labels, learned variances. What these
+do not say (the size of the images, the heads, the table of β) is that of the published network with the same multipliers of its
 channels and the same kind of resampling, so the name of the file does not matter:
 
     multipliers             resampling    images    heads        schedule
@@ -126,13 +126,16 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ADMConfig, Publish
     count = len({name.split(".")[1] for name in shapes if name.startswith("input_blocks.")})
     names = [f"input_blocks.{n}.0" for n in range(1, count)]
     channels = [stem[0], *((shapes.get(f"{name}.op.weight") or shapes[f"{name}.in_layers.2.weight"])[0] for name in names)]
-    resample_blocks = not any(f"{name}.op.weight" in shapes for name in names)
-    for (resampling, multipliers), published in PUBLISHED.items():
-        widths, blocks = tuple(int(width * one) for one in multipliers), count // len(multipliers) - 1
-        if resampling == resample_blocks and channels == _channels(widths, blocks):
-            break
-    else:
+    resampling = not any(f"{name}.op.weight" in shapes for name in names)
+    found = [
+        (published, widths, count // len(widths) - 1)
+        for (in_blocks, multipliers), published in PUBLISHED.items()
+        if in_blocks == resampling
+        and _channels(widths := tuple(int(width * one) for one in multipliers), count // len(widths) - 1) == channels
+    ]
+    if not found:
         raise InputError(f"no published U-Net has channels like these on its way down: {shown(channels, 120)}")
+    ((published, widths, blocks),) = found
     attends = [f"input_blocks.{1 + level * (blocks + 1)}.1.qkv.weight" in shapes for level in range(len(widths))]
     return ADMConfig(
         (3, published.side, published.side),
@@ -140,7 +143,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ADMConfig, Publish
         classes=shapes.get("label_emb.weight", shapes.get("out.2.c_proj.weight", (0,)))[0],
         learned_variance=shapes.get("out.2.weight", (0,))[0] == 6,
         scale_shift=shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
-        resample_blocks=resample_blocks,
+        resample_blocks=resampling,
         **published.heads,
     ), published
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffode import schedules
 from diffode.errors import InputError
-from diffode.models import checkpoint
+from diffode.models import checkpoint, torch_files
 from diffode.models.card import Card
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from diffode.schedule import Schedule
@@ -53,11 +53,11 @@ PRESETS = {  # configs/*.yml of github.com/ermongroup/ddim
 
 
 def read(name: str, path: Path) -> tuple[dict[str, Tensor], Card]:
-    """The weights of a file, less the `module.` of DataParallel that their keys may begin with, and the card of the preset.
+    """The weights of a file and the card of the preset.
 
-    InputError for what checkpoint.read_tensors refuses, and for the first weight that does not fit the preset's network.
+    InputError for what torch_files.state_dict refuses, and for the first weight that does not fit the preset's network.
     """
-    tensors = {key.removeprefix("module."): tensor for key, tensor in checkpoint.read_tensors(path)[0].items()}
+    tensors = torch_files.state_dict(path)
     with torch.device("meta"):
         network = DDPMUNet(PRESETS[name].config)
     if why := checkpoint.misfit(tensors, network):

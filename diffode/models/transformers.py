@@ -1,11 +1,11 @@
 """Weights of DiT (Peebles and Xie, 2023) and SiT (Ma et al., 2024), whose shapes say all but their heads.
 
-Heads are of 64 channels but in XL, of 1152, where they are of 72. Both work on latents of 4 channels, an eighth of the size of the
-image: decoders.autoencoder makes images of them. The label `classes` means none.
+Heads are of 64 channels but in XL, of 1152, where they are of 72. Both work on latents of 4 channels and an eighth of the size of
+the image: decoders.autoencoder makes images of them. The label `classes` means none.
 
     dit    noise, on the linear table of 1000 labels
-    sit    x0 − ε at t from 0, noise, to 1, data: α = t, σ = 1 − t. At both ends one of the two is left open, so that the clock begins
-           at 0.001 and ends at 0.999 (schedules.flow); the published sampler goes from 0 to 1
+    sit    x0 − ε at t from 0, noise, to 1, data: α = t, σ = 1 − t. λ is infinite at both ends, so that the clock begins at 0.001
+           and ends at 0.999 (schedules.flow); the published sampler goes from 0 to 1
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADS = {1152: 16}  # of a width; of any other as many as there are 64 channels
 
 
 def read_dit(path: Path) -> tuple[dict[str, Tensor], Card]:
-    """The weights of DiT in a file, and their card; InputError for what torch_files.state_dict refuses, and for another network."""
+    """The weights of DiT in a file and their card; InputError for what torch_files.state_dict refuses and for another network."""
     return _read(path, "DiT", schedule="ddpm_linear", predicts="noise", clock="t")
 
 

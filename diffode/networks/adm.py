@@ -33,7 +33,7 @@ from diffode.networks.embeddings import sinusoids
 
 @dataclass(frozen=True)
 class ADMConfig:
-    """The shape of the network, see the module docstring. width: of the sinusoids of t, a quarter of the vector of t and label."""
+    """The shape of the network, see above. width: of the sinusoids of t; the vector of t and label is 4 times it."""
 
     image: tuple[int, int, int] = (3, 64, 64)
     width: int = 192

@@ -2,8 +2,8 @@
 
     x: (batch, channels, height, width)   t: (batch,)   y: (batch,) labels   ->   log p(y | x, t), (batch,)
 
-The lowest level is pooled by attention, as in CLIP: its mean is put before its pixels, all of them have learned positions, and the
-classes are read off what the mean has attended to.
+The lowest level is pooled by attention, as in CLIP: its mean is put before its pixels, all of them have learned positions, and
+the classes are read off what the mean has attended to.
 """
 
 from __future__ import annotations

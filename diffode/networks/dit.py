@@ -1,4 +1,4 @@
-"""DiT, the diffusion transformer of Peebles and Xie (2023), under the names of its published weights; SiT (Ma et al., 2024) is the same.
+"""DiT, the transformer of Peebles and Xie (2023), under the names of its published weights; that of SiT (Ma et al., 2024), too.
 
     x: (batch, channels, side, side), a latent   t: (batch,)   y: (batch,) labels, `classes` for none
     ->  (batch, channels, side, side), or twice the channels, of which the second half are variances

@@ -1,0 +1,144 @@
+"""ADM, its classifier and DiT: the numbers, names and shapes of the published code, as tests/references/make_*.py wrote them."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffode import InputError
+from diffode.models import guided, transformers
+from diffode.networks.adm import ADM, ADMConfig
+from diffode.networks.adm_classifier import ADMClassifier
+from diffode.networks.dit import DiT, DiTConfig
+from tests.references import adm_cases as cases
+
+REFERENCES = Path(__file__).with_name("references")
+ADM_THEIRS, DIT_THEIRS = (json.loads((REFERENCES / f"{name}.json").read_text()) for name in ("adm", "dit"))
+EXACT = {"rtol": 0, "atol": 1e-10}  # float64: outputs are of size 10, and sums of a few thousand terms
+MILLIONS = {  # of weights: Dhariwal and Nichol (2021), Table 11
+    "64x64_diffusion.pt": 296,
+    "128x128_diffusion.pt": 422,
+    "256x256_diffusion.pt": 554,
+    "512x512_diffusion.pt": 559,
+}
+MILLIONS_DIT = {"S/2": 33, "S/4": 33, "S/8": 33, "B/2": 130, "B/4": 130, "B/8": 131, "L/2": 458, "L/4": 458, "L/8": 459}
+MILLIONS_DIT |= {"XL/2": 675, "XL/4": 675, "XL/8": 676}  # Peebles and Xie (2023), Table 4; positions are not trained
+
+
+def shapes_of(network):
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+
+
+def count(network):
+    """How many weights are trained."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def of_formula(kind, config):
+    return cases.by_formula_(kind(config).double())
+
+
+def assert_theirs(output, numbers):
+    torch.testing.assert_close(
+        torch.tensor(cases.numbers(output), dtype=torch.float64), torch.tensor(numbers, dtype=torch.float64), **EXACT
+    )
+
+
+@pytest.mark.parametrize("name", cases.TINY_ADM)
+def test_outputs_are_those_of_the_published_unet(name):
+    config = ADMConfig(**cases.TINY_ADM[name])
+    x, t, y = cases.inputs(config.image, config.classes)
+    assert_theirs(of_formula(ADM, config)(x, t, y), ADM_THEIRS["outputs"][name])
+
+
+def test_outputs_are_those_of_the_published_classifier():
+    config = ADMConfig(**cases.TINY_CLASSIFIER)
+    network = of_formula(ADMClassifier, config)
+    x, t, y = cases.inputs(config.image, config.classes)
+    assert_theirs(network.logits(x, t), ADM_THEIRS["outputs"]["classifier"])
+    log_p = torch.stack([network(x, t, torch.full((3,), label)) for label in range(config.classes)], 1)
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(3, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(network(x, t, y), log_p.gather(1, y[:, None])[:, 0], **EXACT)
+
+
+@pytest.mark.parametrize("name", cases.TINY_DIT)
+def test_outputs_and_positions_are_those_of_the_published_transformer(name):
+    config = DiTConfig(**cases.TINY_DIT[name])
+    x, t, y = cases.inputs(config.image, config.classes + 1)  # the last is none
+    assert_theirs(of_formula(DiT, config)(x, t, y), DIT_THEIRS["outputs"][name])
+    with torch.device("cpu"):
+        positions = DiT(config).pos_embed
+    theirs = torch.tensor(DIT_THEIRS["positions"][name])
+    torch.testing.assert_close(torch.tensor(cases.numbers(positions)), theirs, rtol=0, atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("name", cases.PUBLISHED_ADM)
+def test_names_and_shapes_are_the_published_unets_and_say_which_it_is(name):
+    config = ADMConfig(**cases.PUBLISHED_ADM[name])
+    with torch.device("meta"):
+        network = ADM(config)
+    assert cases.digest(network) == ADM_THEIRS["published"][name]
+    assert name not in MILLIONS or round(count(network) / 1e6) == MILLIONS[name]
+    found, published = guided.config_of(shapes_of(network))
+    assert found == replace(config, clock_scale=1.0)  # which the card says
+    assert (published.schedule[0] == "ddpm_linear") == (config.image[1] > 64)
+
+
+@pytest.mark.parametrize("name", cases.PUBLISHED_CLASSIFIERS)
+def test_names_and_shapes_are_the_published_classifiers_and_say_which_it_is(name):
+    config = ADMConfig(**cases.PUBLISHED_CLASSIFIERS[name])
+    with torch.device("meta"):
+        network = ADMClassifier(config)
+    assert cases.digest(network) == ADM_THEIRS["published"][name]
+    found, _ = guided.config_of(shapes_of(network))
+    same = "image", "width", "widths", "blocks", "attention", "classes", "scale_shift", "resample_blocks"
+    assert {key: asdict(found)[key] for key in same} == {key: asdict(config)[key] for key in same}
+
+
+@pytest.mark.parametrize("name", cases.PUBLISHED_DIT)
+def test_names_and_shapes_are_the_published_transformers_and_say_which_it_is(name):
+    config = DiTConfig(**cases.PUBLISHED_DIT[name])
+    with torch.device("meta"):
+        network = DiT(config)
+    assert cases.digest(network) == DIT_THEIRS["published"][name]
+    assert name not in MILLIONS_DIT or round(count(network) / 1e6) == MILLIONS_DIT[name]
+    assert transformers.config_of(shapes_of(network)) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (ADMConfig, {"widths": ()}),
+        (ADMConfig, {"widths": (33,)}),
+        (ADMConfig, {"widths": (10**9,)}),
+        (ADMConfig, {"width": 3}),
+        (ADMConfig, {"blocks": 0}),
+        (ADMConfig, {"image": (3, 10, 10)}),
+        (ADMConfig, {"image": (3, 4096, 4096), "attention": (4096,)}),
+        (ADMConfig, {"head_channels": 65}),
+        (ADMConfig, {"head_channels": 0, "heads": 0}),
+        (ADMConfig, {"classes": -1}),
+        (ADMConfig, {"clock_scale": "1"}),
+        (DiTConfig, {"image": (4, 32, 64)}),
+        (DiTConfig, {"image": (4, 2048, 2048), "patch": 1}),
+        (DiTConfig, {"patch": 3}),
+        (DiTConfig, {"heads": 7}),
+        (DiTConfig, {"depth": 10**6}),
+        (DiTConfig, {"width": 0}),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(kind, changes):
+    with pytest.raises(InputError):
+        kind(**changes)
+
+
+def test_a_network_of_labels_says_that_it_has_none_that_means_none():
+    config = ADMConfig(**cases.TINY_ADM["64"])
+    x, t, y = cases.inputs(config.image, config.classes)
+    network = of_formula(ADM, config)
+    with pytest.raises(InputError, match="give labels"):
+        network(x, t)
+    rows = torch.nn.functional.one_hot(y, config.classes).double()
+    torch.testing.assert_close(network(x, t, rows), network(x, t, y), **EXACT)
