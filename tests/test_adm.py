@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import guided, transformers
+from diffode.models import checkpoint, edm_adm, guided, transformers
 from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.adm_classifier import ADMClassifier
 from diffode.networks.dit import DiT, DiTConfig
 from tests.references import adm_cases as cases
+from tests.references import formula
 
 REFERENCES = Path(__file__).with_name("references")
 ADM_THEIRS, DIT_THEIRS = (json.loads((REFERENCES / f"{name}.json").read_text()) for name in ("adm", "dit"))
-EXACT = {"rtol": 0, "atol": 1e-10}  # float64: outputs are of size 10, and sums of a few thousand terms
+EXACT = {"rtol": 0, "atol": 1e-10}  # float64
 MILLIONS = {  # of weights: Dhariwal and Nichol (2021), Table 11
     "64x64_diffusion.pt": 296,
     "128x128_diffusion.pt": 422,
@@ -27,23 +28,33 @@ MILLIONS_DIT = {"S/2": 33, "S/4": 33, "S/8": 33, "B/2": 130, "B/4": 130, "B/8": 
 MILLIONS_DIT |= {"XL/2": 675, "XL/4": 675, "XL/8": 676}  # Peebles and Xie (2023), Table 4; positions are not trained
 
 
-def shapes_of(network):
-    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-
-
 def count(network):
     """How many weights are trained."""
     return sum(weight.numel() for weight in network.parameters())
 
 
 def of_formula(kind, config):
-    return cases.by_formula_(kind(config).double())
+    return formula.fill(kind(config).double())
+
+
+class Held(torch.nn.Module):
+    """Tensors by any names as a state dict."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.tensors = tensors
+
+    def state_dict(self):
+        return self.tensors
 
 
 def assert_theirs(output, numbers):
-    torch.testing.assert_close(
-        torch.tensor(cases.numbers(output), dtype=torch.float64), torch.tensor(numbers, dtype=torch.float64), **EXACT
-    )
+    assert formula.sampled(output) == pytest.approx(numbers, rel=0, abs=1e-10)  # float64
+
+
+def assert_published(network, row):
+    assert formula.digest(formula.shapes(network)) == row["digest"]
+    assert sum(weight.numel() for weight in network.state_dict().values()) == row["weights"]
 
 
 @pytest.mark.parametrize("name", cases.TINY_ADM)
@@ -51,6 +62,14 @@ def test_outputs_are_those_of_the_published_unet(name):
     config = ADMConfig(**cases.TINY_ADM[name])
     x, t, y = cases.inputs(config.image, config.classes)
     assert_theirs(of_formula(ADM, config)(x, t, y), ADM_THEIRS["outputs"][name])
+
+
+def test_outputs_are_those_of_the_same_network_in_edm():
+    row, config = ADM_THEIRS["edm"], edm_adm.Arguments(**cases.TINY_EDM).config()
+    holder = Held({name: torch.empty(shape, dtype=torch.float64) for name, shape in row["shapes"].items()})
+    network = checkpoint.filled(ADM, config, edm_adm.converted(config, formula.fill(holder).state_dict()))
+    x, t, y = cases.inputs(config.image, config.classes)
+    assert_theirs(network.requires_grad_(False)(x, t, y), row["outputs"])
 
 
 def test_outputs_are_those_of_the_published_classifier():
@@ -68,10 +87,8 @@ def test_outputs_and_positions_are_those_of_the_published_transformer(name):
     config = DiTConfig(**cases.TINY_DIT[name])
     x, t, y = cases.inputs(config.image, config.classes + 1)  # the last is none
     assert_theirs(of_formula(DiT, config)(x, t, y), DIT_THEIRS["outputs"][name])
-    with torch.device("cpu"):
-        positions = DiT(config).pos_embed
-    theirs = torch.tensor(DIT_THEIRS["positions"][name])
-    torch.testing.assert_close(torch.tensor(cases.numbers(positions)), theirs, rtol=0, atol=1e-6)  # float32
+    positions = DiT(config).pos_embed
+    assert formula.sampled(positions) == pytest.approx(DIT_THEIRS["positions"][name], rel=0, abs=1e-6)  # float32
 
 
 @pytest.mark.parametrize("name", cases.PUBLISHED_ADM)
@@ -79,9 +96,9 @@ def test_names_and_shapes_are_the_published_unets_and_say_which_it_is(name):
     config = ADMConfig(**cases.PUBLISHED_ADM[name])
     with torch.device("meta"):
         network = ADM(config)
-    assert cases.digest(network) == ADM_THEIRS["published"][name]
+    assert_published(network, ADM_THEIRS["published"][name])
     assert name not in MILLIONS or round(count(network) / 1e6) == MILLIONS[name]
-    found, published = guided.config_of(shapes_of(network))
+    found, published = guided.config_of(formula.shapes(network))
     assert found == replace(config, clock_scale=1.0)  # which the card says
     assert (published.schedule[0] == "ddpm_linear") == (config.image[1] > 64)
 
@@ -91,8 +108,8 @@ def test_names_and_shapes_are_the_published_classifiers_and_say_which_it_is(name
     config = ADMConfig(**cases.PUBLISHED_CLASSIFIERS[name])
     with torch.device("meta"):
         network = ADMClassifier(config)
-    assert cases.digest(network) == ADM_THEIRS["published"][name]
-    found, _ = guided.config_of(shapes_of(network))
+    assert_published(network, ADM_THEIRS["published"][name])
+    found, _ = guided.config_of(formula.shapes(network))
     same = "image", "width", "widths", "blocks", "attention", "classes", "scale_shift", "resample_blocks"
     assert {key: asdict(found)[key] for key in same} == {key: asdict(config)[key] for key in same}
 
@@ -102,9 +119,9 @@ def test_names_and_shapes_are_the_published_transformers_and_say_which_it_is(nam
     config = DiTConfig(**cases.PUBLISHED_DIT[name])
     with torch.device("meta"):
         network = DiT(config)
-    assert cases.digest(network) == DIT_THEIRS["published"][name]
+    assert_published(network, DIT_THEIRS["published"][name])
     assert name not in MILLIONS_DIT or round(count(network) / 1e6) == MILLIONS_DIT[name]
-    assert transformers.config_of(shapes_of(network)) == config
+    assert transformers.config_of(formula.shapes(network)) == config
 
 
 @pytest.mark.parametrize(

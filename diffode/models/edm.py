@@ -22,7 +22,7 @@ from torch import Tensor
 from diffode import schedules
 from diffode.checks import number, unknown, whole
 from diffode.errors import InputError, shown
-from diffode.models import pickles
+from diffode.models import edm_adm, pickles
 from diffode.models.card import Card
 from diffode.models.pickle_machine import Part
 from diffode.networks.edm_unet import EDMUNetConfig
@@ -93,6 +93,14 @@ def _song(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str
     return "edm", asdict(EDMUNetConfig(**known(arguments, EDMUNetConfig), ve=precond == "VEPrecond")), tensors
 
 
+def _dhariwal(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str) -> Network:
+    """ADM."""
+    if precond == "VEPrecond":
+        raise InputError("VEPrecond of a DhariwalUNet is not known: expected is that of a SongUNet")
+    config = edm_adm.Arguments(**known(arguments, edm_adm.Arguments)).config()
+    return "adm", asdict(config), edm_adm.converted(config, tensors)
+
+
 def known(arguments: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
     """The arguments of a network of the file without those of training; InputError for one that is no field of `config`."""
     names = {field.name for field in fields(config)}
@@ -107,4 +115,7 @@ PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "VEPrecond": _ve,
     "iDDPMPrecond": _iddpm,
 }
-NETWORKS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor], str], Network]] = {"SongUNet": _song}
+NETWORKS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor], str], Network]] = {
+    "SongUNet": _song,
+    "DhariwalUNet": _dhariwal,
+}

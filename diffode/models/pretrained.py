@@ -39,7 +39,9 @@ from diffode.models.card import Card
 from diffode.models.formats import FORMATS
 from diffode.models.presets import PRESETS
 from diffode.models.turns import in_turn
+from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
+from diffode.networks.dit import DiT, DiTConfig
 from diffode.networks.edm_unet import EDMUNet, EDMUNetConfig
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.reading import sha256_of
@@ -181,28 +183,16 @@ def _mismatches_of(path: Path, description: str) -> Iterator[None]:
         ) from error
 
 
-def _of_shapes(kind: Callable[[Any], nn.Module], config: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """The network of a configuration without memory for its weights; InputError unless those of the file are of its shapes."""
-    with torch.device("meta"):
-        network = kind(config)
-    if why := checkpoint.misfit(tensors, network):
-        raise InputError(why)
-    return network
-
-
 def _unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
-    network = _of_shapes(UNet, UNetConfig(**card.network_config()), tensors)
-    network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
-    return network
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    return checkpoint.filled(UNet, UNetConfig(**card.network_config()), copies)
 
 
 def _with_config(kind: Callable[[Any], nn.Module], config: Callable[..., Any]) -> Build:
     """How a network is made that is its configuration and its weights."""
 
     def build(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:
-        network = _of_shapes(kind, config(**card.network_config()), tensors)
-        network.load_state_dict(tensors, assign=True)
-        return network
+        return checkpoint.filled(kind, config(**card.network_config()), tensors)
 
     return build
 
@@ -218,4 +208,6 @@ NETWORKS: dict[str, Build] = {
     "mixture": _mixture,
     "ddpm-unet": _with_config(DDPMUNet, DDPMUNetConfig),
     "edm": _with_config(EDMUNet, EDMUNetConfig),
+    "adm": _with_config(ADM, ADMConfig),
+    "dit": _with_config(DiT, DiTConfig),
 }

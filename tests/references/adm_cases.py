@@ -1,9 +1,8 @@
-"""Small and published shapes of ADM and DiT, and weights made by a formula: what the make scripts and the tests share."""
-
-import hashlib
-import math
+"""Small and published shapes of ADM and DiT: what make_adm.py, make_dit.py and the tests share."""
 
 import torch
+
+from tests.references import formula
 
 TINY_ADM = {  # as ADM at 64 × 64, 128 × 128 and 512 × 512, and as Nichol and Dhariwal's bedrooms
     "64": {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "classes": 7, "qkv_first": True}
@@ -34,6 +33,8 @@ ADM_512 = {"image": (3, 512, 512), "width": 256, "widths": widths(256, 0.5, 1, 1
 IDDPM = {"width": 128, "blocks": 3, "attention": (16, 8), "head_channels": 0, "heads": 4, "resample_blocks": False}
 IDDPM_64 = IDDPM | {"image": (3, 64, 64), "widths": widths(128, 1, 2, 3, 4), "clock_scale": 0.25}
 IDDPM_BEDROOM = {"image": (3, 256, 256), "widths": widths(128, 1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (16,), "heads": 1}
+TINY_EDM = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": 5, "augment_dim": 9, "model_channels": 128}
+TINY_EDM |= {"channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
 PUBLISHED_ADM = {  # the flags in the READMEs of openai/guided-diffusion and openai/improved-diffusion
     "64x64_diffusion.pt": ADM_64,
     "128x128_diffusion.pt": ADM_128,
@@ -63,32 +64,7 @@ PUBLISHED_DIT = {
 PUBLISHED_DIT["XL/2 at 512"] = PUBLISHED_DIT["XL/2"] | {"image": (4, 64, 64)}
 
 
-def by_formula_(network):
-    """The network with all weights made of sines: none is zero, and an error in any of them shows."""
-    state = network.state_dict()
-    for number, name in enumerate(sorted(state)):
-        weight = state[name]
-        wave = torch.sin(torch.arange(weight.numel(), dtype=torch.float64) * 12.9898 + number).reshape(weight.shape)
-        scale = math.sqrt(2 / weight[0].numel()) if weight.ndim > 1 else 0.1
-        weight.copy_(wave * scale + (weight.ndim == 1 and name.endswith("weight")))
-    return network.eval().requires_grad_(False)
-
-
 def inputs(image, classes):
     """x, t and y for three samples; y is None without labels."""
-    x = torch.cos(torch.arange(3 * math.prod(image), dtype=torch.float64) * 0.7131).reshape(3, *image) * 1.3
     y = torch.tensor([0, classes - 1, 1]) if classes else None
-    return x, torch.tensor([0.0, 17.5, 999.0], dtype=torch.float64), y
-
-
-def numbers(output):
-    """What is kept of an output: about a hundred of its numbers."""
-    flat = output.flatten()
-    return flat[:: max(1, len(flat) // 101)].tolist()
-
-
-def digest(network):
-    """The number of weights, and the SHA-256 of the sorted names and shapes."""
-    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    lines = "\n".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
-    return {"weights": sum(map(math.prod, shapes.values())), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return formula.waves((3, *image), 1), torch.tensor([0.0, 17.5, 999.0], dtype=torch.float64), y

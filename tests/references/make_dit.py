@@ -8,9 +8,7 @@ that timm (and torchvision) need not be installed: PatchEmbed, Attention and Mlp
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
@@ -18,6 +16,8 @@ import torch
 from torch import nn
 
 from tests.references import adm_cases as cases
+from tests.references import formula
+from tests.references.make_adm import about, write
 
 
 class PatchEmbed(nn.Module):
@@ -72,11 +72,11 @@ def arguments(config):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repo", required=True, type=Path)
+    parser.add_argument("--repo", required=True)
     layers = ModuleType("timm.models.vision_transformer")
     layers.PatchEmbed, layers.Attention, layers.Mlp = PatchEmbed, Attention, Mlp
     sys.modules |= {"timm": ModuleType("timm"), "timm.models": ModuleType("timm.models"), layers.__name__: layers}
-    sys.path.insert(0, str(parser.parse_args().repo))
+    sys.path.insert(0, parser.parse_args().repo)
     from models import DiT
 
     found = {"outputs": {}, "positions": {}, "published": {}}
@@ -84,13 +84,13 @@ def main():
     with patch.object(torch.Tensor, "float", lambda tensor: tensor), patch.object(torch, "float32", torch.float64):
         for name, config in cases.TINY_DIT.items():
             network = DiT(**arguments(config))
-            found["positions"][name] = cases.numbers(network.pos_embed)
+            found["positions"][name] = formula.sampled(network.pos_embed)
             x, t, y = cases.inputs(config["image"], config["classes"] + 1)
-            found["outputs"][name] = cases.numbers(cases.by_formula_(network)(x, t, y))
+            found["outputs"][name] = formula.sampled(formula.fill(network)(x, t, y))
     with torch.device("meta"):
         for name, config in cases.PUBLISHED_DIT.items():
-            found["published"][name] = cases.digest(DiT(**arguments(config)))
-    Path(__file__).with_name("dit.json").write_text(json.dumps(found, indent=1) + "\n")
+            found["published"][name] = about(DiT(**arguments(config)))
+    write("dit", found)
 
 
 if __name__ == "__main__":
