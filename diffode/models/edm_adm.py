@@ -1,8 +1,8 @@
 """EDM's ADM (Karras et al., 2022, for ImageNet at 64 × 64) under the names of guided-diffusion: it is the same network.
 
 Its blocks are called by resolution and kind, as `32x32_block1`, ours by number; a change of resolution on the way up begins a
-level there and ends one here. Queries, keys and values alternate from channel to channel, and labels are one-hot rows for a linear
-map, of which zeros mean none. Augmentations, of which sampling has none, are left out.
+level there and ends one here. Queries, keys and values alternate from channel to channel, and labels are one-hot rows for a
+linear map, of which zeros mean none. Augmentations, of which sampling has none, are left out.
 """
 
 from __future__ import annotations

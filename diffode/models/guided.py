@@ -33,17 +33,19 @@ from diffode.networks.adm import ADMConfig
 from diffode.networks.adm_classifier import ADMClassifier
 from diffode.reading import reading
 
-LINEAR, COSINE = ("ddpm_linear", {}), ("squared_cosine", {"steps": 1000})
-COSINE_4000 = "squared_cosine", {"steps": 4000}
+Options = Mapping[str, Any]
+LINEAR: tuple[str, Options] = "ddpm_linear", {}  # schedules by name and options
+COSINE: tuple[str, Options] = "squared_cosine", {"steps": 1000}
+COSINE_4000: tuple[str, Options] = "squared_cosine", {"steps": 4000}
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the shapes do not say. side: of the images; heads: see ADMConfig; schedule: name and options."""
+    """What the shapes do not say. side: of the images; heads: see ADMConfig."""
 
     side: int
-    schedule: tuple[str, Mapping[str, Any]]
-    heads: Mapping[str, Any]
+    schedule: tuple[str, Options]
+    heads: Options
 
 
 OF_64, FOUR, ONE = {"head_channels": 64}, {"head_channels": 0, "heads": 4}, {"head_channels": 0, "heads": 1}

@@ -41,8 +41,8 @@ def _read(path: Path, name: str, **trained: Any) -> tuple[dict[str, Tensor], Car
     tensors = torch_files.state_dict(path)
     with reading(path, f"file of {name}", "the weights of its transformer (docs/networks.md)"):
         config = config_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    changed = {"learned_variance": True} if config.learned_variance else {}
-    changed |= {"null_label": config.classes} if config.null_label else {}
+    changed: dict[str, Any] = {"null_label": config.classes}
+    changed |= {"learned_variance": True} if config.learned_variance else {}
     classes = tuple(map(str, range(config.classes)))
     return tensors, Card(
         "dit", config.image, classes, config=asdict(config), provenance={"file": path.name}, changed=changed, **trained

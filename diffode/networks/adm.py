@@ -18,7 +18,6 @@ shapes of the weights do not say:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -167,6 +166,11 @@ class Encoder(nn.Module):
                 self.skips.append(width)
         self.middle_block = nn.ModuleList([Block(config, width, width), Attention(config, width), Block(config, width, width)])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return next(self.parameters()).dtype
+
     def layers(self, width_in: int, width: int, level: int) -> list[nn.Module]:
         """A residual block of a level, and attention if it has any."""
         attention = [Attention(self.config, width)] if self.config.attends[level] else []
@@ -178,7 +182,7 @@ class Encoder(nn.Module):
 
     def embedded(self, t: Tensor) -> Tensor:
         """t as a vector, in the dtype of the weights."""
-        return self.time_embed(sinusoids(self.config.clock_scale * t, self.config.width).to(self.time_embed[0].weight.dtype))
+        return self.time_embed(sinusoids(self.config.clock_scale * t, self.config.width).to(self.dtype))
 
     def encoded(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """All states on the way down, and that of the middle."""
@@ -188,9 +192,9 @@ class Encoder(nn.Module):
         return states[1:]
 
 
-def through(layers: Iterable[nn.Module], h: Tensor, emb: Tensor) -> Tensor:
-    """The layers one after the other; residual blocks take the vector of t and the label, too."""
-    for layer in layers:
+def through(layers: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+    """The layers of a list one after the other; residual blocks take the vector of t and the label, too."""
+    for layer in layers.children():
         h = layer(h, emb) if isinstance(layer, Block) else layer(h)
     return h
 

@@ -44,6 +44,5 @@ class ADMClassifier(Encoder):
         return self.out(self.encoded(x, self.embedded(t))[-1])
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        weight = self.time_embed[0].weight
-        logits = self.logits(x.to(weight.dtype), t)
+        logits = self.logits(x.to(self.dtype), t)
         return logits.log_softmax(1).gather(1, y[:, None])[:, 0].to(x.dtype)

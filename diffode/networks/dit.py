@@ -35,7 +35,6 @@ class DiTConfig:
     depth: int = 28
     heads: int = 16
     classes: int = 1000
-    null_label: bool = True
     learned_variance: bool = True
 
     def __post_init__(self) -> None:
@@ -131,11 +130,13 @@ class Final(nn.Module):
 class DiT(nn.Module):
     """The network of the module docstring; `config` says its shape, and its modules have the names of the published weights."""
 
+    pos_embed: Tensor
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
         channels, side, _ = config.image
-        width, label = config.width, torch.empty(config.classes + config.null_label, config.width)
+        width, label = config.width, torch.empty(config.classes + 1, config.width)
         proj = nn.Conv2d(channels, width, config.patch, stride=config.patch)
         mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         table = nn.Embedding.from_pretrained(label if label.is_meta else label.normal_(std=0.02), freeze=False)
@@ -147,8 +148,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         p, side = self.config.patch, self.config.image[1] // self.config.patch
-        mlp = self.t_embedder["mlp"]
-        c = mlp(sinusoids(t, FREQUENCIES).to(mlp[0].weight.dtype)) + self.y_embedder["embedding_table"](y)
+        c = self.t_embedder["mlp"](sinusoids(t, FREQUENCIES).to(self.pos_embed.dtype)) + self.y_embedder["embedding_table"](y)
         h = self.x_embedder["proj"](x).flatten(2).mT + self.pos_embed
         for block in self.blocks:
             h = block(h, c)
