@@ -12,6 +12,7 @@ What is integrated:
     Schedule          a path, α(λ) and σ(λ), and the clock t ↔ λ of a network
     schedules         those that networks are trained with: ddpm_linear, vp_linear, cosine, edm, flow, scaled_linear, ...
     trained_as        schedule, prediction and clock that the configuration of a diffusers scheduler implies
+    captured          an EpsModel of a diffusers pipeline and its prompt
     shared            marks a condition that belongs to all samples, as positions
     guidance          what guidance is made of: interval, cfgpp, rescaled, apg
     grid              the λ at which solvers step, by name (make), snapped to labels (snap), from a file (load)
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from diffode.errors import InputError
     from diffode.likelihood import log_likelihood
     from diffode.model import EpsModel
+    from diffode.pipelines.captured import captured
     from diffode.schedule import Schedule
     from diffode.scheduler_config import trained_as
     from solvers import ALIASES, SOLVERS, Budget, Plan, encode, inpaint, sample, sample_with_log_p
@@ -68,6 +70,7 @@ HOMES = {
     "EpsModel": "diffode.model",
     "InputError": "diffode.errors",
     "Schedule": "diffode.schedule",
+    "captured": "diffode.pipelines.captured",
     "log_likelihood": "diffode.likelihood",
     "shared": "diffode.conditions",
     "trained_as": "diffode.scheduler_config",
@@ -83,6 +86,7 @@ __all__ = [
     "Plan",
     "Schedule",
     "__version__",
+    "captured",
     "encode",
     "grid",
     "guidance",

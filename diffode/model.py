@@ -42,6 +42,7 @@ class EpsModel:
     checked against it. label: the keyword by which it takes them; null_label: the one that means none; one_hot: as rows.
     learned_variance: whether half of its channels are variances, to be cut off.
     shape: that of one sample, as (channels, height, width), if it is known; what samples by the model's name needs it.
+    decode: from samples (batch, *shape) to images in [−1, 1], (batch, 3, h, w) or (batch, frames, 3, h, w); None for what is one.
 
     The other fields are set by the methods: condition (conditioned, labelled), guidance (guided), hooks on x̂0 (clipped,
     thresholded), watches (watched) and autocast (autocasted).
@@ -58,6 +59,7 @@ class EpsModel:
     one_hot: bool = False
     learned_variance: bool = False
     shape: Sequence[int] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
     condition: Mapping[str, Any] = field(default_factory=dict)
     guidance: Guidance | None = None
     hooks: tuple[Hook, ...] = ()
