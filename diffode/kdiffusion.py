@@ -6,6 +6,7 @@
 
     sampler           a solver, or a plan, with the face of k_diffusion.sampling.sample_*
     sigmas_of         the σ of a plan, or of a list of λ
+    path_of           the path of a model of ComfyUI, by its model_sampling
 
 A second front door, resolved on first use (PEP 562): the code is solvers/hosts/kdiffusion.py.
 """
@@ -14,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from solvers.hosts.kdiffusion import sampler, sigmas_of
+    from solvers.hosts.kdiffusion import path_of, sampler, sigmas_of
 else:
 
     def __getattr__(name: str) -> Any:
@@ -27,4 +28,4 @@ else:
         return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module"})
 
 
-__all__ = ["sampler", "sigmas_of"]
+__all__ = ["path_of", "sampler", "sigmas_of"]

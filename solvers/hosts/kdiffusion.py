@@ -33,7 +33,7 @@ from solvers.plan import Plan
 from solvers.registry import find
 from solvers.solver import Solver
 
-__all__ = ["Sampler", "sampler", "sigmas_of"]
+__all__ = ["Sampler", "path_of", "sampler", "sigmas_of"]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # (σ, next σ) -> N(0, I)
 
 
