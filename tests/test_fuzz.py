@@ -4,6 +4,7 @@ Each format has a valid file, which is changed at random: JSON in its values and
 of each are run with the tests, always the same; `pytest -m slow tests/test_fuzz.py` runs many more, others each time.
 """
 
+import argparse
 import copy
 import gzip
 import io
@@ -26,7 +27,7 @@ from PIL import Image
 from diffode import InputError, grid, schedules
 from diffode.files import as_json
 from diffode.images import datasets
-from diffode.models import checkpoint, classifiers, pretrained
+from diffode.models import checkpoint, classifiers, pretrained, torch_files
 from diffode.models.diffusers_models import WEIGHTS
 from diffode.networks.classifier import Classifier
 from diffode.networks.unet import UNet, UNetConfig
@@ -110,6 +111,15 @@ def idx(suffix):
     return make
 
 
+def torch_file(**options):
+    def make(folder):
+        weights = {"module.a": torch.zeros(2, 3), "b": torch.ones(4).half(), "n": torch.tensor(3)}
+        torch.save({"ema": weights, "args": argparse.Namespace(lr=0.1), "step": 3}, folder / "a.pt", **options)
+        return folder / "a.pt"
+
+    return make
+
+
 def image(suffix, mode, **options):
     def make(folder):
         Image.fromarray(PIXELS[0, ..., 0]).convert(mode).save(folder / f"a{suffix}", exif=Image.Exif(), **options)
@@ -187,6 +197,8 @@ FORMATS = {
     "jpg": Format(image(".jpg", "RGB"), of_folder, 30),
     "jpg in CMYK": Format(image(".jpg", "CMYK"), of_folder, 30),
     "webp": Format(image(".webp", "RGBA"), of_folder, 30),
+    "torch": Format(torch_file(), torch_files.state_dict, 40),
+    "torch before 1.6": Format(torch_file(_use_new_zipfile_serialization=False), torch_files.state_dict, 30),
     "bmp": Format(image(".bmp", "L"), of_folder, 30),
 }
 if find_spec("diffusers") is not None:

@@ -26,7 +26,7 @@ from diffode.schedule import Schedule
 from diffode.scheduler_config import TrainedAs, trained_as
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-FILES = [f"{place}{name}" for place in ("", "unet/") for name in ("config.json", WEIGHTS)]
+FILES = [f"{place}{name}" for place in ("", "unet/", "vqvae/", "vae/") for name in ("config.json", WEIGHTS)]
 SCHEDULERS = ["scheduler/scheduler_config.json", "scheduler_config.json"]
 
 
@@ -78,13 +78,12 @@ def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
     InputError for a folder without the weights in safetensors, and for networks of another kind; what diffusers raises of files
     that do not fit each other is left to the caller.
     """
-    config, file = _json(unet_folder(folder) / "config.json"), unet_folder(folder) / WEIGHTS
+    from diffusers import UNet2DModel
+
+    place = unet_folder(folder)
+    config = config_of(place)
     _check_config(folder, config)
-    if not file.is_file():
-        raise InputError(
-            f"{folder} has no {WEIGHTS}, and diffode unpickles no .bin: if you trust it, load it with diffusers and write it "
-            "with save_pretrained"
-        )
+    network = MeanOnly(network_of(UNet2DModel, place, config))
     trained = _trained_on(folder)
     schedule = trained["schedule"]
     card = Card(
@@ -97,7 +96,7 @@ def read(folder: Path) -> tuple[nn.Module, Card, Schedule, Path]:
         config=config,
         provenance={"folder": folder.name},
     )
-    return MeanOnly(_network(folder, config, file)), card, schedule, file
+    return network, card, schedule, place / WEIGHTS
 
 
 def _image(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -106,27 +105,51 @@ def _image(config: Mapping[str, Any]) -> tuple[int, ...]:
     return (config["in_channels"], *(side if isinstance(side, list) else [side, side]))
 
 
-def _network(folder: Path, config: Mapping[str, Any], file: Path) -> nn.Module:
-    """The UNet2DModel of a folder; InputError if a weight is missing, unexpected or of another shape."""
-    from diffusers import UNet2DModel
+def network_of(kind: Any, place: Path, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a class of diffusers in a folder with its config.json and WEIGHTS.
+
+    InputError for weights that are not there, are fewer than the configuration says, or do not fit; and for what makes diffusers
+    read or import more than this one file of weights.
+    """
     from diffusers.utils import logging
 
+    file = place / WEIGHTS
+    if config.get("quantization_config") or (place / f"{WEIGHTS}.index.json").exists():
+        raise InputError(f"{place} holds quantized weights, or several files of them: write one with save_pretrained")
+    if not file.is_file():
+        raise InputError(
+            f"{place} has no {WEIGHTS}, and diffode unpickles no .bin: if you trust it, load it with diffusers and write it "
+            "with save_pretrained"
+        )
     logging.set_verbosity_error()  # it would print names that stand in the files
     with torch.device("meta"):
-        numbers = sum(weight.numel() for weight in UNet2DModel.from_config(config).parameters())
+        numbers = sum(weight.numel() for weight in kind.from_config(config).parameters())
     if numbers > (size := file.stat().st_size):  # before memory is taken for them
-        raise InputError(f"{folder} has {size} bytes of weights, and the network of its config.json has {numbers} weights")
-    network, loading = UNet2DModel.from_pretrained(
-        unet_folder(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        raise InputError(f"{place} has {size} bytes of weights, and the network of its config.json has {numbers} weights")
+    network, loading = kind.from_pretrained(
+        place, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
     )
     if mismatched := [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[keys]]:
         raise InputError(f"{file} does not hold the network of its config.json: {mismatched[0]} is in one of them only")
     return network
 
 
+def config_of(place: Path) -> dict[str, Any]:
+    """The config.json of a folder; InputError for one that is no JSON object, or is of an absurdly large network of blocks."""
+    config = _json(place / "config.json")
+    with reading(place / "config.json", "configuration of diffusers", "what save_pretrained writes"):
+        sizes.check((1, 1, 1), (), (), blocks=config.get("layers_per_block", 2))
+        for name in ("block_out_channels", "down_block_types", "up_block_types"):
+            values = config.get(name, ())
+            if not isinstance(values, list | tuple) or len(values) > sizes.MOST_LEVELS:
+                raise InputError(f"its {name} is {shown(values)}")
+        for width in config.get("block_out_channels", ()):
+            sizes.check((1, 1, 1), (), (), width=width)
+    return config
+
+
 def _check_config(folder: Path, config: dict[str, Any]) -> None:
-    """InputError for a network that is not a function of x and of a label of a DDPM table alone, or is absurdly large; and for
-    what makes diffusers read or import more than the folder's one file of weights."""
+    """InputError for a network that is not a function of x and of a label of a DDPM table alone, or of absurdly large images."""
     kind, time = config.get("_class_name"), config.get("time_embedding_type", "positional")
     if kind != "UNet2DModel" or time != "positional":
         raise InputError(f"{folder} holds a {kind} with a {time} clock: expected is a UNet2DModel with a positional one")
@@ -136,16 +159,8 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise InputError(f"{folder} gives {config['out_channels']} channels for {config['in_channels']}: wrap it in an EpsModel")
     if not config.get("sample_size"):
         raise InputError(f"{folder} does not say the size of its images: add sample_size to its config.json")
-    if config.get("quantization_config") or (unet_folder(folder) / f"{WEIGHTS}.index.json").exists():
-        raise InputError(f"{folder} holds quantized weights, or several files of them: write one with save_pretrained")
     with reading(unet_folder(folder) / "config.json", "configuration of a UNet2DModel", "what save_pretrained writes"):
-        sizes.check(_image(config), (), (), blocks=config.get("layers_per_block", 2))
-        for name in ("block_out_channels", "down_block_types", "up_block_types"):
-            values = config.get(name, ())
-            if not isinstance(values, list | tuple) or len(values) > sizes.MOST_LEVELS:
-                raise InputError(f"its {name} is {shown(values)}")
-        for width in config.get("block_out_channels", ()):
-            sizes.check((1, 1, 1), (), (), width=width)
+        sizes.check(_image(config), (), ())
 
 
 def _trained_on(folder: Path) -> TrainedAs:

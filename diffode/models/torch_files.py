@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,8 +76,9 @@ def load(path: str | Path) -> Any:
     with reading(path, WHAT, EXPECTED):
         with open_regular(path) as file:
             size, zipped = size_of(file), file.peek(4)[:4] == ZIP
-            for _ in range(1 if zipped else 5):  # magic number, version, byte order, what was saved, the names of its storages
-                _check_pickle(BytesIO(_pickle(file, size)) if zipped else file)
+            pickles = BytesIO(_pickle(file, size) if zipped else file.read(MOST_JSON))
+        for _ in range(1 if zipped else 5):  # magic number, version, byte order, what was saved, the names of its storages
+            _check_pickle(pickles)
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(str(path), "cpu", weights_only=True, mmap=zipped)
         needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(found))
@@ -87,7 +88,7 @@ def load(path: str | Path) -> Any:
 
 
 def _pickle(file: BufferedReader, size: int) -> bytes:
-    """The pickle of an archive; InputError for members that are compressed or too large, and unless there is one."""
+    """The pickle of an archive; InputError for members that are compressed or too large, and unless there is one pickle."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -95,14 +96,13 @@ def _pickle(file: BufferedReader, size: int) -> bytes:
         if sum(member.file_size for member in members) > size:
             raise InputError("its members are more than the file has bytes")
         pickles = [member for member in members if re.fullmatch(r"[^/]+/data\.pkl", member.filename)]
-        if len(pickles) != 1:
-            raise InputError("it has no data.pkl")
+        if len(pickles) != 1 or pickles[0].file_size > MOST_JSON:
+            raise InputError(f"it has no data.pkl of at most {MOST_JSON:,} bytes")
         return archive.read(pickles[0])
 
 
-def _check_pickle(file: IO[bytes]) -> None:
-    """Go to the end of a pickle; InputError if it is large, or names what is not in NAMED."""
-    first = file.tell()
+def _check_pickle(file: BytesIO) -> None:
+    """Go to the end of a pickle; InputError if it names what is not in NAMED."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in OTHER_NAMES or (opcode.name == "GLOBAL" and not NAMED.fullmatch(str(argument))):
             name = shown(str(argument).replace(" ", ".")) if opcode.name == "GLOBAL" else "a class"
@@ -110,8 +110,6 @@ def _check_pickle(file: IO[bytes]) -> None:
                 f"it is pickled and holds an object of {name}, and only tensors are read: "
                 "if you trust it, load it where that class is known, and save its state_dict()"
             )
-        if file.tell() - first > MOST_JSON:
-            raise InputError(f"its pickle has more than {MOST_JSON:,} bytes")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

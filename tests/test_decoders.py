@@ -1,0 +1,106 @@
+"""Autoencoders of diffusers as decoders: what diffusers itself decodes, in batches and as its pipelines scale latents."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffode import InputError
+from diffode.models import decoders
+from diffode.models.diffusers_models import WEIGHTS
+from tests.pipelines import seeded, vae
+
+diffusers = pytest.importorskip("diffusers")
+Z = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0))  # more than are decoded at once
+
+
+def quantized():
+    """A tiny VQModel."""
+    blocks = {"block_out_channels": (4, 4), "norm_num_groups": 2}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.VQModel(**blocks, **kinds, latent_channels=4, num_vq_embeddings=16, scaling_factor=0.5)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(network, **config): its folder, with these changes of its configuration."""
+
+    def save(network, **config):
+        network.save_pretrained(tmp_path / "net")
+        file = tmp_path / "net" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        return file.parent
+
+    return save
+
+
+@pytest.mark.parametrize(("make", "scale", "shift"), [(vae, 0.18215, 0.0), (vae, 2.0, 0.25), (quantized, 0.5, 0.0)])
+def test_images_are_those_of_diffusers(saved, make, scale, shift):
+    with seeded():
+        network = make(scaling_factor=scale, shift_factor=shift) if make is vae else make()
+    network.eval()
+    decode = decoders.autoencoder(saved(network))
+    with torch.no_grad():
+        expected = network.decode(Z / scale + shift).sample
+    images = decode(Z)
+    assert images.shape == (6, 3, 8, 8)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)  # batches of other sizes round otherwise
+    assert not images.requires_grad
+    double = decoders.autoencoder(saved(network), torch.float64)(Z.double())
+    torch.testing.assert_close(double.float(), expected, rtol=0, atol=1e-5)
+    given = decoders.autoencoder(saved(network), scaling_factor=4, shift_factor=-1)
+    with torch.no_grad():
+        torch.testing.assert_close(given(Z[:1]), network.decode(Z[:1] / 4 - 1).sample, rtol=0, atol=1e-5)
+
+
+def test_gradients_flow_to_latents(saved):
+    with seeded():
+        decode = decoders.autoencoder(saved(vae()))
+    z = Z.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(decode(z).sum(), z)
+    assert gradient.abs().amin(dim=(1, 2, 3)).gt(0).all()
+
+
+CHANGES = {
+    "another network": ({"_class_name": "UNet2DModel"}, "'UNet2DModel', and AutoencoderKL or VQModel"),
+    "no class": ({"_class_name": ["VQModel"]}, "VQModel.* is expected"),
+    "channels": ({"block_out_channels": [4, 8]}, "does not hold|mismatch|size"),
+    "large": ({"block_out_channels": [2**14, 2**14]}, "bytes of weights"),
+    "huge": ({"block_out_channels": [2**40]}, "width"),
+    "levels": ({"block_out_channels": [4] * 10**5}, "block_out_channels"),
+    "blocks": ({"down_block_types": ["Unknown"] * 2}, "Unknown"),
+    "scale": ({"scaling_factor": 0}, "scaling_factor is 0"),
+    "a text": ({"scaling_factor": "1"}, "scaling_factor"),
+    "by channel": ({"latents_mean": [0.0] * 4}, "channel by channel"),
+    "other code": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_configurations_of_another_kind_are_refused(saved, name):
+    change, why = CHANGES[name]
+    with seeded():
+        folder = saved(vae(), **change)
+    with pytest.raises(InputError, match=why) as error:
+        decoders.autoencoder(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_safetensors_are_refused(saved, tmp_path):
+    with seeded():
+        folder = saved(vae())
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
+    for place, why in ((folder, "unpickles no .bin"), (tmp_path, "no autoencoder"), ("nowhere", "no autoencoder")):
+        with pytest.raises(InputError, match=why):
+            decoders.autoencoder(place)
+
+
+def test_one_of_the_hub_is_fetched_without_the_rest_of_its_pipeline(saved, monkeypatch):
+    with seeded():
+        folder = saved(vae())
+    asked = []
+    monkeypatch.setattr(decoders.diffusers_models, "fetch", lambda name, files: asked.append((name, files)) or folder)
+    decoders.autoencoder("hub:a/b")
+    assert asked == [("a/b", decoders.FILES)]
+    assert not any("unet" in Path(file).parts for file in decoders.FILES)
