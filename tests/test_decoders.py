@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import decoders
+from diffode.models import decoders, pretrained
 from diffode.models.diffusers_models import WEIGHTS
-from tests.pipelines import seeded, vae
+from solvers import sample
+from tests.pipelines import PLAIN_UNET, SD, seeded, vae
 
 diffusers = pytest.importorskip("diffusers")
 Z = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0))  # more than are decoded at once
@@ -104,3 +105,19 @@ def test_one_of_the_hub_is_fetched_without_the_rest_of_its_pipeline(saved, monke
     decoders.autoencoder("hub:a/b")
     assert asked == [("a/b", decoders.FILES)]
     assert not any("unet" in Path(file).parts for file in decoders.FILES)
+
+
+def test_a_folder_of_latent_diffusion_is_sampled_in_latents_and_decoded_as_its_pipeline_does(tmp_path):
+    """LDMPipeline, of DDIM with four steps: the same images."""
+    with seeded():
+        unet = diffusers.UNet2DModel(**{**PLAIN_UNET, "sample_size": 4, "in_channels": 4, "out_channels": 4})
+        pipe = diffusers.LDMPipeline(quantized(), unet, diffusers.DDIMScheduler(**SD, set_alpha_to_one=True))
+    pipe.save_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(2, generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)], num_inference_steps=4, output_type="np")
+    model = pretrained.load(tmp_path).model
+    grid = [float(model.schedule.lam(t)) for t in pipe.scheduler.timesteps.double()]
+    noise = torch.cat([torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    found = sample(model, x=noise, solver="ddim", grid=grid, denoise=True)  # whose n=2 would begin with σ(λ) times noise
+    pixels = (model.decode(found.x) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    torch.testing.assert_close(pixels, torch.as_tensor(images.images), rtol=0, atol=1e-5)  # a code that rounding changes is 0.1

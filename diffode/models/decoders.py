@@ -61,6 +61,11 @@ def autoencoder(
         raise InputError(f"{shown(name)} is no autoencoder of diffusers: {in_words(error)}") from error
 
 
+def of_pipeline(folder: Path) -> bool:
+    """Whether a folder is that of a pipeline with an autoencoder."""
+    return any((folder / place / "config.json").is_file() for place in PLACES if place)
+
+
 def _autoencoder(folder: Path, scaling_factor: float | None, shift_factor: float | None) -> Decoder:
     import diffusers
 

@@ -5,6 +5,7 @@
     PRESET:FILE           published weights without a card, in safetensors: the preset is their card (presets.py)
     FORMAT:FILE           weights of other projects in their own files, as edm:FILE (formats.py)
     FOLDER, hub:NAME      a UNet2DModel of diffusers and its scheduler's configuration, on the disk or from the Hugging Face hub;
+                          of a pipeline in latents, as LDMPipeline, with its autoencoder as `decode`;
                           PRESET:FOLDER and PRESET:hub:NAME are the same, and see that its images are of the preset's size
                           (diffusers_models.py)
     MODULE:NAME           a user's EpsModel: NAME in MODULE.py of the working directory, or in any module that Python finds
@@ -21,7 +22,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from diffode.errors import InputError, in_words, one_line, shown
 from diffode.files import ASSETS
 from diffode.mixture import Mixture
 from diffode.model import EpsModel
-from diffode.models import checkpoint, diffusers_models, presets, user_modules
+from diffode.models import checkpoint, decoders, diffusers_models, presets, user_modules
 from diffode.models.card import Card
 from diffode.models.formats import FORMATS
 from diffode.models.presets import PRESETS
@@ -128,7 +129,10 @@ def _of_size(image: tuple[int, int, int], name: str, dtype: torch.dtype) -> Pret
 def _diffusers(folder: Path, dtype: torch.dtype) -> Pretrained:
     diffusers_models.require()
     with _mismatches_of(folder, "configuration"):
-        return _evaluated(*diffusers_models.read(folder), dtype)
+        loaded = _evaluated(*diffusers_models.read(folder), dtype)
+    if not decoders.of_pipeline(folder):
+        return loaded
+    return replace(loaded, model=loaded.model.replace(decode=decoders.autoencoder(folder, dtype)))
 
 
 def _user_module(name: str, dtype: torch.dtype) -> Pretrained:
