@@ -1,8 +1,8 @@
-"""Files of EDM (Karras et al., 2022): a pickle whose `ema` is a preconditioned network, as tensors and a card.
+"""Files of EDM and EDM2 (Karras et al., 2022, 2024): a pickle whose `ema` is a preconditioned network, as tensors and a card.
 
 Every preconditioning is D(x; σ) = c_skip x + c_out F(c_in x; c_noise), of which F is kept, by what it predicts on which path:
 
-    EDMPrecond     F of Eq. 7, on the ve path with c_noise = log(σ)/4
+    EDMPrecond     F of Eq. 7 of EDM (Precond of EDM2 is the same), on the ve path with c_noise = log(σ)/4
     VPPrecond      ε on the vp path of Song et al. (2021b), c_noise = 999 t
     VEPrecond      −ε on the ve path, c_noise = log(σ/2): see `ve` of networks/edm_unet.py
     iDDPMPrecond   ε and a variance, on the table of Nichol and Dhariwal (2021), c_noise its label
@@ -25,10 +25,12 @@ from diffode.errors import InputError, shown
 from diffode.models import edm_adm, pickles
 from diffode.models.card import Card
 from diffode.models.pickle_machine import Part
+from diffode.networks.edm2_unet import EDM2UNetConfig, normalised
 from diffode.networks.edm_unet import EDMUNetConfig
+from diffode.networks.sizes import MOST
 from diffode.reading import reading
 
-EXPECTED = "a .pkl of github.com/NVlabs/edm, with a network called ema"
+EXPECTED = "a .pkl of github.com/NVlabs/edm or edm2, with a network called ema"
 UNUSED = {"dropout", "label_dropout", "class_name"}  # arguments of training
 Network = tuple[str, dict[str, Any], dict[str, Tensor]]  # the kind of a card, its config, and the tensors under our names
 
@@ -42,18 +44,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
             raise InputError(f"it holds {shown(held)}")
         if precond.name not in PRECONDITIONINGS:
             raise unknown("preconditioning", precond.name, PRECONDITIONINGS)
-        network = precond.module("model")
+        network = precond.module("unet" if precond.name == "Precond" else "model")
         if network.name not in NETWORKS:
             raise unknown("network", network.name, NETWORKS)
         about = PRECONDITIONINGS[precond.name](precond.arguments)
-        kind, config, tensors = NETWORKS[network.name](network.arguments, pickles.tensors_of(network), precond.name)
-        side = whole("img_resolution", network.arguments["img_resolution"], 1)
-        image = whole("in_channels", network.arguments["in_channels"], 1), side, side
-        labels = whole("label_dim", network.arguments.get("label_dim", 0), 0, 100_000)
-        if labels:
-            about["changed"] = {**about.get("changed", {}), "one_hot": True}
-        provenance = {"file": path.name, "precond": precond.name}
-        return tensors, Card(kind, image, tuple(map(str, range(labels))), config=config, provenance=provenance, **about)
+        given = network.arguments
+        kind, config, tensors = NETWORKS[network.name](given, pickles.tensors_of(network), precond.name)
+        side = whole("img_resolution", given.get("img_resolution"), 1)
+        image = whole("channels", given.get("in_channels", given.get("img_channels")), 1), side, side
+        labels = whole("label_dim", given.get("label_dim", 0), 0, MOST["classes"])
+        changed = {**about.pop("changed", {}), **({"one_hot": True} if labels else {})}
+        about |= {"provenance": {"file": path.name, "precond": precond.name}, "config": config, "changed": changed}
+        return tensors, Card(kind, image, tuple(map(str, range(labels))), **about)
 
 
 def _edm(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +103,11 @@ def _dhariwal(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond:
     return "adm", asdict(config), edm_adm.converted(config, tensors)
 
 
+def _edm2(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str) -> Network:
+    """EDM2's, whose weights are normalised once."""
+    return "edm2", asdict(EDM2UNetConfig(**known(arguments, EDM2UNetConfig))), normalised(tensors)
+
+
 def known(arguments: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
     """The arguments of a network of the file without those of training; InputError for one that is no field of `config`."""
     names = {field.name for field in fields(config)}
@@ -111,6 +118,7 @@ def known(arguments: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
 
 PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "EDMPrecond": _edm,
+    "Precond": _edm,
     "VPPrecond": _vp,
     "VEPrecond": _ve,
     "iDDPMPrecond": _iddpm,
@@ -118,4 +126,5 @@ PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 NETWORKS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor], str], Network]] = {
     "SongUNet": _song,
     "DhariwalUNet": _dhariwal,
+    "UNet": _edm2,
 }

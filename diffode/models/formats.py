@@ -15,6 +15,7 @@ from diffode.models.card import Card
 
 FORMATS: dict[str, Callable[[Path], tuple[dict[str, Tensor], Card]]] = {
     "edm": edm.read,
+    "edm2": edm.read,
     "guided": guided.read,
     "openai-edm": guided.read_edm,
     "dit": transformers.read_dit,

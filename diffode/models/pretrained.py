@@ -43,6 +43,7 @@ from diffode.models.turns import in_turn
 from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from diffode.networks.dit import DiT, DiTConfig
+from diffode.networks.edm2_unet import EDM2UNet, EDM2UNetConfig
 from diffode.networks.edm_unet import EDMUNet, EDMUNetConfig
 from diffode.networks.unet import UNet, UNetConfig
 from diffode.reading import sha256_of
@@ -214,4 +215,5 @@ NETWORKS: dict[str, Build] = {
     "edm": _with_config(EDMUNet, EDMUNetConfig),
     "adm": _with_config(ADM, ADMConfig),
     "dit": _with_config(DiT, DiTConfig),
+    "edm2": _with_config(EDM2UNet, EDM2UNetConfig),
 }

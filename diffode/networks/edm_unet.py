@@ -30,7 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffode.checks import choice
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.networks import sizes
 from diffode.networks.edm_layers import Fourier, Positional, Resample, ResampledConv, conv, norm
 
@@ -80,7 +80,7 @@ class EDMUNetConfig:
         if self.img_resolution % 2 ** (len(self.channel_mult) - 1):
             raise InputError(f"{len(self.channel_mult)} levels halve the resolution to no whole number: {self.img_resolution}")
         if self.resample_filter not in ((1, 1), (1, 3, 3, 1)):
-            raise InputError(f"resample_filter must be [1, 1] or [1, 3, 3, 1], not {self.resample_filter}")
+            raise InputError(f"resample_filter must be [1, 1] or [1, 3, 3, 1], not {shown(self.resample_filter)}")
 
 
 class Block(nn.Module):
