@@ -10,12 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffode.models import edm, guided, transformers
+from diffode.models import edm, guided, score_sde, transformers
 from diffode.models.card import Card
 
 FORMATS: dict[str, Callable[[Path], tuple[dict[str, Tensor], Card]]] = {
     "edm": edm.read,
     "edm2": edm.read,
+    "score-sde": score_sde.read,
     "guided": guided.read,
     "openai-edm": guided.read_edm,
     "dit": transformers.read_dit,

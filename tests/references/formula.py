@@ -11,21 +11,26 @@ def waves(shape, seed):
     return (torch.sin(i * (1.7 + 0.11 * seed) + seed) + 0.4 * torch.sin(i**2 * 0.37 + 2 * seed)).view(shape)
 
 
-def fill(network):
-    """Every weight and random buffer by its place among the sorted names, in the size that its fan needs; norms near 1."""
-    state = network.state_dict()
-    for seed, name in enumerate(sorted(state)):
-        if name.endswith("resample_filter"):
-            continue
-        weight = state[name]
-        values = waves(weight.shape, seed % 40)
-        if weight.ndim > 1:
-            values = 1.4 * values / weight[0].numel() ** 0.5
+def weights(shapes):
+    """name -> values in float64, by the place among the sorted names, in the size that a weight's fan needs; norms near 1."""
+    found = {}
+    for seed, (name, shape) in enumerate(sorted(shapes.items())):
+        values = waves(shape, seed % 40)
+        if len(shape) > 1:
+            found[name] = 1.4 * values / torch.Size(shape[1:]).numel() ** 0.5
         elif "norm" in name.lower() and name.endswith("weight"):
-            values = 1 + 0.2 * values
+            found[name] = 1 + 0.2 * values
         else:
-            values = 0.3 * values
-        weight.copy_(values)
+            found[name] = 0.3 * values
+    return found
+
+
+def fill(network):
+    """Every weight and random buffer of a network by `weights`, but filters and noise levels."""
+    state = network.state_dict()
+    for name, values in weights(shapes(network)).items():
+        if not name.endswith(("resample_filter", "sigmas")):
+            state[name].copy_(values)
     return network.eval().requires_grad_(False)
 
 
