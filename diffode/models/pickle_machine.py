@@ -22,8 +22,8 @@ class Part:
     """An object of the file: the name of its class, the arguments that it was made with, by name, and its state."""
 
     name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    state: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def module(self, name: str) -> Part:
         """The module of that name within it; InputError if there is none."""

@@ -132,8 +132,8 @@ class Fourier(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * torch.randn(width))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(width))
+        self.register_buffer("freqs", 2 * math.pi * torch.randn(width, device="cpu"))  # see edm_layers.py
+        self.register_buffer("phases", 2 * math.pi * torch.rand(width, device="cpu"))
 
     def forward(self, t: Tensor) -> Tensor:
         return math.sqrt(2) * torch.cos(torch.outer(t, self.freqs.to(t.dtype)) + self.phases.to(t.dtype))

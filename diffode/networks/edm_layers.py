@@ -1,4 +1,7 @@
-"""The layers of DDPM++ and NCSN++ (edm_unet.py): convolutions with a change of resolution, norms, and embeddings of the clock."""
+"""The layers of DDPM++ and NCSN++ (edm_unet.py): convolutions with a change of resolution, norms, and embeddings of the clock.
+
+Buffers are made on the CPU wherever weights are: arithmetic on meta imports PyTorch's compiler, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Resample(nn.Module):
 
     def __init__(self, taps: tuple[float, ...], up: bool) -> None:
         super().__init__()
-        row, self.up = torch.tensor(taps, dtype=torch.float32), up
+        row, self.up = torch.tensor(taps, dtype=torch.float32, device="cpu"), up
         self.register_buffer("resample_filter", torch.outer(row, row)[None, None] / row.sum() ** 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ class Fourier(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 16 * torch.randn(width // 2))
+        self.register_buffer("freqs", 16 * torch.randn(width // 2, device="cpu"))
 
     def forward(self, t: Tensor) -> Tensor:
         angles = torch.outer(t, 2 * math.pi * self.freqs.to(t.dtype))
