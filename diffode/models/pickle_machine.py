@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from diffode.errors import InputError, shown
 
@@ -83,6 +83,12 @@ class Machine:
         del self.stack[len(self.stack) - count :]
         return found
 
+    def last(self) -> Any:
+        """The last value of the stack, which stays there."""
+        (found,) = self.take(1)
+        self.stack.append(found)
+        return found
+
     def begin(self) -> None:
         """Open a bracket."""
         if len(self.open) == MOST_OPEN:
@@ -113,14 +119,14 @@ class Machine:
 
     def extend(self, values: list[Any]) -> None:
         """Append to the list below."""
-        (held,) = self.stack[-1:]
+        held = self.last()
         if not isinstance(held, list):
             raise InputError(f"it appends to {shown(held)}")
         held += values
 
     def fill(self, values: list[Any]) -> None:
         """Put keys and values into the dict below. Keys are no tuples, as the hash of deeply nested ones overflows the stack."""
-        (held,) = self.stack[-1:]
+        held = self.last()
         if not isinstance(held, dict) or len(values) % 2 or not all(isinstance(key, str | int | float) for key in values[::2]):
             raise InputError(f"it puts {shown(values[:1])} and others into {shown(held)}")
         held.update(zip(values[::2], values[1::2], strict=True))
@@ -134,13 +140,19 @@ class Machine:
 
     def keep(self, at: int) -> None:
         """Put the last value into the memo."""
-        (self.memo[at],) = self.stack[-1:]
+        self.memo[at] = self.last()
+
+    def recall(self, at: int) -> None:
+        """A value from the memo."""
+        if at not in self.memo:
+            raise InputError(f"it takes value {at} of its memo, which has {len(self.memo)}")
+        self.stack.append(self.memo[at])
 
 
 def load(stream: Stream, names: Mapping[str, Callable[..., Any]]) -> Any:
     """The value of the pickle that a stream begins with; InputError, or what pickletools raises, if there is none."""
-    machine = Machine(names)
-    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+    machine, source = Machine(names), cast("IO[bytes]", stream)  # of which genops asks for read and readline alone
+    for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
         if operation.name == "STOP":
             (value,) = machine.take(1)
             return value
@@ -183,5 +195,5 @@ OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
     "BUILD": lambda machine, _: machine.build(),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, argument: machine.keep(argument)),
     "MEMOIZE": lambda machine, _: machine.keep(len(machine.memo)),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, argument: machine.stack.append(machine.memo[argument])),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, argument: machine.recall(argument)),
 }

@@ -39,6 +39,8 @@ def read(path: str | Path, what: str, expected: str) -> Any:
     what, expected: what the file should be, for messages (reading.reading). InputError for whatever the module docstring refuses.
     """
     with reading(path, what, expected), open_regular(path) as file:
+        if file.peek(1)[:1] != b"\x80":  # of every protocol since the second
+            raise InputError("it is no pickle")
         stream = Stream(file)
         value = load(stream, {**NAMES, STORAGE: _storages()})
         if stream.left:
@@ -117,10 +119,10 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
 
 def _object(meta: Any) -> Part:
     """An object of a class that brings its source code (torch_utils.persistence)."""
-    name, state = meta["class_name"], meta["state"]
-    arguments = state.get("_init_kwargs") or {}
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise InputError(f"an object of it is a {shown(name)}, made with {shown(arguments)}")
+    name, state = (meta.get(key) for key in ("class_name", "state")) if isinstance(meta, dict) else (None, None)
+    arguments = (state.get("_init_kwargs") or {}) if isinstance(state, dict) else None
+    if not isinstance(name, str) or not isinstance(state, dict) or not isinstance(arguments, dict):
+        raise InputError(f"an object of it is {shown(name)} of {shown(state)}, made with {shown(arguments)}")
     return Part(name, arguments, state)
 
 

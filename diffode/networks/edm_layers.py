@@ -78,9 +78,9 @@ class Positional(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
+        self.count = width // 2
 
     def forward(self, t: Tensor) -> Tensor:
-        k = torch.arange(self.half, dtype=torch.float32, device=t.device) / max(self.half - 1, 1)
+        k = torch.arange(self.count, dtype=torch.float32, device=t.device) / max(self.count - 1, 1)
         angles = torch.outer(t, (1e-4**k).to(t.dtype))  # of float32, as the network was trained with, whatever t is in
         return torch.cat([angles.sin(), angles.cos()], 1)
