@@ -170,6 +170,8 @@ class EpsModel:
                 module.to(device=place, dtype=dtype)
             except NotImplementedError as error:
                 raise InputError(f"the network cannot be moved to {place}: {in_words(error)}") from error
+        if (decoder := module_of(self.decode)) is not None:
+            decoder.to(place)  # in its own dtype: autoencoders overflow in half precision
         return self
 
     @cached_property  # since every binding asks, and adaptive solvers bind at every evaluation

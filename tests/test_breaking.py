@@ -163,6 +163,9 @@ MODELS = [
     "fasion",
     "hub:",
     "ddpm:notes.txt",
+    "guided:notes.txt",
+    "dit:empty.safetensors",
+    "sit:/dev/zero",
     "/dev/zero",
 ]
 SOLVERS = [*WRONG_FILES["json"], *WRONG_FILES["modules"], "dmpp2m", "DDIM", "rk:", "rk:x", "ddim+unic", "/dev/zero"]

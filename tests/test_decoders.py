@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffode import InputError
+from diffode import EpsModel, InputError, schedules
 from diffode.models import decoders, pretrained
 from diffode.models.diffusers_models import WEIGHTS
 from solvers import sample
@@ -63,6 +63,25 @@ def test_gradients_flow_to_latents(saved):
     assert gradient.abs().amin(dim=(1, 2, 3)).gt(0).all()
 
 
+def test_it_moves_with_its_model_in_its_own_dtype(saved):
+    with seeded():
+        decode = decoders.autoencoder(saved(vae()))
+    model = EpsModel(torch.nn.Linear(4, 4), schedules.ddpm_linear(), decode=decode).to("cpu", torch.bfloat16)
+    assert model.network.weight.dtype == torch.bfloat16
+    assert decode(Z.double()).dtype == torch.float64
+    model.to("meta")
+    weights = [*decode.parameters()]
+    assert all((weight.is_meta, weight.dtype) == (True, torch.float32) for weight in weights)
+
+
+@pytest.mark.parametrize("given", [{"scaling_factor": "x"}, {"scaling_factor": float("nan")}, {"shift_factor": []}])
+def test_factors_that_are_no_numbers_are_refused(saved, given):
+    with seeded():
+        folder = saved(vae())
+    with pytest.raises(InputError, match=next(iter(given))):
+        decoders.autoencoder(folder, **given)
+
+
 CHANGES = {
     "another network": ({"_class_name": "UNet2DModel"}, "'UNet2DModel', and AutoencoderKL or VQModel"),
     "no class": ({"_class_name": ["VQModel"]}, "VQModel.* is expected"),
@@ -92,7 +111,12 @@ def test_folders_without_safetensors_are_refused(saved, tmp_path):
     with seeded():
         folder = saved(vae())
     (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
-    for place, why in ((folder, "unpickles no .bin"), (tmp_path, "no autoencoder"), ("nowhere", "no autoencoder")):
+    for place, why in (
+        (folder, "unpickles no .bin"),
+        (tmp_path, "no autoencoder"),
+        ("nowhere", "no autoencoder"),
+        (None, "no autoencoder"),
+    ):
         with pytest.raises(InputError, match=why):
             decoders.autoencoder(place)
 

@@ -9,7 +9,7 @@ decoded. A vector-quantized autoencoder (VQModel, that of latent diffusion) move
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,15 @@ ROWS = 4  # latents that are decoded at once: a 512 × 512 image takes a few GB
 
 
 class Decoder(nn.Module):
-    """Images (batch, 3, h, w), about in [−1, 1], of latents x (batch, *shape): network.decode(x/scale + shift), wherever x is."""
+    """Images (batch, 3, h, w), about in [−1, 1], of latents x (batch, *shape): network.decode(x/scale + shift), where x was."""
 
     def __init__(self, network: nn.Module, scale: float, shift: float) -> None:
         super().__init__()
         self.network, self.scale, self.shift = network, scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        self.to(x.device)
-        dtype = next(self.network.parameters()).dtype
-        decode: Any = self.network.decode
-        return torch.cat([decode(rows.to(dtype) / self.scale + self.shift).sample for rows in x.split(ROWS)]).to(x.dtype)
+        weight, decode = next(self.network.parameters()), cast(Any, self.network.decode)
+        return torch.cat([decode(rows.to(weight) / self.scale + self.shift).sample for rows in x.split(ROWS)]).to(x)
 
 
 def autoencoder(
@@ -52,7 +50,7 @@ def autoencoder(
     """
     diffusers_models.require()
     name = str(place)
-    folder = diffusers_models.fetch(name.removeprefix("hub:"), FILES) if name.startswith("hub:") else Path(place)
+    folder = diffusers_models.fetch(name.removeprefix("hub:"), FILES) if name.startswith("hub:") else Path(name)
     try:
         return _autoencoder(folder, scaling_factor, shift_factor).to(dtype)
     except MemoryError:
