@@ -199,21 +199,26 @@ def test_noise_samplers_are_called_in_order_with_the_sigmas_of_each_step(name):
     assert [float(s) for s, _ in asked] == sorted((float(s) for s, _ in asked), reverse=True)
 
 
-def test_a_model_of_comfyui_says_its_path():
+def test_a_model_of_comfyui_says_its_path_and_the_scale_of_its_noise():
     class CONST:
         pass
 
     class Anything:
         pass
 
-    def wrapped(*bases):
-        held = type("Held", (), {"model_sampling": type("ModelSampling", bases, {})()})
+    def wrapped(*bases, **attributes):
+        held = type("Held", (), {"model_sampling": type("ModelSampling", bases, attributes)()})
         model = type("Model", (), {"inner_model": type("Guider", (), {"inner_model": held}), "__call__": lambda _, x, s: x / 2})
         return model()
 
     for bases, path in (((Anything, CONST), "flow"), ((Anything,), "ve")):
         x = sampler("ddim")(wrapped(*bases), wave(0), FLOW[1:], disable=True)
         assert torch.equal(x, sampler("ddim", path=path)(lambda x, s: x / 2, wave(0), FLOW[1:], disable=True))
+    louder, plain = (
+        sampler("ddpm")(wrapped(CONST, noise_scale=scale), wave(0), FLOW[1:], disable=True, noise_sampler=noise)
+        for scale, noise in ((2.0, lambda *_: wave(1)), (1.0, lambda *_: 2 * wave(1)))
+    )
+    torch.testing.assert_close(louder, plain)
 
 
 def test_adaptive_pairs_go_between_the_ends():
@@ -267,6 +272,10 @@ BAD = (
     | each("sigmas of a flow", [at(2.0, 0.0), at(0.5, 1.0)], lambda value: on(value, path="flow"))
     | each("x", [3, torch.ones(2).int(), torch.tensor(1.0)], lambda value: on(SIGMAS, value))
     | each("rising", [at(0.1, 1.0)], lambda value: on(value, name="ddpm"))
+    | each("model", [None, 3], lambda value: sampler("ddim")(value, wave(0), SIGMAS))
+    | each("extra_args", [3, "ab"], lambda value: sampler("ddim")(denoiser, wave(0), SIGMAS, value))
+    | each("callback", [3, "ab"], lambda value: sampler("ddim")(denoiser, wave(0), SIGMAS, None, value))
+    | each("noise_sampler", [3, "ab"], lambda value: sampler("ddpm")(denoiser, wave(0), SIGMAS, noise_sampler=value))
     | each("grid", [None, "a", [1.0], [-math.inf, 1.0], [[1.0, 2.0]]], sigmas_of)
     | each("path of sigmas", ["vp", None], lambda value: sigmas_of([0.0, 1.0], value))
 )
@@ -281,10 +290,13 @@ def test_the_door_is_lazy():
     code = "import diffode.kdiffusion as door, sys; assert not {'torch', 'numpy', 'solvers'} & {*sys.modules}; print(dir(door))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "sampler" in shown
-    import diffode.kdiffusion
+    import diffode.kdiffusion as door
 
+    for name in door.__all__:
+        assert callable(getattr(door, name))
+        assert f"    {name} " in door.__doc__
     with pytest.raises(AttributeError, match="no attribute 'samplers'"):
-        diffode.kdiffusion.samplers  # noqa: B018
+        door.samplers  # noqa: B018
 
 
 def test_the_snippets_of_the_document_run(capsys):

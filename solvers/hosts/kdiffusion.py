@@ -83,11 +83,17 @@ class Sampler:
         noise_sampler: NoiseSampler | None = None,
     ) -> Tensor:
         """From the state x (batch, *shape) at sigmas[0] to that at sigmas[-1]; see `sampler`."""
-        path = PATHS[self.path or _detected(model)]
+        sampling = _sampling_of(model)
+        path = PATHS[self.path or path_of(sampling)]
         kept = distinct(sigmas, path).to(getattr(sigmas, "device", None))
         wide = check_state("x", x).to(torch.promote_types(x.dtype, torch.float32))
         if len(kept) < 2:
             return x
+        checks.function("model", model, "a function (x, sigma, **extra_args), which returns x̂0")
+        checks.instance("extra_args", extra_args, Mapping | None, "a dict, or None")
+        for name, given in (("callback", callback), ("noise_sampler", noise_sampler)):
+            if given is not None:
+                checks.function(name, given, "a function, or None")
         sigmas, args = sigmas[kept], dict(extra_args or {})
         schedule = schedules.flow(0.0, 1.0) if path.name == "flow" else schedules.edm(0.0, float(sigmas.max()))
         lams = lams_of(sigmas, path)
@@ -99,7 +105,8 @@ class Sampler:
                 return self._integrated(host, wide, lams).to(x.dtype)
             fresh = noise_sampler or _noise_sampler(wide, args.get("seed"))
             for plan in plans:  # differentiable, so that no memory is used again
-                wide = run(plan, host, wide, Hooks(_in_order(plan, fresh)), differentiable=True).x
+                noise = _in_order(plan, fresh, float(getattr(sampling, "noise_scale", 1.0)))
+                wide = run(plan, host, wide, Hooks(noise), differentiable=True).x
         if not is_finite(wide):
             raise InputError(f"the state of {self.solver.name} is not finite: look at what the model was given and returned")
         return wide.to(x.dtype)
@@ -153,9 +160,9 @@ class _Host:
         return denoised
 
 
-def _detected(model: Any) -> str:
-    """The path of ComfyUI's model, which a sampler is given within a guider and a mask; ve of any other."""
-    return path_of(getattr(getattr(getattr(model, "inner_model", None), "inner_model", None), "model_sampling", None))
+def _sampling_of(model: Any) -> Any:
+    """The model_sampling of ComfyUI's model, which a sampler is given within a guider and a mask; None of any other."""
+    return getattr(getattr(getattr(model, "inner_model", None), "inner_model", None), "model_sampling", None)
 
 
 def _beginnings(plans: list[Plan]) -> dict[int, int]:
@@ -182,8 +189,9 @@ def _noise_sampler(x: Tensor, seed: int | None) -> NoiseSampler:
     return lambda *_: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
-def _in_order(plan: Plan, fresh: NoiseSampler) -> Noise:
-    """noise(draw, like), of which draw k is the k-th that `fresh` makes, whatever the order they are asked for."""
+def _in_order(plan: Plan, fresh: NoiseSampler, scale: float) -> Noise:
+    """noise(draw, like), of which draw k is the k-th that `fresh` makes, whatever the order of asking, times `scale`: the
+    standard deviation of the noise in the host's states, 1 but for a few models of ComfyUI."""
     ends = {draw: interval[:2] for draw, interval in intervals(plan).items()}
     uses, waiting, count = Counter(stage.draw for stage in plan.stages), dict[int, Tensor](), 0
 
@@ -192,7 +200,7 @@ def _in_order(plan: Plan, fresh: NoiseSampler) -> Noise:
         while count < draw:
             count += 1
             lams = ends.get(count, ends.get(draw, (plan.grid[0], plan.grid[-1])))
-            waiting[count] = fresh(*torch.tensor(plan.path.sigma(np.array(lams))).to(like)).to(like)
+            waiting[count] = fresh(*torch.tensor(plan.path.sigma(np.array(lams))).to(like)).to(like) * scale
         uses[draw] -= 1
         return waiting[draw] if uses[draw] else waiting.pop(draw)
 

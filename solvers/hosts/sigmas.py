@@ -43,7 +43,7 @@ def sigmas_of(grid: Plan | Sequence[float] | Array, path: str = "ve") -> Tensor:
 
 def lams_of(sigmas: Tensor, path: ProbabilityPath) -> Array:
     """λ of σ on a path, in float64."""
-    sigma = np.asarray(sigmas.detach().double().cpu())
+    sigma = np.asarray(sigmas.detach().cpu().double())
     with np.errstate(divide="ignore"):  # at the ends λ is ±∞
         return np.asarray((np.log1p(-sigma) if path.name == "flow" else 0.0) - np.log(sigma))
 
@@ -53,7 +53,7 @@ def distinct(sigmas: Any, path: ProbabilityPath) -> Tensor:
     them, for one out of range, and unless they fall, or rise between ends with data and noise."""
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1:
         raise checks.wrong("sigmas", "a tensor of one axis", sigmas)
-    values = sigmas.detach().double().cpu()
+    values = sigmas.detach().cpu().double()
     if not len(values):
         return torch.arange(0)
     values, most = torch.from_numpy(checks.numbers("sigmas", values, MOST_STEPS + 2)), 1.0 if path.name == "flow" else 1e30
