@@ -158,6 +158,8 @@ def test_a_plan_lies_in_the_folder(nodes, tmp_path):
     assert nodes.plans() == ["none", "mine.json"]
     (sigmas,) = nodes.DiffodeGrid().make(MODEL, "time", 5, 1.0, "mine.json")
     torch.testing.assert_close(sigmas, sigmas_of(plan))
+    with pytest.raises(InputError, match="has no options: leave 'eta=1' out"):
+        nodes.DiffodeSampler().make("ddim", "eta=1", "mine.json")
     (made,) = nodes.DiffodeSampler().make("ddim", "", "mine.json")
     made.sampler_function(lambda x, s: x / 2, torch.ones(1, 2), sigmas, disable=True)
     first = nodes.DiffodeSampler.IS_CHANGED(plan="mine.json", solver="ddim")

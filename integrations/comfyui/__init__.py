@@ -24,7 +24,7 @@ REGISTERED = (
     *("euler-ancestral", "sde-dpmpp2m", "sde-dpmpp3m", "sa-solver"),
 )
 OFFSET = (
-    1e-4  # where logsnr and karras begin on a flow, whose σ = 1 is λ = −∞: ComfyUI's own offset, in the time before its shift
+    1e-4  # from σ = 1 of a flow, λ = −∞, where logsnr and karras cannot begin: as ComfyUI has it, in the time before its shift
 )
 
 
@@ -56,7 +56,7 @@ def options_of(solver: str, text: str) -> dict[str, Any]:
 def schedule_of(model_sampling: Any, spacing: str) -> Schedule:
     """Where a model's grids begin and end, and in which time they are spaced. Of a flow `time` and `quadratic` are whole, from
     σ = 1; others need finite λ. Its shift is s in σ = s u/(1 + (s − 1) u), read off at u = 1/2."""
-    table = model_sampling.sigmas.double().cpu()
+    table = model_sampling.sigmas.cpu().double()
     if path_of(model_sampling) == "ve":
         return schedules.from_sigmas(table, "ve")
     middle = float(table[len(table) // 2 - 1])
@@ -87,6 +87,8 @@ class DiffodeSampler:
 
     def make(self, solver: str, options: str, plan: str) -> tuple[Any]:
         """SAMPLER; InputError for what is none."""
+        if plan != NONE and options.strip():
+            raise InputError(f"the plan {plan} is a table of numbers that has no options: leave {options.strip()!r} out")
         if plan != NONE:
             return (comfy.samplers.KSAMPLER(sampler(plan_of(plan))),)
         if solver not in SOLVERS:

@@ -200,7 +200,9 @@ def _in_order(plan: Plan, fresh: NoiseSampler, scale: float) -> Noise:
         while count < draw:
             count += 1
             lams = ends.get(count, ends.get(draw, (plan.grid[0], plan.grid[-1])))
-            waiting[count] = fresh(*torch.tensor(plan.path.sigma(np.array(lams))).to(like)).to(like) * scale
+            z = fresh(*torch.tensor(plan.path.sigma(np.array(lams))).to(like)).to(like) * scale
+            if uses[count]:
+                waiting[count] = z
         uses[draw] -= 1
         return waiting[draw] if uses[draw] else waiting.pop(draw)
 
