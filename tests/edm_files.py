@@ -17,6 +17,9 @@ from tests.references import formula
 TINY = EDMUNetConfig(img_resolution=8, label_dim=3, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
 TINY2 = EDM2UNetConfig(8, 4, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), channels_per_head=8)
 
+SMALLEST = EDMUNetConfig(img_resolution=4, model_channels=4, channel_mult=(1,), num_blocks=1, attn_resolutions=())
+SMALLEST2 = EDM2UNetConfig(4, 1, 0, model_channels=4, channel_mult=(1,), num_blocks=1, attn_resolutions=())
+
 
 def _reconstruct_persistent_obj(meta):
     raise AssertionError("nothing of a file is called")

@@ -37,7 +37,7 @@ from experiments.metrics.features import Features
 from experiments.metrics.sample_card import read_card
 from experiments.training.trainer import TrainConfig, Trainer
 from solvers import Plan, find
-from tests import fabricated
+from tests import edm_files, fabricated
 
 SECONDS, MEBIBYTES = 10, 1024
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
@@ -116,6 +116,13 @@ def torch_file(**options):
         weights = {"module.a": torch.zeros(2, 3), "b": torch.ones(4).half(), "n": torch.tensor(3)}
         torch.save({"ema": weights, "args": argparse.Namespace(lr=0.1), "step": 3}, folder / "a.pt", **options)
         return folder / "a.pt"
+
+    return make
+
+
+def edm_file(config):
+    def make(folder):
+        return edm_files.write(folder / "a.pkl", config)
 
     return make
 
@@ -199,6 +206,8 @@ FORMATS = {
     "webp": Format(image(".webp", "RGBA"), of_folder, 30),
     "torch": Format(torch_file(), torch_files.state_dict, 40),
     "torch before 1.6": Format(torch_file(_use_new_zipfile_serialization=False), torch_files.state_dict, 30),
+    "edm": Format(edm_file(edm_files.SMALLEST), lambda path: pretrained.load(f"edm:{path}"), 40),
+    "edm2": Format(edm_file(edm_files.SMALLEST2), lambda path: pretrained.load(f"edm2:{path}"), 30),
     "bmp": Format(image(".bmp", "L"), of_folder, 30),
 }
 if find_spec("diffusers") is not None:
