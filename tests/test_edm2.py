@@ -11,6 +11,7 @@ import torch
 from diffode import InputError, schedules
 from diffode.model import EpsModel
 from diffode.models.card import Card
+from diffode.models.edm2_latents import Whitened
 from diffode.networks.edm2_unet import EDM2UNet, EDM2UNetConfig, normalised
 from tests.references import formula
 
@@ -35,6 +36,17 @@ def test_it_is_the_network_of_edm2_with_its_preconditioning(name):
     model = model.labelled([2, 0]) if model.classes else model
     found = model.at(formula.waves((2, 4, 8, 8), 3).float(), [-math.log(0.7), -math.log(3.0)], "data")
     assert formula.sampled(found) == pytest.approx(row["D"], rel=0, abs=1e-5)  # float32
+
+
+def test_latents_are_decoded_to_the_pixels_of_edm2(tmp_path):
+    """By an autoencoder that draws 0.5 + 0.1 z; its code cuts off fractions of 255ths where we round."""
+    latents = WRITTEN["tiny"]["conditional"]["read"]["card"]["latents"]
+    images = Whitened(lambda z: 0.5 + 0.1 * z[:, :3], **latents)(formula.waves((1, 4, 4, 4), 3).float())
+    assert images.shape == (1, 3, 4, 4)
+    pixels = (127.5 * (images.clamp(-1, 1) + 1)).flatten()
+    expected = torch.tensor(WRITTEN["pixels"], dtype=torch.float32)
+    assert expected.unique().numel() > 20
+    assert ((pixels - expected - 0.5).abs() <= 0.501).all()
 
 
 @pytest.mark.parametrize("name", WRITTEN["published"])

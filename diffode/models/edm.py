@@ -24,6 +24,7 @@ from diffode.checks import number, unknown, whole
 from diffode.errors import InputError, shown
 from diffode.models import edm_adm, pickles
 from diffode.models.card import Card
+from diffode.models.edm2_latents import of_encoder
 from diffode.models.pickle_machine import Part
 from diffode.networks.edm2_unet import EDM2UNetConfig, normalised
 from diffode.networks.edm_unet import EDMUNetConfig
@@ -39,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
     """The tensors and the card of a file; InputError for what pickles.read refuses, and for networks that are not known."""
     with reading(path, "network of EDM", EXPECTED):
         held = pickles.read(path, "network of EDM", EXPECTED)
-        precond = held.get("ema") if isinstance(held, dict) else held
+        precond = held.get("ema") if isinstance(held, dict) else None
         if not isinstance(precond, Part):
             raise InputError(f"it holds {shown(held)}")
         if precond.name not in PRECONDITIONINGS:
@@ -54,7 +55,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
         image = whole("channels", given.get("in_channels", given.get("img_channels")), 1), side, side
         labels = whole("label_dim", given.get("label_dim", 0), 0, MOST["classes"])
         changed = {**about.pop("changed", {}), **({"one_hot": True} if labels else {})}
-        about |= {"provenance": {"file": path.name, "precond": precond.name}, "config": config, "changed": changed}
+        provenance = {"file": path.name, "precond": precond.name, **of_encoder(held.get("encoder"))}
+        about |= {"provenance": provenance, "config": config, "changed": changed}
         return tensors, Card(kind, image, tuple(map(str, range(labels))), **about)
 
 

@@ -51,6 +51,21 @@ def of_network(networks, encoders, arguments):
     return row
 
 
+class Autoencoder(torch.nn.Module):
+    """One that draws what can be computed by hand."""
+
+    def decode(self, z):
+        """Images in [0, 1], and a little beyond."""
+        return {"sample": 0.5 + 0.1 * z[:, :3]}
+
+
+def decoded(encoders):
+    """The pixels that its encoder makes of latents."""
+    encoder = encoders.StabilityVAEEncoder()
+    encoder._vae = Autoencoder()
+    return encoder.decode(formula.waves((1, 4, 4, 4), 3).float()).flatten().tolist()
+
+
 def main():
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,6 +74,7 @@ def main():
     from training import encoders, networks_edm2
 
     written = {"tiny": {name: of_network(networks_edm2, encoders, each) for name, each in NETWORKS.items()}, "published": {}}
+    written["pixels"] = decoded(encoders)
     for name, arguments in PUBLISHED.items():
         with torch.device("meta"):
             net = networks_edm2.UNet(**arguments)
