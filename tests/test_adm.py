@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import checkpoint, edm_adm, guided, transformers
+from diffode.models import checkpoint, dit, edm_adm, guided
 from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.adm_classifier import ADMClassifier
 from diffode.networks.dit import DiT, DiTConfig
@@ -121,7 +121,7 @@ def test_names_and_shapes_are_the_published_transformers_and_say_which_it_is(nam
         network = DiT(config)
     assert_published(network, DIT_THEIRS["published"][name])
     assert name not in MILLIONS_DIT or round(count(network) / 1e6) == MILLIONS_DIT[name]
-    assert transformers.config_of(formula.shapes(network)) == config
+    assert dit.config_of(formula.shapes(network)) == config
 
 
 @pytest.mark.parametrize(

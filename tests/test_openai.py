@@ -1,12 +1,19 @@
 """Files of OpenAI's U-Nets and of DiT and SiT by their formats: which model each is, and what is wrong with one."""
 
 import json
+import re
+import shlex
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
+import cli
 from diffode import EpsModel, InputError, schedules
 from diffode.models import edm, guided, pretrained
 from diffode.models.card import Card
@@ -14,6 +21,7 @@ from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.adm_classifier import ADMClassifier
 from diffode.networks.dit import DiT, DiTConfig
 from solvers import sample
+from tests.pipelines import seeded, vae
 from tests.references import formula
 
 # as wide as 32 groups allow, with the multipliers by which a published network is known, and attention where there are few pixels
@@ -176,3 +184,37 @@ def test_weights_of_another_network_are_refused_in_a_sentence(file, name, kind, 
     with pytest.raises(InputError, match=why) as error:
         pretrained.load(f"{name}:a.pt")
     assert "\n" not in str(error.value)
+
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "networks.md"
+COMMANDS = re.findall(r"^python cli\.py (?:sample|compare) --model (?:guided|openai-edm|dit|sit):.*$", DOCUMENT.read_text(), re.M)
+STAND_INS = {"64x64_diffusion.pt": ADM_64, "edm_imagenet64_ema.pt": EDM_64}  # of images of 64 × 64; and of latents any
+BUDGETS = {"--seeds": "0-1", "--batch": "2", "--steps": "2", "--label": "2,4", "--nfe": "2"}  # smaller
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) == 11
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if "256_" not in line and "bedroom" not in line and "sample" in line]
+)
+def test_documented_commands_sample_small_stand_ins(tmp_path, monkeypatch, command):
+    """Of the networks that have one; budgets are smaller, and the autoencoder is a tiny one."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)[2:]
+    name = words[2].partition(":")[2]
+    config = STAND_INS.get(name, SMALL_DIT)
+    torch.save(made(DiT if config is SMALL_DIT else ADM, config).state_dict(), name)
+    for option, value in BUDGETS.items():
+        if option in words:
+            words[words.index(option) + 1] = value
+    if "--decoder" in words:
+        pytest.importorskip("diffusers")
+        with seeded():
+            vae().save_pretrained("vae")
+        words[words.index("--decoder") + 1] = "vae"
+    ended = CliRunner().invoke(cli.main, words if "--seeds" in words else [*words, "--n", "2"])
+    assert ended.exit_code == 0, ended.output
+    with np.load("samples.npz") if "--out" in words else nullcontext() as written:
+        assert written is None or written["arr_0"].shape == ((2, 8, 8, 3) if "--decoder" in words else (2, 64, 64, 3))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffode.models import edm, guided, score_sde, transformers
+from diffode.models import dit, edm, guided, score_sde
 from diffode.models.card import Card
 
 FORMATS: dict[str, Callable[[Path], tuple[dict[str, Tensor], Card]]] = {
@@ -19,6 +19,6 @@ FORMATS: dict[str, Callable[[Path], tuple[dict[str, Tensor], Card]]] = {
     "score-sde": score_sde.read,
     "guided": guided.read,
     "openai-edm": guided.read_edm,
-    "dit": transformers.read_dit,
-    "sit": transformers.read_sit,
+    "dit": dit.read_dit,
+    "sit": dit.read_sit,
 }

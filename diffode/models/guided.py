@@ -110,17 +110,16 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], ADMConfig, Publis
     """The weights, the configuration that they have, and what was published of it."""
     tensors = torch_files.state_dict(path)
     with reading(path, f"file of {source}", "the weights of a published U-Net (docs/networks.md)"):
-        config, published = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        as_1d = {
-            name: one.flatten(2)[..., 0] for name, one in tensors.items() if name.endswith((".qkv.weight", ".proj_out.weight"))
-        }
-        return tensors | {name: one[..., None] for name, one in as_1d.items()}, config, published
+        config, published = config_of(torch_files.shapes_of(tensors))
+    flat = (".qkv.weight", ".proj_out.weight")  # convolutions of two dimensions in consistency_models, of one elsewhere
+    wide = [name for name, one in tensors.items() if name.endswith(flat) and one.ndim == 4]
+    return tensors | {name: tensors[name][..., 0] for name in wide}, config, published
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ADMConfig, Published]:
     """The configuration of the weights of a U-Net or classifier, by names and shapes, and what was published of it.
 
-    InputError if no published network has its channels; KeyError and IndexError where a weight is not there or of another kind.
+    InputError if no published network has its channels; IndexError where a weight is of another kind.
     """
     width, stem = shapes["time_embed.0.weight"][1], shapes["input_blocks.0.0.weight"]
     if stem[1] != 3:

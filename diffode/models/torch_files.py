@@ -15,7 +15,7 @@ import argparse
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,18 @@ def state_dict(path: str | Path, wrappers: Sequence[str] = WRAPPERS) -> dict[str
         if others := [key for key, value in found.items() if not isinstance(value, Tensor)]:
             raise InputError(f"its {shown(others[0])} is no tensor")
     return {key.removeprefix("module."): tensor.detach().clone() for key, tensor in found.items()}
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """The shapes of tensors by their names; InputError for a name that is not there."""
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise InputError(f"it has no {name}")
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The shapes of a state dict."""
+    return Shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def load(path: str | Path) -> Any:

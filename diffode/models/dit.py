@@ -40,7 +40,7 @@ def read_sit(path: Path) -> tuple[dict[str, Tensor], Card]:
 def _read(path: Path, name: str, **trained: Any) -> tuple[dict[str, Tensor], Card]:
     tensors = torch_files.state_dict(path)
     with reading(path, f"file of {name}", "the weights of its transformer (docs/networks.md)"):
-        config = config_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        config = config_of(torch_files.shapes_of(tensors))
     changed: dict[str, Any] = {"null_label": config.classes}
     changed |= {"learned_variance": True} if config.learned_variance else {}
     classes = tuple(map(str, range(config.classes)))
@@ -50,7 +50,7 @@ def _read(path: Path, name: str, **trained: Any) -> tuple[dict[str, Tensor], Car
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
-    """The configuration of weights by their names and shapes; KeyError and IndexError where one is not there or of another kind.
+    """The configuration of weights by their names and shapes; ValueError or IndexError where one is of another kind.
 
     Published tables of labels have a row more than a round number of classes, for none.
     """
