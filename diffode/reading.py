@@ -1,6 +1,6 @@
 """Files are data: whatever is read is a regular file of the format that is meant, within bounds, or there is one InputError.
 
-Nothing that stands in a file is imported, fetched or opened. Nothing is unpickled. What a file unpacks to may be large in
+Nothing that stands in a file is imported, run, fetched or opened. What a file unpacks to may be large in
 proportion to the file alone (`plausible`), so that large data can be read and a small file cannot fill the memory.
 """
 

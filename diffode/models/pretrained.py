@@ -2,7 +2,7 @@
 
     fashion, mixture      what comes with diffode
     FILE.safetensors      a checkpoint of diffode, which holds its own card (checkpoint.py)
-    PRESET:FILE           published weights without a card, in safetensors: the preset is their card (presets.py)
+    PRESET:FILE           published weights without a card: the preset is their card (presets.py)
     FORMAT:FILE           weights of other projects in their own files, as edm:FILE (formats.py)
     FOLDER, hub:NAME      a UNet2DModel of diffusers and its scheduler's configuration, on the disk or from the Hugging Face hub;
                           of a pipeline in latents, as LDMPipeline, with its autoencoder as `decode`;
@@ -13,7 +13,7 @@
 
 Each of these modules reads a place into tensors (or a network) and a Card; `_assembled` makes the network, and `_evaluated` the
 EpsModel, which it evaluates once. A network of diffusers was trained on the labels of a DDPM table; its clock is t, fractional
-between two labels, since its sinusoids are. Variances that it may have learned are cut off. Nothing is ever unpickled.
+between two labels, since its sinusoids are. Variances that it may have learned are cut off. Nothing in a file is run.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def names() -> list[str]:
 def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     """The model of that name, file or folder (see the module docstring), on the CPU, its weights in `dtype` (float32 or float64).
 
-    InputError for an unknown name, for files that are corrupt, foreign, pickled, or do not fit their own card, and for a module
+    InputError for an unknown name, for files that are corrupt, foreign, or do not fit their own card, and for a module
     that fails or holds no such model.
     """
     shipped, path = WEIGHTS / f"{name}.safetensors", Path(name)
