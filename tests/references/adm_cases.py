@@ -4,14 +4,17 @@ import torch
 
 from tests.references import formula
 
-TINY_ADM = {  # as ADM at 64 × 64, 128 × 128 and 512 × 512, and as Nichol and Dhariwal's bedrooms
+PACKAGES = {"guided-diffusion": "guided_diffusion", "improved-diffusion": "improved_diffusion", "consistency_models": "cm"}
+TINY_ADM = {  # as ADM at 64 × 64, 128 × 128 and 512 × 512, and as the bedrooms of the two others
     "64": {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "classes": 7, "qkv_first": True}
     | {"head_channels": 32},
     "128": {"image": (3, 16, 16), "width": 32, "widths": (32, 64, 96), "blocks": 1, "attention": (8, 4), "classes": 7}
     | {"head_channels": 0, "heads": 4},
     "512": {"image": (3, 8, 16), "width": 64, "widths": (32, 64), "blocks": 2, "attention": (4,), "head_channels": 32},
-    "bedroom": {"image": (3, 16, 16), "width": 32, "widths": (32, 32, 64), "blocks": 2, "attention": (8,), "head_channels": 0}
-    | {"heads": 1, "scale_shift": False, "resample_blocks": False, "learned_variance": False},
+    "lsun_uncond": {"image": (3, 16, 16), "width": 32, "widths": (32, 32, 64), "blocks": 2, "attention": (8,), "heads": 2}
+    | {"head_channels": 0, "scale_shift": False, "resample_blocks": False, "learned_variance": False},
+    "edm_bedroom": {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "head_channels": 32}
+    | {"qkv_first": True, "scale_shift": False, "learned_variance": False},
 }
 TINY_CLASSIFIER = {"image": (3, 16, 16), "width": 32, "widths": (32, 64), "blocks": 1, "attention": (8,), "classes": 7}
 TINY_CLASSIFIER |= {"head_channels": 32}
@@ -19,6 +22,13 @@ TINY_DIT = {
     "patch 2": {"image": (4, 8, 8), "patch": 2, "width": 24, "depth": 2, "heads": 3, "classes": 5},
     "patch 4": {"image": (4, 8, 8), "patch": 4, "width": 16, "depth": 1, "heads": 1, "classes": 5, "learned_variance": False},
 }
+
+
+def repository(name):
+    """Where a network of this name was published."""
+    kinds = {"uncond_": "improved-diffusion", "lsun_uncond": "improved-diffusion", "64_cond": "improved-diffusion"}
+    kinds |= {"edm_": "consistency_models"}
+    return next((place for part, place in kinds.items() if part in name), "guided-diffusion")
 
 
 def widths(width, *multiples):
@@ -48,6 +58,9 @@ PUBLISHED_ADM = {  # the flags in the READMEs of openai/guided-diffusion and ope
     | {"width": 192, "widths": widths(192, 1, 2, 3, 4), "classes": 1000, "clock_scale": 1.0},
     "lsun_uncond_100M_1200K_bs128.pt": IDDPM | IDDPM_BEDROOM | {"scale_shift": False},
 }
+# Of these the shapes do not say the order of queries, keys and values, nor the clock: the format openai-edm does.
+PUBLISHED_ADM["edm_imagenet64_ema.pt"] = ADM_64 | {"learned_variance": False, "clock_scale": 1000.0}
+PUBLISHED_ADM["edm_bedroom256_ema.pt"] = ADM_256 | {"learned_variance": False, "scale_shift": False, "clock_scale": 1000.0}
 CLASSIFIER = {"width": 128, "blocks": 2, "classes": 1000}
 PUBLISHED_CLASSIFIERS = {
     "64x64_classifier.pt": CLASSIFIER | {"image": (3, 64, 64), "widths": widths(128, 1, 2, 3, 4), "blocks": 4},
