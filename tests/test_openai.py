@@ -121,7 +121,7 @@ def test_sit_goes_from_noise_to_data(file):
 
 
 def test_a_classifier_steers(file):
-    config = ADMConfig((3, 64, 64), 64, (64, 128, 192, 256), 1, (8,), classes=3, head_channels=64)
+    config = replace(ADM_64, qkv_first=False)
     network, path = made(ADMClassifier, config), file(made(ADMClassifier, config))
     log_p = guided.read_classifier(path)
     assert {name: weight.shape for name, weight in log_p.state_dict().items()} == {
@@ -190,6 +190,15 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "networks.md"
 COMMANDS = re.findall(r"^python cli\.py (?:sample|compare) --model (?:guided|openai-edm|dit|sit):.*$", DOCUMENT.read_text(), re.M)
 STAND_INS = {"64x64_diffusion.pt": ADM_64, "edm_imagenet64_ema.pt": EDM_64}  # of images of 64 × 64; and of latents any
 BUDGETS = {"--seeds": "0-1", "--batch": "2", "--steps": "2", "--label": "2,4", "--nfe": "2"}  # smaller
+
+
+def test_the_documented_classifier_guidance_runs(file):
+    Path(file(made(ADM, ADM_64))).rename("64x64_diffusion.pt")
+    Path(file(made(ADMClassifier, replace(ADM_64, qkv_first=False)))).rename("64x64_classifier.pt")
+    code = re.search(r"```python\n([^`]*read_classifier.*?)```", DOCUMENT.read_text(), re.S)[1]
+    scope = {}
+    exec(code.replace("[207, 360]", "[0, 2]").replace("nfe=25", "nfe=1"), scope)
+    assert scope["images"].shape == (2, 3, 64, 64)
 
 
 def test_there_are_commands():

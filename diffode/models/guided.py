@@ -19,7 +19,7 @@ Of 4000 labels a network without classes sees t/4, as it was trained (`rescale_t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
             f"openai-edm:{path}, and for one of your own make an EpsModel of networks.adm.ADM"
         )
     if published.schedule is COSINE_4000 and not config.classes:
-        config = ADMConfig(**asdict(config) | {"clock_scale": 0.25})
+        config = replace(config, clock_scale=0.25)
     name, options = published.schedule
     return tensors, _card(path, config, schedule=name, schedule_options=options, predicts="noise", clock="t")
 
@@ -80,7 +80,7 @@ def read_edm(path: Path) -> tuple[dict[str, Tensor], Card]:
     tensors, config, _ = _read(path, "consistency_models")
     if config.learned_variance:
         raise InputError(f"{path} holds a U-Net of learned variances, which is none of EDM's kind: give guided:{path}")
-    config = ADMConfig(**asdict(config) | OF_64 | {"qkv_first": True, "clock_scale": 1000.0})
+    config = replace(config, head_channels=64, qkv_first=True, clock_scale=1000.0)
     return tensors, _card(path, config, schedule="edm", predicts="edm", clock="c_noise")
 
 
@@ -95,7 +95,7 @@ def read_classifier(path: str | Path, dtype: torch.dtype = torch.float32) -> ADM
     path = Path(path)
     tensors, config, _ = _read(path, "guided-diffusion's classifiers")
     with reading(path, "classifier", "one of guided-diffusion"):
-        network = checkpoint.filled(ADMClassifier, ADMConfig(**asdict(config) | OF_64 | {"qkv_first": False}), tensors)
+        network = checkpoint.filled(ADMClassifier, replace(config, head_channels=64, qkv_first=False), tensors)
         return network.to(dtype).requires_grad_(False).eval()
 
 
