@@ -29,6 +29,7 @@ How it is integrated (resolved on first use):
     Budget            how many evaluations, or steps, and on which grid
     log_likelihood    log p(x0) along the same ODE, by any of the solvers, and its gradients
     sample_with_log_p samples and their log p in one pass
+    DiffodeScheduler  any of these solvers as the scheduler of a pipeline of diffusers
 
 `__version__` is the version of diffode. `solvers` has what else a solver is made of, and `python -m diffode --help` is the
 command line.
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from diffode.schedule import Schedule
     from diffode.scheduler_config import trained_as
     from solvers import ALIASES, SOLVERS, Budget, Plan, encode, inpaint, sample, sample_with_log_p
+    from solvers.hosts.scheduler import DiffodeScheduler as DiffodeScheduler
 else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor solvers, until a name is used
 
     def __getattr__(name: str) -> Any:
@@ -62,11 +64,12 @@ else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor so
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__} - {"HOMES", "MODULES", "TYPE_CHECKING", "Any", "import_module"})
+        return sorted({*globals(), *HOMES, *__all__} - {"HOMES", "MODULES", "TYPE_CHECKING", "Any", "import_module"})
 
 
 MODULES = ("grid", "guidance", "schedule", "schedules")
 HOMES = {
+    "DiffodeScheduler": "solvers.hosts.scheduler",  # which takes diffusers, and so is not among __all__
     "EpsModel": "diffode.model",
     "InputError": "diffode.errors",
     "Schedule": "diffode.schedule",

@@ -89,9 +89,10 @@ class Plan:
         stages = instance("stages", self.stages, tuple, "a tuple of Stages")
         if len(stages) > MOST_STAGES or not all(isinstance(stage, Stage) for stage in stages):
             raise wrong("stages", f"a tuple of at most {MOST_STAGES} Stages", stages)
-        if len(self.stages) < 2 or not _is_start(self.stages[0]):
+        start = self.stages[0] if len(self.stages) > 1 else None
+        if start is None or value(start.x) != 1 or start.c or start.draw is not None or not start.commit:
             raise InputError("a plan begins with its start: x = 1, no c, no noise, committed; and has a stage after it")
-        evaluations, anchor = 0, self.stages[0]
+        evaluations, anchor = 0, start
         for row, stage in enumerate(self.stages):
             if any(not 0 <= j < evaluations for j in stage.c):
                 raise InputError(
@@ -183,14 +184,19 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote; InputError for a file that is not a plan, or not a right one."""
         with reading(path, "plan", "what Plan.save writes"):
-            made = parse_json(read_bytes(path, MOST_JSON))
-            rows = [{**row, "lam": float(row["lam"]), "c": {_index(j): c for j, c in row["c"].items()}} for row in made["stages"]]
-            if not isinstance(flag := made["exact_marginals"], bool) or not isinstance(made["solver"], str):
-                raise InputError(f"exact_marginals {shown(flag)}, solver {shown(made['solver'])}")
-            stages = tuple(Stage(**row) for row in rows)
-            if (last := max((stage.draw or 0 for stage in stages), default=0)) > len(stages) + 1000:  # all before it are drawn
-                raise InputError(f"its noise is draw {last}, of a plan of {len(stages)} stages")
-            return cls(made["solver"], PATHS[made["path"]], made["prediction"], stages, flag)
+            return cls.from_text(read_bytes(path, MOST_JSON))
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Plan:
+        """The plan of what `to_text` wrote; what it raises for any other text is for `reading`."""
+        made = parse_json(text)
+        rows = [{**row, "lam": float(row["lam"]), "c": {_index(j): c for j, c in row["c"].items()}} for row in made["stages"]]
+        if not isinstance(flag := made["exact_marginals"], bool) or not isinstance(made["solver"], str):
+            raise InputError(f"exact_marginals {shown(flag)}, solver {shown(made['solver'])}")
+        stages = tuple(Stage(**row) for row in rows)
+        if (last := max((stage.draw or 0 for stage in stages), default=0)) > len(stages) + 1000:  # all before it are drawn
+            raise InputError(f"its noise is draw {last}, of a plan of {len(stages)} stages")
+        return cls(made["solver"], PATHS[made["path"]], made["prediction"], stages, flag)
 
     def __repr__(self) -> str:
         """The table's first line."""
@@ -243,7 +249,3 @@ def _number(name: str, given: Any) -> Number:
 def _off(a: float, b: float, c: float) -> float:
     """|a + b − c|, relative to the largest."""
     return abs(a + b - c) / max(abs(a), abs(b), abs(c), 1e-300)
-
-
-def _is_start(stage: Stage) -> bool:
-    return value(stage.x) == 1 and not stage.c and stage.draw is None and stage.commit

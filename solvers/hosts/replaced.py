@@ -1,0 +1,144 @@
+"""What the scheduler of diffusers that is replaced says: its configuration, and its own spacing, read as λ.
+
+The class computes its spacing itself (its set_timesteps), so that leading, trailing, linspace, Karras, exponential and beta
+spacing, shifts, and custom timesteps and sigmas are what they are there. Of its `timesteps` and `sigmas`
+
+    λ = λ(t)                  of whole labels; where it has no sigmas the last step goes to σ = 0, or with
+                              set_alpha_to_one=False to label 0
+    λ = −log(σ/α)             of `sigmas`, on tables of β and for EDM
+    λ = log((1 − σ)/σ)        of `sigmas`, for flow matching (with invert_sigmas of 1 − σ)
+
+Stages that it lists (Heun, KDPM2, PNDM) are left out, and so is a last step of no length. Only classes of diffusers are made, by
+name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from diffode.checks import instance, numbers
+from diffode.errors import InputError, in_words, one_line, shown
+from diffode.grid import MOST_STEPS, check
+from diffode.schedule import Array, Schedule
+
+ROUNDING = 1e-3  # in λ: what float32 makes of 1 − ᾱ at the clean end of a table
+SAME = 1e-6  # in λ, as in Budget
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """lams: a grid, (n + 1,). clocks: with which it calls the network at all but the last, (n,). whole: whether it rounds clocks.
+    init: its init_noise_sigma in units of our states."""
+
+    lams: Array
+    clocks: Array
+    whole: bool
+    init: float
+
+
+def described(config: Any) -> tuple[dict[str, Any], str]:
+    """The configuration of a scheduler, or that which a mapping is, and the name of its class, "" where it is not said."""
+    held = getattr(config, "config", config)
+    instance("config", held, Mapping, "a scheduler of diffusers, as pipe.scheduler, or its configuration")
+    name = type(config).__name__ if held is not config else held.get("_class_name", "")
+    return {key: value for key, value in held.items() if not key.startswith("_")}, str(name)
+
+
+def class_of(name: str) -> type[Any]:
+    """The scheduler class of diffusers of that name; InputError if there is none."""
+    found = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise InputError(
+            f"{shown(name) if name else 'a configuration without the name of its class'} is no scheduler of diffusers whose "
+            'spacing could be had: give the scheduler itself (pipe.scheduler), replaced="DDIMScheduler", or a grid of diffode'
+        )
+    return found
+
+
+def keys_of(name: str) -> set[str]:
+    """The keys of a configuration of that class."""
+    return set(inspect.signature(class_of(name).__init__).parameters) - {"self", "kwargs"}
+
+
+def spacing(
+    name: str,
+    config: Mapping[str, Any],
+    schedule: Schedule,
+    steps: int | None = None,
+    timesteps: Any = None,
+    sigmas: Any = None,
+    mu: float | None = None,
+) -> Spacing:
+    """That of the class `name` with this configuration for a number of steps, or for custom timesteps or sigmas, with the shift
+    `mu`, where it takes one. InputError for what the class refuses, and for a spacing that does not lead from noise to data."""
+    keys = keys_of(name)
+    stageless = {"skip_prk_steps": True} if "skip_prk_steps" in keys else {}  # the stages of PNDM lie between its steps
+    with refusing(name):
+        made = class_of(name)(**{key: value for key, value in config.items() if key in keys} | stageless)
+        taken = inspect.signature(made.set_timesteps).parameters
+    custom = {"timesteps": timesteps, "sigmas": sigmas}
+    listed = {key: numbers(key, values, MOST_STEPS) for key, values in custom.items() if values is not None}
+    if listed and not listed.keys() & taken.keys():  # the class has no custom ones
+        labels, levels = listed.get("timesteps"), listed.get("sigmas")
+    else:
+        wanted = {**listed, "num_inference_steps": steps, "mu": mu}
+        with refusing(name):
+            made.set_timesteps(**{key: value for key, value in wanted.items() if value is not None and key in taken})
+        labels = np.asarray(made.timesteps, np.float64)
+        levels = np.asarray(made.sigmas, np.float64)[: len(labels) + 1] if hasattr(made, "sigmas") else None
+    lams = _of_labels(labels, schedule, config) if levels is None else _of_levels(levels, labels, schedule, config)
+    clocks = np.full(len(lams) - 1, np.nan) if labels is None else labels[: len(lams) - 1]
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        steps_on = abs(np.diff(lams)) > SAME
+    with refusing(name):
+        grid = check(lams[np.append(steps_on, True)])
+    init = float(getattr(made, "init_noise_sigma", 1.0))
+    if init != 1 and schedule.path.name == "vp":  # its states are x/α there
+        init /= float(np.hypot(1, np.exp(-grid[0])))
+    return Spacing(grid, clocks[steps_on], bool(np.all(clocks == np.round(clocks))), init)
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Whatever the class raises, as an InputError that names it."""
+    try:
+        yield
+    except Exception as error:  # ValueError, TypeError, IndexError, ImportError of what it needs, ...
+        raise InputError(
+            f"{name} cannot make these timesteps ({one_line(in_words(error), 200)}): give others, or a grid of diffode"
+        ) from error
+
+
+def _of_levels(levels: Array, labels: Array | None, schedule: Schedule, config: Mapping[str, Any]) -> Array:
+    """λ of σ, or σ/α, to which the last step's σ = 0 is added where it is not said; those of whole labels, of which σ is a number
+    in float32, are exact."""
+    if labels is None and levels[-1] > 0:
+        levels = np.append(levels, 0.0)
+    if config.get("invert_sigmas"):
+        levels = 1 - levels
+    with np.errstate(divide="ignore"):
+        lams = -np.log(levels) + (np.log1p(-levels) if schedule.path.name == "flow" else 0)
+    ends = np.clip(lams, schedule.lam_min, schedule.lam_max)
+    lams = np.where(np.isfinite(lams) & (abs(ends - lams) < ROUNDING), ends, lams)
+    if labels is not None and schedule.knots is not None:
+        known = (labels == np.round(labels)) & (labels >= 0) & (labels < len(schedule.knots))
+        exact = schedule.lam(np.where(known, labels, 0))
+        close = known & (abs(exact - lams[: len(labels)]) < ROUNDING)
+        lams[: len(labels)][close] = exact[close]
+    return lams
+
+
+def _of_labels(labels: Array | None, schedule: Schedule, config: Mapping[str, Any]) -> Array:
+    """λ of labels, and of the end of the last step: σ = 0, or label 0 where the configuration says so."""
+    if labels is None or schedule.knots is None:
+        raise InputError(f"{schedule.name} has no labels that `timesteps` could be: give `sigmas`")
+    to_zero = config.get("set_alpha_to_one", True) and config.get("final_sigmas_type", "zero") == "zero"
+    return np.append(schedule.lam(labels), np.inf if to_zero else schedule.lam_max)

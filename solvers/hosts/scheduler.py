@@ -1,0 +1,254 @@
+"""DiffodeScheduler: any planned solver as the scheduler of a pipeline of diffusers.
+
+    pipe.scheduler = DiffodeScheduler.from_config(pipe.scheduler, solver="unipc3")
+
+The pipeline calls its network at `timesteps`, one for each evaluation, and hands what that predicts to `step`, which goes on to
+the next state to be evaluated (cursor.py). Schedule, prediction and clock are those that the configuration implies
+(scheduler_config.trained_as); the network's output is converted, clipped and thresholded by an EpsModel of it. A state is that of
+the schedule's path: on tables of β it is what the network takes, α x0 + σ ε, whatever units the replaced class has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffode import prediction
+from diffode.checks import number, whole
+from diffode.errors import InputError, shown
+from diffode.evaluation import columns
+from diffode.grid import MOST_STEPS
+from diffode.model import EpsModel
+from diffode.schedule import Schedule
+from diffode.scheduler_config import TrainedAs, trained_as
+from solvers.budget import Budget
+from solvers.hosts import settings
+from solvers.hosts.cursor import Cursor
+from solvers.hosts.settings import PIPELINE
+from solvers.hosts.timetable import Timetable
+from solvers.options import check as checked_options
+from solvers.registry import find
+
+try:
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from diffusers.utils.torch_utils import randn_tensor
+except ImportError as error:
+    raise InputError("DiffodeScheduler takes diffusers, which is not installed: pip install 'diffode[hub]'") from error
+
+from solvers.hosts import replaced as of_class
+
+UNKNOWN = {  # arguments of other schedulers' `step`, and what does that here
+    "eta": "give it as an option of the solver, as from_config(..., solver='ddim', eta=1.0)",
+    "s_churn": "take the solver heun-churn, with s_churn as its option",
+    "variance_noise": "leave it out",
+    "per_token_timesteps": "take the pipeline's own scheduler",
+    "pred_original_sample": "take the pipeline's own scheduler",
+}
+
+
+class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """A planned solver with the face of a scheduler of diffusers; made by `from_config`, used by a pipeline.
+
+    timesteps: the clocks of all evaluations, float32; order: evaluations per step; sigmas: σ/α at each evaluation and at the end,
+    for flow matching σ; init_noise_sigma: what the pipeline multiplies its noise with, so that it begins as it did.
+    """
+
+    __module__ = "diffode"  # where a saved pipeline finds the class
+    _compatibles: list[str] = []  # noqa: RUF012
+
+    def __init__(self, config: Any, **given: Any) -> None:
+        """See from_config."""
+        theirs, name = of_class.described(config)
+        own = {key: theirs.pop(key, default) for key, default in settings.DEFAULTS.items()}
+        if name not in ("", type(self).__name__):
+            own["replaced"] = name
+        if (solver := given.pop("solver", None)) is None:
+            self._solver = settings.planned(settings.stored(own["solver"], own["plan"], trusted=not isinstance(config, Mapping)))
+        else:
+            self._solver, own["options"] = settings.planned(find(solver)), {}  # those may be of another
+        plan = self._solver.fixed_plan
+        own |= {"solver": self._solver.name, "plan": plan and plan.to_text()}
+        own |= {key: given.pop(key) for key in own if key in given}
+        own = settings.checked(own)
+        keys = of_class.keys_of(own["replaced"]) if own["replaced"] or own["grid"] == PIPELINE else set()
+        theirs |= {key: given.pop(key) for key in list(given) if key in keys - self._solver.options.keys()}
+        own["options"] = checked_options(self._solver.name, self._solver.options, {**own["options"], **given})
+        self.register_to_config(**theirs, **own)
+        self._trained()
+        self.order = max(self._solver.nfe_per_step, 1)
+        self.timesteps, self.sigmas, self.init_noise_sigma = torch.empty(0), torch.empty(0), 1.0
+        self.num_inference_steps: int | None = None
+        self._timetable: Timetable | None = None
+        self._cursor: Cursor | None = None
+        self._begin: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Any, return_unused_kwargs: bool = False, **given: Any) -> Any:
+        """The scheduler in the place of another, of which it has the schedule, the prediction and, by default, the spacing.
+
+        config: that scheduler, as pipe.scheduler, or its configuration, with its class as `replaced` if it does not say it.
+        solver: any planned solver that `solvers.find` knows, a plan's .json file, or a Plan; unipc3. grid: "pipeline", the
+        spacing of the replaced class; a name in diffode.grid; or values of λ. denoise: whether a named grid ends at σ = 0.
+        clock: "exact", t(λ) of every evaluation; "pipeline", the clocks that the replaced class calls its network with.
+        offset: α of the first state where the grid begins at α = 0 (flow matching, zero terminal SNR), for solvers that cannot
+        begin there, as 1e-4. All else is an option of the solver (eta, order, ...), or changes a key of the replaced class's
+        configuration (timestep_spacing, use_karras_sigmas, flow_shift, ...).
+
+        InputError for a solver without a plan, for a configuration that says of no schedule, and for unknown or wrong options.
+        """
+        made = cls(config, **given)
+        return (made, {}) if return_unused_kwargs else made
+
+    def _trained(self, mu: float | None = None) -> TrainedAs:
+        """Schedule, prediction and clock of the network."""
+        mu = mu if self.config.get("use_dynamic_shifting") else None
+        return trained_as({**self.config, "_class_name": self.config.replaced or None}, mu)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        """Plan a run of so many steps, `order` evaluations each, and forget the last.
+
+        timesteps, sigmas: custom ones, as the replaced class has them; for a grid of diffode their number alone counts. mu: of a
+        shift that depends on the resolution. InputError for what the class or the solver cannot take.
+        """
+        config, trained, spacing = self.config, self._trained(mu), None
+        schedule, fixed = trained["schedule"], self._solver.fixed_grid
+        listed = next((values for values in (timesteps, sigmas) if values is not None), None)
+        steps = len(listed) if num_inference_steps is None and listed is not None else num_inference_steps
+        if fixed is None and config.grid == PIPELINE:
+            spacing = of_class.spacing(config.replaced, config, schedule, num_inference_steps, timesteps, sigmas, mu)
+            lams = spacing.lams
+        elif fixed is None and isinstance(config.grid, str):
+            steps = whole("num_inference_steps", steps, 1, MOST_STEPS)
+            lams = Budget(grid=config.grid, denoise=config.denoise).lams(schedule, steps)
+        else:
+            lams = np.asarray(fixed or config.grid)
+            if steps != len(lams) - 1:
+                raise InputError(
+                    f"the {'plan' if fixed else 'grid'} has {len(lams) - 1} steps, and the pipeline asks for {steps}: call it "
+                    f"with num_inference_steps={len(lams) - 1}"
+                )
+        if config.offset and lams[0] == -np.inf:
+            lams = np.append(_of_alpha(config.offset, schedule), lams[1:])
+        self._timetable = table = Timetable(self._solver, config.options, lams, trained)
+        exact = spacing is None or config.clock != PIPELINE
+        clocks = table.clocks if exact else table.clocks_of(spacing.clocks, spacing.whole)
+        self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=device)
+        self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
+        self.init_noise_sigma = spacing.init if spacing else float(schedule.sigma(lams[0]))
+        self.num_inference_steps = len(lams) - 1
+        self._cursor = self._begin = None
+
+    @property
+    def begin_index(self) -> int | None:
+        """The evaluation that the run begins with, if it has been said."""
+        return self._begin
+
+    @property
+    def step_index(self) -> int | None:
+        """The evaluation that comes next; None before the first."""
+        return None if self._cursor is None else len(self._planned.lams) - self._cursor.remaining
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin with this evaluation, the first of a step: the solver is planned anew for the rest of the grid."""
+        self._begin = begin_index
+
+    @property
+    def _planned(self) -> Timetable:
+        if self._timetable is None:
+            raise InputError("the scheduler has no timesteps yet: call set_timesteps, as scheduler.set_timesteps(20)")
+        return self._timetable
+
+    def _index(self, timestep: Any) -> int:
+        """The evaluation with this clock; of several the last, which is the one that begins a step."""
+        found = (self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device).to(torch.float32)).nonzero()
+        if not len(found):
+            raise InputError(f"{shown(float(timestep))} is none of the scheduler's timesteps: give one of scheduler.timesteps")
+        return int(found[-1])
+
+    def _lam(self, timestep: Any) -> float:
+        """λ of the next evaluation."""
+        if self._cursor is not None and self._cursor.lam is not None:
+            return self._cursor.lam
+        return self._planned.lams[self._index(timestep) if self._begin is None else self._begin]
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """What the network takes at the next evaluation: the state, but for networks with EDM's preconditioning, which take c_in
+        times it."""
+        trained = self._planned.trained
+        if prediction.find(trained["predicts"]).scale is None:
+            return sample
+        path, lam = trained["schedule"].path, self._lam(timestep)
+        return sample * float(prediction.input_scale(trained["predicts"], *path.at(lam)))
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True, **unused: Any
+    ) -> Any:
+        """The next state to be evaluated, or the last, and x̂0: from what the network returned for `sample` at `timestep`.
+
+        model_output: (batch, *shape), as `sample`, or with twice the channels of which half are variances. generator: one or a
+        list, of which draw k of a stochastic solver is the k-th tensor; without, the global one. Returns `prev_sample` and
+        `pred_original_sample`, by name or as a tuple. InputError before set_timesteps and after its last timestep, for another
+        batch than that which the run began with, and for arguments that would change the step.
+        """
+        for name in UNKNOWN.keys() & unused.keys():
+            if unused[name] is not None and not (isinstance(unused[name], int | float) and unused[name] == 0):
+                raise InputError(f"`{name}` is not of this scheduler's step: {UNKNOWN[name]}")
+        if self._cursor is None:
+            begin = self._index(timestep) if self._begin is None else self._begin
+            self._cursor = Cursor(self._planned.beginning_at(begin))
+        cursor, model = self._cursor, self._model(model_output, sample)
+        if cursor.lam is None:
+            raise InputError("step is called more often than there are timesteps: call set_timesteps before the next run")
+        x = cursor.widened(sample)
+        x0 = model(x, cursor.lam, "data")
+        m = x0 if cursor.plan.prediction == "data" else model(x, cursor.lam, cursor.plan.prediction)
+        state = cursor.advance(x, m, lambda like: randn_tensor(like.shape, generator, like.device, like.dtype))
+        made = state.to(sample.dtype), x0.to(sample.dtype)
+        return DDIMSchedulerOutput(*made) if return_dict else made
+
+    def _model(self, output: Tensor, sample: Tensor) -> EpsModel:
+        """The pipeline's network, which has returned `output` for this sample, with what the configuration does to x̂0."""
+        config, trained = self.config, self._planned.trained
+        with_variances = output.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
+        model = EpsModel(
+            lambda x, t: output, trained["schedule"], trained["predicts"], clock="lam", learned_variance=with_variances
+        )
+        if config.get("thresholding"):  # |x̂0| / s, with s between 1 and the bound
+            bound = number("sample_max_value", config.get("sample_max_value", 1.0), 1)
+            model = model.clipped(bound)
+            return model.thresholded(config.get("dynamic_thresholding_ratio", 0.995)) if bound > 1 else model
+        return model.clipped(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else model
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """α x + σ noise at each of these timesteps, one for all samples or one for each."""
+        lams = [self._planned.lams[self._index(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
+        alpha, sigma = columns(
+            np.array([self._planned.schedule.alpha(lams), self._planned.schedule.sigma(lams)]), original_samples
+        )
+        return alpha * original_samples + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """add_noise, under the name and in the order of flow matching's schedulers."""
+        return self.add_noise(sample, noise, timestep)
+
+    def __len__(self) -> int:
+        return int(self.config.get("num_train_timesteps", 1000))
+
+
+def _of_alpha(alpha: float, schedule: Schedule) -> float:
+    """λ where the path has this α, from 0 to ½."""
+    sigma = 1 - alpha if schedule.path.name == "flow" else np.sqrt(1 - alpha**2)
+    return float(np.log(alpha / sigma))
