@@ -24,13 +24,16 @@ import diffusers
 import numpy as np
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from diffode.checks import instance, numbers
+from diffode.checks import instance, number, numbers
 from diffode.errors import InputError, in_words, one_line, shown
 from diffode.grid import MOST_STEPS, check
+from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
 
-ROUNDING = 1e-3  # in λ: what float32 makes of 1 − ᾱ at the clean end of a table
-SAME = 1e-6  # in λ, as in Budget
+NEVER_CLIP = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "TCDScheduler")  # which have the keys, and do nothing with them
+DECLARED_ONLY = {"clip_sample", "thresholding"}
+AT_THE_END = 1e-3  # in λ: what float32 makes of 1 − ᾱ at the clean end of a table, at most
+ROUNDING = 2e-5  # what it makes of σ/α of all other labels; a shorter step has no length
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,24 @@ def spacing(
     lams = _of_labels(labels, schedule, config) if levels is None else _of_levels(levels, labels, schedule, config)
     clocks = np.full(len(lams) - 1, np.nan) if labels is None else labels[: len(lams) - 1]
     with np.errstate(invalid="ignore"):  # ∞ − ∞
-        steps_on = abs(np.diff(lams)) > SAME
+        steps_on = abs(np.diff(lams)) > ROUNDING
     with refusing(name):
         grid = check(lams[np.append(steps_on, True)])
     init = float(getattr(made, "init_noise_sigma", 1.0))
     if init != 1 and schedule.path.name == "vp":  # its states are x/α there
         init /= float(np.hypot(1, np.exp(-grid[0])))
     return Spacing(grid, clocks[steps_on], bool(np.all(clocks == np.round(clocks))), init)
+
+
+def bounded(model: EpsModel, name: str, config: Mapping[str, Any]) -> EpsModel:
+    """The model with its x̂0 clipped or thresholded, as the class `name` does it, if it does; "" for any class."""
+    keys = config.keys() if not name else keys_of(name) - (DECLARED_ONLY if name in NEVER_CLIP else set())
+    if "thresholding" in keys and config.get("thresholding"):  # x̂0/s, with s from 1 to the bound
+        bound = number("sample_max_value", config.get("sample_max_value", 1.0), 1)
+        model = model.clipped(bound)
+        return model.thresholded(config.get("dynamic_thresholding_ratio", 0.995)) if bound > 1 else model
+    clips = "clip_sample" in keys and config.get("clip_sample")
+    return model.clipped(config.get("clip_sample_range", 1.0)) if clips else model
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def _of_levels(levels: Array, labels: Array | None, schedule: Schedule, config: 
     with np.errstate(divide="ignore"):
         lams = -np.log(levels) + (np.log1p(-levels) if schedule.path.name == "flow" else 0)
     ends = np.clip(lams, schedule.lam_min, schedule.lam_max)
-    lams = np.where(np.isfinite(lams) & (abs(ends - lams) < ROUNDING), ends, lams)
+    lams = np.where(np.isfinite(lams) & (abs(ends - lams) < AT_THE_END), ends, lams)
     if labels is not None and schedule.knots is not None:
         known = (labels == np.round(labels)) & (labels >= 0) & (labels < len(schedule.knots))
         exact = schedule.lam(np.where(known, labels, 0))

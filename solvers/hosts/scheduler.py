@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.checks import number, whole
+from diffode.checks import whole
 from diffode.errors import InputError, shown
 from diffode.evaluation import columns
 from diffode.grid import MOST_STEPS
@@ -31,6 +31,7 @@ from solvers.hosts.cursor import Cursor
 from solvers.hosts.settings import PIPELINE
 from solvers.hosts.timetable import Timetable
 from solvers.options import check as checked_options
+from solvers.plan import Plan
 from solvers.registry import find
 
 try:
@@ -42,14 +43,6 @@ except ImportError as error:
     raise InputError("DiffodeScheduler takes diffusers, which is not installed: pip install 'diffode[hub]'") from error
 
 from solvers.hosts import replaced as of_class
-
-UNKNOWN = {  # arguments of other schedulers' `step`, and what does that here
-    "eta": "give it as an option of the solver, as from_config(..., solver='ddim', eta=1.0)",
-    "s_churn": "take the solver heun-churn, with s_churn as its option",
-    "variance_noise": "leave it out",
-    "per_token_timesteps": "take the pipeline's own scheduler",
-    "pred_original_sample": "take the pipeline's own scheduler",
-}
 
 
 class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -152,6 +145,11 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._cursor = self._begin = None
 
     @property
+    def plan(self) -> Plan:
+        """The table of the whole run; InputError before set_timesteps."""
+        return self._planned.plan
+
+    @property
     def begin_index(self) -> int | None:
         """The evaluation that the run begins with, if it has been said."""
         return self._begin
@@ -203,9 +201,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         `pred_original_sample`, by name or as a tuple. InputError before set_timesteps and after its last timestep, for another
         batch than that which the run began with, and for arguments that would change the step.
         """
-        for name in UNKNOWN.keys() & unused.keys():
-            if unused[name] is not None and not (isinstance(unused[name], int | float) and unused[name] == 0):
-                raise InputError(f"`{name}` is not of this scheduler's step: {UNKNOWN[name]}")
+        settings.refuse_of_others(unused)
         if self._cursor is None:
             begin = self._index(timestep) if self._begin is None else self._begin
             self._cursor = Cursor(self._planned.beginning_at(begin))
@@ -222,15 +218,10 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _model(self, output: Tensor, sample: Tensor) -> EpsModel:
         """The pipeline's network, which has returned `output` for this sample, with what the configuration does to x̂0."""
         config, trained = self.config, self._planned.trained
+        schedule, predicts = trained["schedule"], trained["predicts"]
         with_variances = output.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
-        model = EpsModel(
-            lambda x, t: output, trained["schedule"], trained["predicts"], clock="lam", learned_variance=with_variances
-        )
-        if config.get("thresholding"):  # |x̂0| / s, with s between 1 and the bound
-            bound = number("sample_max_value", config.get("sample_max_value", 1.0), 1)
-            model = model.clipped(bound)
-            return model.thresholded(config.get("dynamic_thresholding_ratio", 0.995)) if bound > 1 else model
-        return model.clipped(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else model
+        model = EpsModel(lambda x, t: output, schedule, predicts, clock="lam", learned_variance=with_variances)
+        return of_class.bounded(model, config.replaced, config)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α x + σ noise at each of these timesteps, one for all samples or one for each."""

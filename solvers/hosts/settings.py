@@ -26,6 +26,21 @@ DEFAULTS: dict[str, Any] = {
     "replaced": "",
 }
 
+OF_OTHERS = {  # arguments of other schedulers' `step` that change what it does, and what is to be done instead
+    "eta": "give it as an option of the solver, as from_config(..., solver='ddim', eta=1.0)",
+    "s_churn": "take the solver heun-churn, with s_churn as its option",
+    "variance_noise": "leave it out",
+    "per_token_timesteps": "take the pipeline's own scheduler",
+    "pred_original_sample": "take the pipeline's own scheduler",
+}
+
+
+def refuse_of_others(given: Mapping[str, Any]) -> None:
+    """InputError for an argument of `step` that is not at its default."""
+    for name in OF_OTHERS.keys() & given.keys():
+        if given[name] is not None and not (isinstance(given[name], int | float) and given[name] == 0):
+            raise InputError(f"`{name}` is of another scheduler's step: {OF_OTHERS[name]}")
+
 
 def planned(solver: Solver) -> Solver:
     """The solver itself; InputError for one whose evaluations are not known before it runs."""
