@@ -64,12 +64,13 @@ else:  # PEP 562: `import diffode` imports nothing of this, neither torch nor so
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *HOMES, *__all__} - {"HOMES", "MODULES", "TYPE_CHECKING", "Any", "import_module"})
+        return sorted({*globals(), "DiffodeScheduler", *__all__} - {"HOMES", "MODULES", "TYPE_CHECKING", "Any", "import_module"})
 
 
 MODULES = ("grid", "guidance", "schedule", "schedules")
 HOMES = {
-    "DiffodeScheduler": "solvers.hosts.scheduler",  # which takes diffusers, and so is not among __all__
+    # These take diffusers, and are not among __all__; the second is what diffusers looks for where a saved scheduler's class is.
+    **dict.fromkeys(("DiffodeScheduler", "SchedulerMixin"), "solvers.hosts.scheduler"),
     "EpsModel": "diffode.model",
     "InputError": "diffode.errors",
     "Schedule": "diffode.schedule",

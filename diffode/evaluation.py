@@ -155,7 +155,7 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
         return "overwritten" in str(error)
 
 
-def threshold(x0: Tensor, quantile: float, bound: float) -> Tensor:
-    """x̂0 with dynamic thresholding; see EpsModel.thresholded."""
-    s = column(torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(min=bound), x0)
+def threshold(x0: Tensor, quantile: float, bound: float, most: float | None = None) -> Tensor:
+    """x̂0 with dynamic thresholding, see EpsModel.thresholded; most: the largest s, if any."""
+    s = column(torch.quantile(x0.reshape(len(x0), -1).abs(), quantile, dim=1).clamp(bound, most), x0)
     return x0.clamp(-s, s) * (bound / s)

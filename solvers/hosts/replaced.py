@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -26,6 +27,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffode.checks import instance, number, numbers
 from diffode.errors import InputError, in_words, one_line, shown
+from diffode.evaluation import threshold
 from diffode.grid import MOST_STEPS, check
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
@@ -112,10 +114,10 @@ def spacing(
 def bounded(model: EpsModel, name: str, config: Mapping[str, Any]) -> EpsModel:
     """The model with its x̂0 clipped or thresholded, as the class `name` does it, if it does; "" for any class."""
     keys = config.keys() if not name else keys_of(name) - (DECLARED_ONLY if name in NEVER_CLIP else set())
-    if "thresholding" in keys and config.get("thresholding"):  # x̂0/s, with s from 1 to the bound
-        bound = number("sample_max_value", config.get("sample_max_value", 1.0), 1)
-        model = model.clipped(bound)
-        return model.thresholded(config.get("dynamic_thresholding_ratio", 0.995)) if bound > 1 else model
+    if "thresholding" in keys and config.get("thresholding"):
+        most = number("sample_max_value", config.get("sample_max_value", 1.0), 1)
+        quantile = number("dynamic_thresholding_ratio", config.get("dynamic_thresholding_ratio", 0.995), 0, 1)
+        return model.replace(hooks=(*model.hooks, partial(threshold, quantile=quantile, bound=1.0, most=most)))
     clips = "clip_sample" in keys and config.get("clip_sample")
     return model.clipped(config.get("clip_sample_range", 1.0)) if clips else model
 

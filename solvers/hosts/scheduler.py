@@ -203,8 +203,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         settings.refuse_of_others(unused)
         if self._cursor is None:
-            begin = self._index(timestep) if self._begin is None else self._begin
-            self._cursor = Cursor(self._planned.beginning_at(begin))
+            table = self._planned
+            self._cursor = Cursor(table.beginning_at(self._index(timestep) if self._begin is None else self._begin))
         cursor, model = self._cursor, self._model(model_output, sample)
         if cursor.lam is None:
             raise InputError("step is called more often than there are timesteps: call set_timesteps before the next run")
@@ -225,10 +225,9 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α x + σ noise at each of these timesteps, one for all samples or one for each."""
-        lams = [self._planned.lams[self._index(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
-        alpha, sigma = columns(
-            np.array([self._planned.schedule.alpha(lams), self._planned.schedule.sigma(lams)]), original_samples
-        )
+        table = self._planned
+        lams = [table.lams[self._index(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
+        alpha, sigma = columns(np.array([table.schedule.alpha(lams), table.schedule.sigma(lams)]), original_samples)
         return alpha * original_samples + sigma * noise
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
