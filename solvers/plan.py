@@ -89,8 +89,7 @@ class Plan:
         stages = instance("stages", self.stages, tuple, "a tuple of Stages")
         if len(stages) > MOST_STAGES or not all(isinstance(stage, Stage) for stage in stages):
             raise wrong("stages", f"a tuple of at most {MOST_STAGES} Stages", stages)
-        start = self.stages[0] if len(self.stages) > 1 else None
-        if start is None or value(start.x) != 1 or start.c or start.draw is not None or not start.commit:
+        if len(stages) < 2 or value((start := stages[0]).x) != 1 or start.c or start.draw is not None or not start.commit:
             raise InputError("a plan begins with its start: x = 1, no c, no noise, committed; and has a stage after it")
         evaluations, anchor = 0, start
         for row, stage in enumerate(self.stages):
