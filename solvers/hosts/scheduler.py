@@ -45,7 +45,7 @@ except ImportError as error:
 from solvers.hosts import replaced as of_class
 
 
-class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class DiffodeScheduler(SchedulerMixin, ConfigMixin):
     """A planned solver with the face of a scheduler of diffusers; made by `from_config`, used by a pipeline.
 
     timesteps: the clocks of all evaluations, float32; order: evaluations per step; sigmas: σ/α at each evaluation and at the end,
@@ -136,8 +136,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if config.offset and lams[0] == -np.inf:
             lams = np.append(_of_alpha(config.offset, schedule), lams[1:])
         self._timetable = table = Timetable(self._solver, config.options, lams, trained)
-        exact = spacing is None or config.clock != PIPELINE
-        clocks = table.clocks if exact else table.clocks_of(spacing.clocks, spacing.whole)
+        clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and config.clock == PIPELINE else table.clocks
         self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=device)
         self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
         self.init_noise_sigma = spacing.init if spacing else float(schedule.sigma(lams[0]))
