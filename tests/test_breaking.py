@@ -345,8 +345,9 @@ def complaint(result, name, value):
     if re.search("Traceback|out of memory", result.stderr):
         return result.stderr
     given = terminal.printable(value)[:4] if value else "''"
+    file = value.partition(":")[2][:4] or given  # of FORMAT:FILE
     said = sentences[0].replace("_", "-")
-    if not any(hint.replace("_", "-") in said for hint in (name.strip("-"), name.strip("-").rstrip("s"), given, "not inf")):
+    if not any(hint.replace("_", "-") in said for hint in (name.strip("-"), name.strip("-").rstrip("s"), given, file, "not inf")):
         return f"neither the option nor what was given is named: {sentences[0]}"
     return None
 
