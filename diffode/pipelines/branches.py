@@ -25,7 +25,9 @@ def replayed(
     if len({call.name for call in steps[0].calls}) > 1 + any(helper is not None for helper, _ in turns[0]) or not turns[0]:
         names = ", ".join(dict.fromkeys(call.name for call in steps[0].calls)) or "none"
         raise InputError(f"a model is of one network that is called with the state, and the pipeline calls {names}")
-    replay, conditions, outputs = None, [], [[] for _ in steps]
+    replay: Replay | None = None
+    conditions: list[dict[str, Any]] = []
+    outputs: list[list[Tensor]] = [[] for _ in steps]
     for calls in zip(*turns, strict=True):  # the same call of each step
         helpers, mains = [helper for helper, _ in calls if helper], [main for _, main in calls]
         links = _links(*calls[0])

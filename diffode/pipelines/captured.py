@@ -58,7 +58,8 @@ def captured(pipe: Any, **call: Any) -> EpsModel:
     weights, network.sign, phi = weigh(outputs, [_prediction(step) for step in seen.steps])
     rows, shape = len(seen.steps[0].x), tuple(seen.steps[0].x.shape[1:])
     decodes = any(hasattr(module, "decode") for module in modules_of(pipe).values())
-    decode = Decode(pipe, call, seen.outputs, rows, shape) if decodes else None
+    silent = {name: value for name, value in call.items() if not name.startswith("callback")}
+    decode = Decode(pipe, silent, seen.outputs, rows, shape) if decodes else None
     model = EpsModel(network, **_trained(pipe.scheduler, seen.mu), shape=shape, decode=decode, condition=conditions[0])
     if len(conditions) > 1:
         model = _guided(model, conditions, outputs, weights, phi, batched)

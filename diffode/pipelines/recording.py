@@ -84,7 +84,7 @@ class Recorder:
         @wraps(scheduler.step)
         def step(*args: Any, **kwargs: Any) -> Any:
             given = self._signature.bind(*args, **kwargs).arguments
-            self._seen(given["model_output"], given["sample"], float(given.get("timestep", given.get("t"))))
+            self._seen(given["model_output"], given["sample"], float(given["timestep" if "timestep" in given else "t"]))
             result = self._step(*args, **kwargs)
             self._returned = result[0].clone()
             return result

@@ -60,6 +60,9 @@ class Replay(nn.Module):
     sign: what the pipeline multiplies the output by.
     """
 
+    helper: nn.Module | None
+    helped: Form | None
+
     def __init__(
         self,
         denoiser: nn.Module,

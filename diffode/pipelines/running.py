@@ -89,7 +89,7 @@ def untouched(pipe: Any) -> Iterator[Any]:
     modules, too."""
     before, scheduler = dict(vars(pipe)), copy.deepcopy(pipe.scheduler)
     forwards = {module: vars(module).get("forward") for module in modules_of(pipe).values()}
-    attending = [module for module in modules_of(pipe).values() if hasattr(module, "attn_processors")]
+    attending: list[Any] = [module for module in modules_of(pipe).values() if hasattr(module, "attn_processors")]
     processors = [dict(module.attn_processors) for module in attending]
     bar = {**getattr(pipe, "_progress_bar_config", {}), "disable": True}
     try:

@@ -22,6 +22,7 @@ from diffode.schedule import Array
 
 MOST_DIGITS = 6  # behind the point of a weight
 Point = tuple[Tensor, Tensor, float]  # outputs (branches, rows, *shape), what was made of them (rows, *shape), their rounding
+Make = Callable[[Tensor, Array], Tensor]  # (outputs, weights) -> what is made of them
 
 
 def weigh(outputs: Sequence[Sequence[Tensor]], made: Sequence[Tensor]) -> tuple[list[float], int, float]:
@@ -32,7 +33,7 @@ def weigh(outputs: Sequence[Sequence[Tensor]], made: Sequence[Tensor]) -> tuple[
     points = [(torch.stack(list(o)).double(), m.double(), _rounding(*o, m)) for o, m in zip(outputs, made, strict=True)]
     weights = _solved(torch.cat([o.flatten(1) for o, _, _ in points], 1), torch.cat([m.flatten() for _, m, _ in points]))
     sign = -1 if weights.sum() < 0 else 1
-    weights = _roundest(sign * weights, lambda some: _explain(points, _summed, sign * some))
+    weights = _roundest(points, lambda o, some: sign * _summed(o, some), sign * weights)
     if _explain(points, _summed, sign * weights):
         return weights.tolist(), sign, 0.0
     if len(weights) == 2 and (found := _rescaled(points)):
@@ -57,7 +58,7 @@ def _rescaled(points: Sequence[Point]) -> tuple[list[float], float] | None:
     def scaled(o: Tensor, weights: Array) -> Tensor:
         return Rescaled(phi)(o[text], o[1 - text], _summed(o, weights), 0.0)
 
-    weights = _roundest(weights, lambda some: _explain(points, scaled, some))
+    weights = _roundest(points, scaled, weights)
     return (weights.tolist(), phi) if _explain(points, scaled, weights) else None
 
 
@@ -65,7 +66,7 @@ def _summed(outputs: Tensor, weights: Array) -> Tensor:
     return torch.einsum("k,k...->...", torch.as_tensor(weights).to(outputs), outputs)
 
 
-def _explain(points: Sequence[Point], make: Callable[[Tensor, Array], Tensor], weights: Array) -> bool:
+def _explain(points: Sequence[Point], make: Make, weights: Array) -> bool:
     """Whether, within rounding, these weights make of the outputs what was made."""
     allowed = 2 * (1 + abs(weights).sum())
     return all(float((make(o, weights) - m).abs().max()) <= allowed * near for o, m, near in points)
@@ -76,13 +77,19 @@ def _solved(outputs: Tensor, made: Tensor) -> Array:
     return np.linalg.lstsq(outputs.T.numpy(force=True), made.numpy(force=True), rcond=None)[0]
 
 
-def _roundest(weights: Array, good: Callable[[Array], bool]) -> Array:
-    """Weights of sum 1 with the fewest digits that are good, the smallest making up the sum; with MOST_DIGITS if none are."""
+def _roundest(points: Sequence[Point], make: Make, weights: Array) -> Array:
+    """The weights of sum 1 with the fewest digits that explain what was made as well as these do, within five standard errors;
+    with MOST_DIGITS if none do. The smallest makes up the sum."""
+
+    def loss(some: Array) -> float:
+        return sum(float((make(o, some) - m).square().sum()) for o, m, _ in points)
+
+    allowed = loss(weights) * (1 + 25 / sum(m.numel() for _, m, _ in points))
     least = int(weights.argmin())
     for digits in range(MOST_DIGITS + 1):
         rounded = weights.round(digits)
         rounded[least] = 1 - np.delete(rounded, least).sum()
-        if good(rounded):
+        if loss(rounded) <= allowed:
             break
     return rounded
 
