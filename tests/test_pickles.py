@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import edm, pickles, pretrained
+from diffode.models import checkpoint, edm, pickles, pretrained
 from diffode.models.pickle_machine import MOST_OPEN
 from tests import edm_files
 
@@ -57,6 +57,12 @@ def test_a_file_is_a_model(config, tmp_path):
     assert loaded.classes == ("0", "1", "2")
     assert (loaded.card.predicts, loaded.card.clock, loaded.model.one_hot) == ("edm(0.6)", "c_noise", True)
     assert "source code" not in str(loaded.card.to_json())
+    x, model = torch.ones(2, *loaded.image), loaded.model.labelled([0, 2])
+    checkpoint.save(tmp_path / "a.safetensors", loaded.model.network.state_dict(), loaded.card)
+    again = pretrained.load(tmp_path / "a.safetensors").model.labelled([0, 2])
+    assert torch.equal(again(x, 0.3), model(x, 0.3))
+    half = model.autocasted(torch.float16)
+    torch.testing.assert_close(half(x, 0.3), model(x, 0.3), rtol=0, atol=0.03)  # of ε, about 1, in 11 bits
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])

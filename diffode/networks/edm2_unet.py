@@ -100,7 +100,7 @@ def silu(x: Tensor) -> Tensor:
 
 def mixed(a: Tensor, b: Tensor, tau: float) -> Tensor:
     """The sum of two tensors that keeps the magnitude; tau: the share of the second."""
-    return a.lerp(b, tau) / math.hypot(1 - tau, tau)
+    return (a * (1 - tau) + b * tau) / math.hypot(1 - tau, tau)  # lerp takes no two dtypes, as autocast makes
 
 
 def joined(a: Tensor, b: Tensor, tau: float) -> Tensor:
