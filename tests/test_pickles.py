@@ -224,12 +224,12 @@ def test_modules_without_end(read_bytes, monkeypatch):
     itself = module()
     itself.meta["state"]["_modules"]["a"] = itself.meta["state"]  # a dict is no module: left out
     assert pickles.tensors_of(read_bytes(edm_files.pickled(itself))) == {}
-    monkeypatch.setattr(pickles, "MOST_PARTS", 1000)
+    monkeypatch.setattr(pickles, "MOST_NAMES", 1000)
     twice = module()
     for _ in range(15):
         twice = module(a=twice, b=twice)
     for held in (twice, nested(40)):
-        with pytest.raises(InputError, match="its modules are more than"):
+        with pytest.raises(InputError, match="its weights and modules are more than"):
             pickles.tensors_of(read_bytes(edm_files.pickled(held)))
 
 

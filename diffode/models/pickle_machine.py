@@ -8,13 +8,13 @@ an InputError, which names it. See pickles.py, which has the names.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO, cast
 
 from diffode.errors import InputError, shown
 
-MOST_OPERATIONS, MOST_OPEN = 4_000_000, 200  # EDM2's largest files have some 200,000 operations; brackets within each other
+MOST_OPERATIONS, MOST_OPEN = 1_000_000, 200  # EDM's largest file has some 60,000 operations; brackets within each other
 
 
 @dataclass
@@ -27,17 +27,17 @@ class Part:
 
     def module(self, name: str) -> Part:
         """The module of that name within it; InputError if there is none."""
-        found = dict(self.named("_modules")).get(name)
+        found = self.named("_modules").get(name)
         if not isinstance(found, Part):
             raise InputError(f"its {shown(self.name)} has no module {name!r}")
         return found
 
-    def named(self, group: str) -> Iterator[tuple[str, Any]]:
-        """The names and values of its `_parameters`, `_buffers` or `_modules`; InputError for anything else in their place."""
+    def named(self, group: str) -> Mapping[str, Any]:
+        """Its `_parameters`, `_buffers` or `_modules` by name; InputError for anything else in their place."""
         held = self.state.get(group, {})
         if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
             raise InputError(f"{group} of its {shown(self.name)} is {shown(held)}, where names and values are expected")
-        yield from held.items()
+        return held
 
 
 class Name(str):
@@ -135,7 +135,7 @@ class Machine:
         """Give the object below its state; that of dicts and arrays is of no use here."""
         held, state = self.take(2)
         if isinstance(held, Part) and isinstance(state, dict):
-            held.state.update(state)
+            held.state = state
         self.stack.append(held)
 
     def keep(self, at: int) -> None:

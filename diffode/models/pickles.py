@@ -25,7 +25,7 @@ from diffode.errors import InputError, shown
 from diffode.models.pickle_machine import Part, Stream, load
 from diffode.reading import open_regular, reading
 
-MOST_PARTS, MOST_LEVELS = 100_000, 16  # of a network: modules, and modules within each other
+MOST_NAMES, MOST_LEVELS = 100_000, 16  # of a network: weights and modules, and modules within each other
 LEGACY = [0x1950A86A20F9469CFC6C, 1001]  # what a storage begins with: torch.save's magic number and version
 INTEGERS = {"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8}
 FLOATS = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64}
@@ -54,19 +54,17 @@ def tensors_of(network: Part) -> dict[str, Tensor]:
     InputError for one whose modules are too many, and for weights that share memory, which copies would multiply.
     """
     found: dict[str, Tensor] = {}
-    waiting = [("", network, 0)]
-    for _ in range(MOST_PARTS):
-        if not waiting:
-            break
+    waiting, names = [("", network, 0)], 0
+    while waiting:
         prefix, part, level = waiting.pop()
-        tensors = [*part.named("_parameters"), *part.named("_buffers")]
-        found |= {prefix + name: value for name, value in tensors if isinstance(value, Tensor)}
-        inner = [(f"{prefix}{name}.", value, level + 1) for name, value in part.named("_modules") if isinstance(value, Part)]
-        waiting += reversed(inner)
-        if level == MOST_LEVELS:
-            break
-    if waiting:
-        raise InputError(f"its modules are more than {MOST_PARTS:,}, or within each other more than {MOST_LEVELS} times")
+        tensors, modules = {**part.named("_parameters"), **part.named("_buffers")}, part.named("_modules")
+        names += 1 + len(tensors) + len(modules)
+        if level > MOST_LEVELS or names > MOST_NAMES:
+            raise InputError(
+                f"its weights and modules are more than {MOST_NAMES:,}, or within each other more than {MOST_LEVELS} times"
+            )
+        found |= {prefix + name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+        waiting += [(f"{prefix}{name}.", one, level + 1) for name, one in reversed(modules.items()) if isinstance(one, Part)]
     storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in found.values()}
     if sum(tensor.nbytes for tensor in found.values()) > sum(storages.values()):
         raise InputError("several of its weights share their memory")
@@ -83,11 +81,9 @@ def _storage(data: Any) -> Tensor:
     (again,) = struct.unpack("<q", stream.read(8))
     if type(count) is not int or not again == count >= 0 or stream.left != count * DTYPES[name].itemsize:
         raise InputError(f"a storage of it has {stream.left:,} bytes, where {shown(count)} numbers of {name} are announced")
-    return (
-        torch.frombuffer(data, dtype=DTYPES[name], offset=len(data) - stream.left)
-        if count
-        else torch.empty(0, dtype=DTYPES[name])
-    )
+    if not count:
+        return torch.empty(0, dtype=DTYPES[name])
+    return torch.frombuffer(data, dtype=DTYPES[name], offset=len(data) - stream.left)
 
 
 def _storages() -> Callable[[bytes], Tensor]:
@@ -104,10 +100,8 @@ def _storages() -> Callable[[bytes], Tensor]:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     """A view of a storage, none of whose numbers it has twice."""
-    whole = (
-        all(type(number) is int and 0 <= number <= 2**40 for number in (offset, *size, *stride)) and len(size) == len(stride) <= 8
-    )
-    if not isinstance(storage, Tensor) or not whole:
+    fits = isinstance(storage, Tensor) and len(size) == len(stride) <= 8
+    if not fits or not all(type(number) is int and 0 <= number <= 2**40 for number in (offset, *size, *stride)):
         raise InputError(f"a tensor of it is {shown((offset, size, stride))} of {shown(storage)}")
     count, last = 1, offset
     for sides, step in zip(size, stride, strict=True):
