@@ -141,15 +141,28 @@ def test_what_is_not_of_a_sample_is_shared():
     assert rows["guidance"] == (1,)
 
 
-@pytest.mark.parametrize("kind", ["EulerDiscrete", "HeunDiscrete", "PNDM", "DPMSolverMultistep"])
+@pytest.mark.parametrize("kind", ["EulerDiscrete", "HeunDiscrete", "PNDM", "DPMSolverMultistep", "diffode"])
 def test_the_model_is_the_same_whatever_the_scheduler(kind):
     """Those that step x/α among them."""
     import diffusers
 
+    from diffode import DiffodeScheduler
+
     pipe, model = pipelines.fresh("sd"), model_of("sd")
-    pipe.scheduler = getattr(diffusers, f"{kind}Scheduler").from_config(pipe.scheduler.config)
+    replaces = DiffodeScheduler if kind == "diffode" else getattr(diffusers, f"{kind}Scheduler")
+    pipe.scheduler = replaces.from_config(pipe.scheduler if kind == "diffode" else pipe.scheduler.config)
     x = torch.randn(1, *model.shape, generator=generator())
     assert torch.equal(captured(pipe, **pipelines.call("sd"))(x, -1.0), model(x, -1.0))
+
+
+def test_edm_is_called_with_the_scaled_state_and_its_own_clock():
+    """c_in x and log(σ)/4, which the capture itself compares with what the pipeline made."""
+    from diffusers import EDMEulerScheduler
+
+    pipe = pipelines.fresh("sd")
+    pipe.scheduler = EDMEulerScheduler()
+    model = captured(pipe, **pipelines.call("sd"))
+    assert (model.predicts, model.clock, model.schedule.path.name) == ("edm", "c_noise", "ve")
 
 
 def test_gradients_flow_and_float64_works():

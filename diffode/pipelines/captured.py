@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.calling import HALF, dtype_of
+from diffode.calling import dtype_of
 from diffode.errors import InputError, in_words
 from diffode.guidance import Guidance, rescaled
 from diffode.model import EpsModel
@@ -36,8 +36,8 @@ from diffode.pipelines.trees import same
 from diffode.pipelines.weighing import weigh
 from diffode.scheduler_config import TrainedAs, trained_as
 
-AGREE = {torch.float64: 1e-6, torch.float32: 1e-4, **dict.fromkeys(HALF, 5e-2)}  # of the largest number, by the network's dtype
-ON_GPU = 5e-3  # where float32 is multiplied in fewer digits
+AGREE = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the largest number, by the network's dtype
+ON_GPU, IN_HALF = 5e-3, 5e-2  # where float32 is multiplied in fewer digits; in other dtypes
 
 
 def captured(pipe: Any, **call: Any) -> EpsModel:
@@ -120,21 +120,23 @@ def _verify(model: EpsModel, step: Step) -> None:
                 found = one.taking(batch)(step.x[batch] / scale, lam, model.predicts)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InputError(
-                f"the network of the pipeline cannot be called for {len(batch)} samples: {in_words(error)}"
+                f"the network of the pipeline cannot be called again for a batch of {len(batch)}: {in_words(error)}"
             ) from error
         off = float((found - wanted).abs().max() / wanted.abs().max())
-        if not off <= max(AGREE[dtype_of(model.network) or step.x.dtype], 0 if found.is_cpu else ON_GPU):
+        if not off <= max(AGREE.get(dtype_of(model.network) or step.x.dtype, IN_HALF), 0 if found.is_cpu else ON_GPU):
             raise InputError(
-                f"the network, called again for {len(batch)} samples at t = {t:g}, differs by {off:.1g} of its size from what "
+                f"the network, called again for a batch of {len(batch)} at t = {t:g}, differs by {off:.1g} of its size from what "
                 "the pipeline made: it depends on more than x, t and its arguments, as with a cache or attention across samples"
             )
 
 
 def _lam(model: EpsModel, t: float) -> float:
-    """λ at which the model's clock is t."""
-    clock = str(model.clock)
+    """λ at which the model's clock is t, which a scheduler has in float32."""
+    clock, schedule = str(model.clock), model.schedule
     if clock == "c_noise":
-        return -4 * t
-    if clock == "angle":
-        return -math.log(math.tan(t * math.pi / 2))
-    return float(model.schedule.lam(t / int(clock[:-1] or 1) if clock.endswith("t") else t))
+        lam = -4 * t
+    elif clock == "angle":
+        lam = -math.log(math.tan(t * math.pi / 2))
+    else:
+        lam = float(schedule.lam(t / int(clock[:-1] or 1) if clock.endswith("t") else t))
+    return min(max(lam, schedule.lam_min), schedule.lam_max)
