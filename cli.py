@@ -22,6 +22,7 @@ from experiments.training.options import training_options
 if TYPE_CHECKING:
     from experiments.comparison.problem import Settings
     from experiments.sampling.recipe import Recipe
+    from experiments.sampling.source import Source
     from solvers import Budget
 
 
@@ -55,7 +56,7 @@ SAMPLING, MEASURING, TRAINING = (cloup.Section(title) for title in ("Sampling", 
 @click.pass_context
 def sample(
     ctx: click.Context,
-    model: str,
+    source: Source,
     solver: str,
     budget: Budget,
     images: options.Images,
@@ -72,13 +73,12 @@ def sample(
 
     Interrupted, the same command goes on where it was; FILE.json beside the output says how to make it again.
     """
-    from diffode.models import pretrained
     from experiments.sampling import generate, init_images, jobs, progress
 
-    loaded = pretrained.load(model, recipe.state_dtype)
+    loaded = source.load(recipe.state_dtype)
     task = jobs.prepare_job(
         loaded,
-        model,
+        source,
         solver,
         budget,
         options=typed_options,
@@ -91,8 +91,8 @@ def sample(
         init=None if images.init is None else init_images.read(images.init, loaded.image),
         noise=images.noise,
     )
-    out = out or default_output(model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
-    with progress.progress(task.job) as watch:
+    out = out or default_output(source.model, solver, from_command_line(ctx), ".npz" if task.job.floats else ".png")
+    with progress.progress(task) as watch:
         summary = generate.generate(task, out, save_plan=save_plan, overwrite=overwrite, command=command_line(), watch=watch)
     say(f"{solver}: {task.job.count}, {summary.cost(task.job.unit)}, {summary.seconds:.1f} s, {out}")
     warn(ctx, summary.warnings)
@@ -193,7 +193,7 @@ def evaluate(
     cls=Script,
     section=MEASURING,
     epilog=examples(
-        "compare",
+        "compare --pipeline hub:OWNER/NAME --prompt 'a red bicycle' --guidance 5 --nfe 5,8,10,20",
         "compare --model mine:model --solvers 'ddim,unipc3,unipc3(start=single)' --nfe 5,10,20",
         "compare --model cifar10:ddpm.safetensors --grids logsnr,optimal --device cuda",
     ),
@@ -206,8 +206,9 @@ def compare(
     grids: str,
     rtol: str,
     features: str,
+    similarity: str,
     data: str | None,
-    tolerance: float,
+    tolerance: float | str | None,
     out: Path | None,
     overwrite: bool,
 ) -> None:
@@ -219,11 +220,10 @@ def compare(
     from experiments.comparison.cells import as_filename, make_cells, parse_contenders, parse_tolerances
     from experiments.comparison.compare import compare_solvers
 
-    names = [grid.strip() for grid in grids.split(",")]
-    cells = make_cells(parse_contenders(solvers), names, nfe, parse_tolerances(rtol))
+    cells = make_cells(parse_contenders(solvers), [grid.strip() for grid in grids.split(",")], nfe, parse_tolerances(rtol))
     out = out or Path("results") / as_filename(f"compare-{Path(settings.model).stem}")
-    measured: Any = {"features": features, "data": data, "tolerance": tolerance}
-    rows, answer = compare_solvers(settings, cells, out, **measured, overwrite=overwrite, command=command_line())
+    how: Any = {"features": features, "similarity": similarity, "data": data, "tolerance": tolerance, "overwrite": overwrite}
+    rows, answer = compare_solvers(settings, cells, out, **how, command=command_line())
     say(f"{answer}\n{out / 'report.html'}")
     results.finish(rows, out / "rows")
 

@@ -45,6 +45,7 @@ def find(name):
 
 
 TINY = ["--width", "16", "--multipliers", "1", "--attention", "", "--batch", "4", "--device", "cpu", "--data-dir", "few.npz"]
+PIPELINE = {"--model": None, "--pipeline": "sd", "--prompt": "a red bicycle"}
 COMPARISON = ["--solvers", "ddim", "--nfe", "1", "--grids", "logsnr", "--n", "1", "--rtol", "0.1", "--features", "none"]
 BASE = {  # what is asked for beside the bad value: little, and right
     "sample": ["--model", "mixture", "--n", "1", "--nfe", "1", "--out", "new/a.png"],
@@ -79,8 +80,11 @@ INSTEAD = {  # of an option that needs another solver, or excludes others of the
     "--seeds": {"--n": None},
     "--init": {"--strength": "0.5"},
     **{option: {"--init": "few.npz"} for option in ("--strength", "--from-lam")},
+    **{option: PIPELINE for option in ("--pipeline", "--negative-prompt", "--height", "--width")},
+    "--prompt": {**PIPELINE, "--prompt": None},
+    "--prompts": {**PIPELINE, "--prompt": None},
 }
-LEFT_OUT = {("--nfe", None), ("--n", None)}
+LEFT_OUT = {("--nfe", None), ("--n", None), ("--model", None), ("--prompt", None)}
 
 
 def values_of(param):
@@ -154,6 +158,8 @@ WRONG_FILES = {
     "modules": ["nowhere:model", "broken:model", "exits:model", "other:model", ":", "a:b:c", "../other:model", "other.py:model"],
     "places": ["notes.txt", ".", "..", "/", "/dev/null", "/dev/zero", "/proc/self/mem", "fifo.json", "photos", "empty"],
 }
+PIPELINES = [*WRONG_FILES["places"], "few.npz", "nowhere", "hub:", "mine:model"]
+PROMPTS = ["missing.txt", "empty.json", "garbage.json", "fifo.json", "photos", "/dev/null", "/dev/zero", "/proc/self/mem"]
 DATA = [*WRONG_FILES["npz"], "notes.txt", "photos", "empty", "missing", "/dev/zero", "/proc/self/mem"]
 MODELS = [
     *WRONG_FILES["safetensors"],
@@ -184,6 +190,11 @@ TAKEN = [
 ]
 WRITTEN = {  # command, option or argument: values that are of its type, and bad
     ("sample", "--model"): MODELS,
+    **{(command, "--pipeline"): PIPELINES for command in ("sample", "compare")},
+    **{(command, "--decoder"): PIPELINES for command in ("sample", "compare")},
+    **{(command, "--prompt"): ["a\nb", "x" * 4001] for command in ("sample", "compare")},
+    **{(command, "--prompts"): PROMPTS for command in ("sample", "compare")},
+    **{(command, f"--{side}"): ["7", "16385"] for command in ("sample", "compare") for side in ("height", "width")},
     ("sample", "--solver"): SOLVERS,
     ("sample", "--grid"): WRONG_FILES["json"],
     ("sample", "--label"): ["-1", "10", "bag,", "cat", NINES],
@@ -217,7 +228,7 @@ WRITTEN = {  # command, option or argument: values that are of its type, and bad
     ("compare", "--solvers"): [*SOLVERS, "ddim(", "ddim)", "ddim(eta)", "ddim(eta=x)", ",", "ddim,,ddim", "ddim,ddim"],
     ("compare", "--grids"): [",", "cosine", "logsnr,", "logsnr,logsnr", "list.json"],
     ("compare", "--rtol"): ["x", "0", "-1", "nan", "inf", "0.1,", "1e999"],
-    ("compare", "--tolerance"): ["0", "-1", "1e-300", "1e308"],
+    ("compare", "--tolerance"): ["0", "-1", "1e-300", "1e308", "nan", "AUTO", "1e-8,auto"],
     ("compare", "--data"): DATA,
     ("compare", "--out"): ["notes.txt", "/dev/null", "/proc/a", "/", "notes.txt/a"],
     ("train", "--data-dir"): DATA,
@@ -257,7 +268,7 @@ def arguments(command, param, value):
     name, options = name_of(param), pairs(BASE.get(command, []))
     if any(other.name == "fast" for other in find(command).params) and name not in ("--data-dir", "--fast"):
         options["--fast"] = None
-    changed = INSTEAD.get(name, {}) if command in ("sample", "plan") else {}
+    changed = INSTEAD.get(name, {}) if command in ("sample", "plan") or INSTEAD.get(name, {}).get("--pipeline") else {}
     options = {
         option: text for option, text in {**options, **changed}.items() if option != name and (option, text) not in LEFT_OUT
     }

@@ -284,7 +284,7 @@ COMMANDS = [
 def named(command):
     """The default name of what `sample` writes."""
     ctx = cli.sample.make_context("sample", shlex.split(command))
-    return default_name(ctx.params["model"], ctx.params["solver"], from_command_line(ctx))
+    return default_name(ctx.params["model"] or "fashion", ctx.params["solver"], from_command_line(ctx))
 
 
 def test_two_commands_do_not_meet_in_one_default_name():

@@ -20,7 +20,7 @@ from diffode.noise import SeededNoise
 from experiments.sampling import generate, init_images, jobs
 from experiments.sampling.jobs import Job, choose_labels
 from experiments.sampling.outputs import Outputs
-from experiments.sampling.recipe import Recipe, choose_device, flat, nested
+from experiments.sampling.recipe import PARTS, Recipe, choose_device, flat, nested
 from experiments.sampling.work import Work
 from solvers import Budget, Plan, find, sample
 
@@ -330,6 +330,8 @@ def test_another_job_of_the_same_name_is_unaffected(make, mixture, run, tmp_path
 
 CHANGES = {
     "model": "other.safetensors",
+    "pipeline": {"prompts": ["a boat"]},
+    "decoder": "vae",
     "sha256": "0" * 64,
     "solver": "euler",
     "grid": [-5.0, 0.0, 4.0],
@@ -354,7 +356,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(
-    "field", [field.name for kind in (Job, Recipe) for field in dataclasses.fields(kind) if field.name != "recipe"]
+    "field",
+    [field.name for kind in (Job, *PARTS.values()) for field in dataclasses.fields(kind) if field.name not in PARTS],
 )
 def test_whatever_decides_the_images_is_in_the_digest(make, field):
     job = make(guidance=3.0) if field.startswith("guidance") else make()

@@ -202,7 +202,7 @@ def test_a_damaged_batch_is_computed_again(solved, tmp_path, damage, monkeypatch
     problem, solution, folder = solved
     again = []
 
-    def solve_batch(problem, model, rows, tolerance, file):
+    def solve_batch(problem, model, rows, tolerance, file, looser):
         again.append(file.name)
         file.write_bytes((folder / file.name).read_bytes())
 

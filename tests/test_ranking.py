@@ -7,7 +7,8 @@ import re
 import pytest
 
 from diffode.errors import InputError
-from experiments.comparison.ranking import answer, at_budget, best_at, check_solution, format_ratio, median_answer, pareto
+from experiments.comparison.limits import check_solution
+from experiments.comparison.ranking import answer, at_budget, best_at, format_ratio, median_answer, pareto
 from tests.fabricated import ABOUT, adaptive, cell, fixed, mixed, without
 
 

@@ -185,7 +185,7 @@ def test_columns_are_those_with_numbers():
     guided = [cell("ddim", "time", 5, calls=10, log_p=-0.012, frechet=12.34, frechet_se=0.456)]
     assert {"calls", "log_p", "frechet"} <= {column.key for column in report_tables.columns(guided)}
     assert "calls" not in {column.key for column in report_tables.columns(fixed())}
-    (line,) = report_tables.table_rows(guided)
+    (line,) = report_tables.table_rows(ABOUT, guided)
     assert {"−0.0120", "12.3 ± 0.46", "●"} <= set(line.texts)
 
 

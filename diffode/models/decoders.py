@@ -48,8 +48,10 @@ def autoencoder(
     scaling_factor, shift_factor: those of its configuration, unless they are given. InputError for a folder without one, for
     weights that are no safetensors or do not fit, and for latents that are scaled channel by channel.
     """
-    diffusers_models.require()
     name = str(place)
+    if name == "hub:" or not (name.startswith("hub:") or any((Path(name) / one / "config.json").is_file() for one in PLACES)):
+        raise InputError(f"no autoencoder {shown(name)}: expected a folder with its config.json, that of a pipeline, or hub:NAME")
+    diffusers_models.require()
     folder = diffusers_models.fetch(name.removeprefix("hub:"), FILES) if name.startswith("hub:") else Path(name)
     try:
         return _autoencoder(folder, scaling_factor, shift_factor).to(dtype)

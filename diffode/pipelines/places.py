@@ -46,14 +46,14 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, str]:
 
     InputError for what is no pipeline, or one that the module's docstring refuses, with the reason.
     """
-    diffusers_models.require()
-    diffusers_models.require("transformers")
-    is_fetched = name.startswith("hub:")
-    folder = diffusers_models.fetch(name.removeprefix("hub:"), FILES, VARIANTS) if is_fetched else Path(name)
-    if not is_fetched and not (folder / INDEX).is_file():
+    on_hub = name.removeprefix("hub:") if name.startswith("hub:") else ""
+    if not on_hub and not (Path(name) / INDEX).is_file():
         raise InputError(
             f"no pipeline {shown(name)}: expected a folder with {INDEX}, as save_pretrained of diffusers writes it, or hub:NAME"
         )
+    folder = diffusers_models.fetch(on_hub, FILES, VARIANTS) if on_hub else Path(name)
+    diffusers_models.require()
+    diffusers_models.require("transformers")
     try:
         with _silent():
             return _load(folder, dtype)

@@ -28,11 +28,12 @@ from experiments.comparison import ground_truth
 from experiments.comparison.cells import Cell, make_cells, parse_contender
 from experiments.comparison.problem import Problem, Settings
 from experiments.sampling.recipe import flat
+from experiments.sampling.source import Source
 from solvers import Solver
 
 MODELS = ("fashion", "mixture")
 CONTENDER = ("solver", "grid", "nfe", "rtol")  # of a cell: what is run; the others say on what
-SETTINGS = frozenset(flat(Settings("")))
+SETTINGS = frozenset(flat(Settings(Source(""))))
 TIMES, KNOWN = ("seconds", "peak_mib"), ("rmse", "median")
 BATCH = 16  # samples that are solved together; the scripts share the solutions of the first samples
 TOLERANCE = 1e-7  # of the solutions for samples in float32

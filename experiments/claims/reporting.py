@@ -11,7 +11,8 @@ from diffode.files import atomic
 from experiments.common import figures, markdown, results
 from experiments.common.results import Row
 from experiments.comparison.curves import STYLE, styles
-from experiments.comparison.ranking import MARGIN, MEASURES, measured
+from experiments.comparison.ground_truth import MARGIN
+from experiments.comparison.ranking import MEASURES, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ comparison's own where it is, and are refused where it is not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ from experiments.comparison.cells import OPTIMAL, Cell, cell_filename, is_user_d
 from experiments.comparison.curves import FIGURES, save_curves
 from experiments.comparison.estimate import announce_cost
 from experiments.comparison.grid_cache import OptimalGridCache
+from experiments.comparison.limits import check_solution, limit_of
 from experiments.comparison.measures import Measures
 from experiments.comparison.problem import Problem, Settings
-from experiments.comparison.ranking import answer, check_solution, median_answer, pareto
+from experiments.comparison.ranking import answer, median_answer, pareto
 from experiments.comparison.report import write_report
 from experiments.comparison.rows import known_rows, read_rows
+from experiments.comparison.tolerance import AUTO, find_tolerance
 from experiments.sampling.jobs import digest
 from experiments.sampling.recipe import flat
 
@@ -53,45 +56,60 @@ def compare_solvers(
     *,
     features: str = measures.AUTO,
     data: str | None = None,
-    tolerance: float = ground_truth.TOLERANCE,
+    similarity: str = measures.AUTO,
+    tolerance: float | str | None = None,
     command: str = "",
     overwrite: bool = False,
 ) -> tuple[list[Row], str]:
     """Compute the rows of the cells and write all files that the module docstring names; return the rows and the answer in words.
 
-    features, data: see measures.choose_measures. tolerance: of the reference solution. command: recorded in the files.
-    InputError for what cannot be compared, and for a reference solution whose own error is not ten times smaller than the best
-    contender's.
+    features, data, similarity: see measures.choose_measures. tolerance: of the reference solution, or "auto" (tolerance.py); by
+    default that for a pipeline, and 1e-8 for others. command: for the files. InputError for what cannot be compared, and for a
+    reference solution whose own error is not ten times smaller than the best contender's, unless it has a limit.
     """
-    ground_truth.check_tolerance(tolerance)
+    if tolerance is None:
+        tolerance = AUTO if settings.source.pipeline else ground_truth.TOLERANCE
+    if not isinstance(tolerance, str):
+        ground_truth.check_tolerance(tolerance)
     refuse_foreign(out, cells, overwrite)
     problem = Problem(settings)
-    chosen = measures.choose_measures(features, data, problem)
+    chosen = measures.choose_measures(features, data, problem, similarity)
     about, cache = describe(problem, chosen), OptimalGridCache(problem, out / "grids", command)
     with folder_for(out / "rows"), locked(out / ".lock", f"writing {out}"):
         clear_dead(out, deep=True)
         previous = None if overwrite else known_rows(out)
         if previous is not None:  # refused before the solution, which may take minutes
-            known, rows = previous
-            results.check(out / "rows", {**about, "solution": {**known["solution"], "tolerance": tolerance}})
-            check_user_defined(problem, rows)
-        announce_cost(problem, out.name, cells if previous is None else results.missing(cells, previous[1]), tolerance)
-        solution = ground_truth.find_solution(problem, out / "solution", tolerance)
-        # On another machine the solution's own error is rounded differently, so resumed rows keep what they were written with.
-        about["solution"] = solution.about if previous is None else previous[0]["solution"]
-        measure = chosen.against(solution.x)
+            tolerance = previous[0]["solution"]["tolerance"] if tolerance == AUTO else tolerance
+            results.check(out / "rows", {**about, "solution": {**previous[0]["solution"], "tolerance": tolerance}})
+            check_user_defined(problem, previous[1])
+        lacking = cells if previous is None else results.missing(cells, previous[1])
+        announce_cost(problem, out.name, lacking, tolerance)
+        solution = solve(problem, cells, out / "solution", tolerance)
+        if previous is not None:  # on another machine its own error is rounded differently, and resumed rows keep what they had
+            solution = replace(solution, about=previous[0]["solution"])
+        about["solution"] = solution.about
+        reference = problem.images(solution.x)
+        of_samples, of_images = chosen.of_samples(solution.x), chosen.of_images(reference)
 
         def compute(cell: Mapping[str, Any]) -> dict[str, Any]:
             def measure_and_picture(x: Tensor) -> dict[str, float]:
-                save_picture(x, solution.x, picture_of(out, cell_filename(cell)))
-                return measure(x)
+                images = problem.images(x)
+                save_picture(images, reference, picture_of(out, cell_filename(cell)))
+                return {**of_images(images), **of_samples(x)}
 
             row = ground_truth.measure_cell(problem, solution, cache.with_optimal_grid(cell), measure_and_picture)
             return {**row, "plan": plan_digest(problem, cell)} if is_user_defined(cell["solver"]) else row
 
         rows = results.fill(out / "rows", cells, compute, about=about, command=command, overwrite=overwrite)
-        save_picture(solution.x, solution.x, picture_of(out, "reference"))
+        save_picture(reference, reference, picture_of(out, "reference"))
         return rows, conclude(out)
+
+
+def solve(problem: Problem, cells: Sequence[Cell], folder: Path, tolerance: float | str) -> ground_truth.Solution:
+    """The reference solution, with a limit if its tolerance is to be found."""
+    if isinstance(tolerance, str):
+        return ground_truth.find_solution(problem, folder, find_tolerance(problem, cells, folder), limited=True)
+    return ground_truth.find_solution(problem, folder, tolerance)
 
 
 def refuse_foreign(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
@@ -112,6 +130,7 @@ def describe(problem: Problem, chosen: Measures) -> dict[str, Any]:
         "labels": problem.labels and (settings.label or "all in turn"),
         "sha256": problem.loaded.sha256,
         "shape": list(problem.loaded.image),
+        **({"image": list(problem.image)} if problem.loaded.model.decode else {}),
         "lam": [problem.schedule.lam_min, problem.schedule.lam_max],
         **({"own": own} if (own := own_parts(problem.loaded.model)) else {}),
         **chosen.about,
@@ -132,7 +151,7 @@ def conclude(out: Path) -> str:
     answer."""
     about, rows = read_rows(out)
     check_solution(about, rows)
-    text = "\n".join(filter(None, [answer(rows), median_answer(rows)]))
+    text = "\n".join(filter(None, [answer(rows), median_answer(rows), limit_of(about, rows)]))
     fronts = {f"front_{cost}": pareto(rows, cost) for cost in ("spent", "seconds")}
     write_json(out / "answer.json", {"answer": text, **fronts})
     try:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
 from experiments.common.options import COUNT, SEED, FileName, Numbers, as_one, path, together
-from experiments.sampling import options
+from experiments.sampling import options, source_options
 
 if TYPE_CHECKING:  # --help does not wait for torch
     from experiments.comparison.problem import Settings
     from experiments.sampling.recipe import Recipe
+    from experiments.sampling.source import Source
 
 
-def settings(model: str, n: int, seed: int, label: str | None, recipe: Recipe, denoise: bool, batch: int) -> Settings:
+class Tolerance(click.ParamType):
+    """A number from 1e-13 to 1, or auto."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else click.FloatRange(1e-13, 1, max_open=True).convert(value, param, ctx)
+
+
+def settings(source: Source, n: int, seed: int, label: str | None, recipe: Recipe, denoise: bool, batch: int) -> Settings:
     """The Settings of the options."""
     from experiments.comparison.problem import Settings
 
-    return Settings(model, n, seed, label, recipe, denoise, batch)
+    return Settings(source, n, seed, label, recipe, denoise, batch)
 
 
 comparison_options = together(
     cloup.option_group(
         "What is compared",
-        options.model,
+        source_options.model,
         cloup.option(
             "--solvers",
             default="ddim,dpm2,dpm3,dpmpp2m,dpmpp3m,unipc2,unipc3,deis-rho,ipndm,heun",
@@ -49,6 +59,7 @@ comparison_options = together(
         ),
         options.denoise,
     ),
+    source_options.pipeline_group,
     cloup.option_group(
         "What it is measured on",
         cloup.option("--n", type=COUNT, default=32, show_default=True, help="How many samples."),
@@ -62,10 +73,8 @@ comparison_options = together(
         options.label,
         cloup.option(
             "--tolerance",
-            type=click.FloatRange(1e-13, 1, max_open=True),
-            default=1e-8,
-            show_default=True,
-            help="Tolerance of the reference solution.",
+            type=Tolerance(),
+            help="Of the reference solution; auto: as loose as the contenders allow. [default: 1e-8; auto for a pipeline]",
         ),
         cloup.option(
             "--features",
@@ -73,6 +82,13 @@ comparison_options = together(
             default="auto",
             show_default=True,
             help="Also compare images in these features; auto: the classifier if the images have its size; none: do not.",
+        ),
+        cloup.option(
+            "--similarity",
+            type=click.Choice(["auto", "ssim", "lpips", "both", "none"]),
+            default="auto",
+            show_default=True,
+            help="Also compare images pair by pair; auto: by SSIM where a model of latents decodes them; lpips is an extra.",
         ),
         cloup.option(
             "--data",

@@ -7,7 +7,7 @@ problem.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,28 +17,46 @@ from torch import Tensor
 
 from diffode.errors import InputError
 from diffode.model import EpsModel
-from diffode.models import pretrained
 from diffode.models.turns import in_turn
 from diffode.noise import SeededNoise
 from experiments.comparison.cells import OWN_STEPS, parse_contender
 from experiments.comparison.cost import metered
 from experiments.sampling import jobs
+from experiments.sampling.decoding import decoded, image_of
 from experiments.sampling.recipe import Recipe, nested
+from experiments.sampling.source import Source
 from experiments.sampling.summary import counts as counts_per_image
 from solvers import Budget, Prepared, sample
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a problem: n samples with seeds seed, seed + 1, ..., `batch` at a time; all else as in `cli.py sample`."""
+    """What decides a problem: n samples with seeds seed, seed + 1, ..., `batch` at a time; all else as in `cli.py sample`.
 
-    model: str
+    source: also the name of a model. InputError for samples that are not equally many of each prompt.
+    """
+
+    source: Source
     n: int = 32
     seed: int = 0
     label: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
     denoise: bool = False
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", Source.of(self.source))
+        prompts = len(self.source.pipeline.prompts) if self.source.pipeline else 0
+        if prompts and self.n % prompts:
+            fitting = max(1, round(self.n / prompts)) * prompts
+            raise InputError(
+                f"`n` is {self.n}, and rows are the mean over {prompts} prompts in turn: give a multiple, as {fitting}"
+            )
+
+    @property
+    def model(self) -> str:
+        """The name of the model, or of its pipeline."""
+        return self.source.model
 
     @classmethod
     def from_flat(cls, **values: Any) -> Settings:
@@ -70,7 +88,7 @@ class Problem:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        loaded = self.loaded = pretrained.load(settings.model, settings.recipe.state_dtype)
+        loaded = self.loaded = settings.source.load(settings.recipe.state_dtype)
         self.schedule, self.seeds = loaded.model.schedule, list(range(settings.seed, settings.seed + settings.n))
         if loaded.model.clock == "label" or not np.isfinite([self.schedule.lam_min, self.schedule.lam_max]).all():
             why = "takes whole labels" if loaded.model.clock == "label" else f"is on {self.schedule.name}, which ends at λ = ±∞"
@@ -87,6 +105,38 @@ class Problem:
         model, x = recipe.apply(self.loaded.model), self.initial_state(rows, recipe.state_dtype, recipe.device)
         self.labelled(model, rows)(x, self.schedule.lam_min)
         return model
+
+    @cached_property
+    def reference(self) -> tuple[str, EpsModel]:
+        """What the solution is of: ("float64", the model in float64); for a network that cannot be, ("float32", a model that
+        calls it in float32)."""
+        source, recipe = self.settings.source, replace(self.settings.recipe, dtype="float64", device=self.reference_device)
+        try:
+            return "float64", recipe.apply(source.load(torch.float64).model)
+        except InputError:
+            model = recipe.apply(source.load().model)
+        network = model.network
+
+        def in_float32(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
+            narrow = clock.float() if clock.is_floating_point() else clock
+            m = network(x.float(), narrow, **condition)
+            return getattr(m, "sample", m).double()  # as EpsModel takes it
+
+        return "float32", model.replace(network=in_float32)
+
+    @property
+    def reference_device(self) -> str:
+        """Where the solution is computed: mps has no float64."""
+        return "cpu" if self.settings.recipe.device.startswith("mps") else self.settings.recipe.device
+
+    @cached_property
+    def image(self) -> tuple[int, ...]:
+        """The shape of what a person looks at of a sample (decoding.py)."""
+        return image_of(self.loaded)
+
+    def images(self, x: Tensor) -> Tensor:
+        """What a person looks at of samples (n, *shape)."""
+        return decoded(self.loaded.model, x, self.settings.batch)
 
     @property
     def batches(self) -> list[slice]:
@@ -119,11 +169,11 @@ class Problem:
         spacing = None if grid == OWN_STEPS else grid  # an adaptive solver takes the ends of the default grid
         return entry.prepare(Budget(nfe=nfe, grid=spacing, denoise=self.settings.denoise), self.schedule, **options)
 
-    def run(self, prepared: Prepared) -> Outcome:
-        """Run a prepared contender from x_T, batch by batch; InputError for a state that is not finite."""
+    def run(self, prepared: Prepared, batches: Sequence[slice] | None = None) -> Outcome:
+        """Run a prepared contender from x_T, batch by batch, or these alone; InputError for a state that is not finite."""
         recipe, name = self.settings.recipe, prepared.solver.name
         xs, counts, costs = [], [], []
-        for rows in self.batches:
+        for rows in self.batches if batches is None else batches:
             model, x = self.labelled(self.model, rows), self.initial_state(rows, recipe.state_dtype, recipe.device)
             with metered(recipe.device) as cost:
                 result = sample(model, x=x, solver=prepared)

@@ -77,7 +77,7 @@ def render(folders: Sequence[Path]) -> str:
 def template_values(folder: Path, identifier: str) -> dict[str, Any]:
     """The values that the template needs for the comparison in one folder; identifier: its id in the page."""
     about, rows = read_rows(folder)
-    shape: list[int] = about["shape"]
+    shape: list[int] = about.get("image") or about["shape"]
     height, width = drawings.size_of(shape)
     names = ["reference", *map(cell_filename, measured(rows, "spent"))]
     thumbnails = load_thumbnails(folder / "pictures", names, height, width, not drawings.are_drawn(shape))
@@ -96,7 +96,7 @@ def template_values(folder: Path, identifier: str) -> dict[str, Any]:
         "drawn": drawings.are_drawn(shape),
         "reduction": thumbnails.reduction if thumbnails else 1,
         "columns": report_tables.columns(rows),
-        "rows": report_tables.table_rows(rows),
+        "rows": report_tables.table_rows(about, rows),
         "failures": report_tables.failures(rows),
         "provenance": report_tables.provenance(about),
         "data": script_data(about, rows, thumbnails, identifier),
@@ -130,7 +130,7 @@ def script_data(about: Mapping[str, Any], rows: Sequence[Row], thumbnails: Thumb
         "reference": encoded.pop("reference", None),
         "pictures": encoded,
         "strip": {key: getattr(thumbnails, key) for key in ("width", "height", "count")} if thumbnails else None,
-        "together": drawings.are_drawn_together(about["shape"]),
+        "together": drawings.are_drawn_together(about.get("image") or about["shape"]),
     }
 
 

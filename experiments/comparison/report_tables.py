@@ -6,9 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from diffode.errors import one_line
 from diffode.images import drawings
 from experiments.common.results import Row
-from experiments.comparison.ranking import BASELINE, MEASURES, at_budget, cell_name, format_ratio, magnitude, measured, pareto
+from experiments.comparison.limits import is_limited, limit_of
+from experiments.comparison.ranking import (
+    BASELINE,
+    MEASURES,
+    at_budget,
+    cell_name,
+    format_ratio,
+    magnitude,
+    measured,
+    pareto,
+)
 
 
 class Column(NamedTuple):
@@ -25,6 +36,11 @@ COLUMNS = (
     Column("grid", "grid", "the spacing of the steps; an adaptive solver chooses its own steps, by its tolerance", number=False),
     Column("spent", "NFE", "evaluations per sample, the mean over samples"),
     *(Column(key, measure.head, measure.title) for key, measure in MEASURES.items()),
+    Column(
+        "ssim",
+        "SSIM",
+        "structural similarity to the images of the reference solution, the mean over samples; 1 for equal ones",
+    ),
     Column("calls", "calls", "network calls per sample, the mean over samples"),
     Column("seconds", "seconds", "for all samples together"),
     Column("peak_mib", "MiB", "the most memory held at a time"),
@@ -60,6 +76,7 @@ def setting(about: Mapping[str, Any]) -> str:
     seeds, threshold = f"{about['seed']} to {about['seed'] + about['n'] - 1}", about["threshold"]
     own = about.get("own", "")
     sentences = [
+        _pipeline(about),
         f"Every solver follows the same equation from the same {about['n']} states x_T (seeds {seeds}), from λ = {low} to "
         f"λ = {high}{', and from there takes a step to σ = 0, whose evaluation is counted' if about['denoise'] else ''}.",
         f"Classes: {about['labels']}." if about["labels"] else "",
@@ -72,6 +89,17 @@ def setting(about: Mapping[str, Any]) -> str:
     else:
         sentences.append("Nothing is clipped or thresholded: solvers are compared, not recipes." * ("x̂0" not in own))
     return " ".join(filter(None, sentences))
+
+
+def _pipeline(about: Mapping[str, Any]) -> str:
+    """What a pipeline is called with."""
+    call = about.get("pipeline")
+    if not isinstance(call, Mapping):
+        return ""
+    prompts = [f"“{one_line(str(prompt))}”" for prompt in call.get("prompts", ())]
+    said = f"{'Prompts, in turn' if len(prompts) > 1 else 'Prompt'}: {', '.join(prompts)}." if prompts else ""
+    rest = [f"{name.replace('_', ' ')} {value}" for name, value in call.items() if name != "prompts" and value is not None]
+    return " ".join(filter(None, [said, f"The pipeline is called with {', '.join(rest)}." if rest else ""]))
 
 
 def _guidance(about: Mapping[str, Any]) -> str:
@@ -95,6 +123,13 @@ def reference_accuracy(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
     own_error = magnitude(solution, "rmse")
     if own_error is None:
         return f"{sentence}; its own error is not known."
+    if solution.get("limit"):
+        rounding = magnitude(solution.get("rounding", {}), "rmse")
+        by = f", that by the rounding of its network as {format_number(rounding)}" if rounding else ""
+        text = (
+            f"{sentence}; its own root mean square error is estimated as {format_number(own_error)}{by}. {limit_of(about, rows)}"
+        )
+        return text.strip()
     least = min((row["rmse"] for row in measured(rows, "rmse")), default=0)
     ratio = least / own_error if own_error else 0
     better = f", {format_ratio(ratio)} times less than that of any cell below" if ratio > 1 else ""
@@ -129,15 +164,15 @@ def on_front(rows: Sequence[Row]) -> list[bool]:
     return [id(row) in front for row in rows]
 
 
-def table_rows(rows: Sequence[Row]) -> list[TableRow]:
-    """All cells by their evaluations, those without a result last."""
+def table_rows(about: Mapping[str, Any], rows: Sequence[Row]) -> list[TableRow]:
+    """All cells by their evaluations, those without a result last. A number that is no more than a limit has ≤ before it."""
     shown, front = columns(rows), on_front(rows)
 
     def table_row(position: int) -> TableRow:
         row = rows[position]
         if magnitude(row, "spent") is None:
             return TableRow(position, [*_solver_and_grid(row), _budget(row)], _reason(row))
-        return TableRow(position, [*_solver_and_grid(row), *_numbers(row, shown, front[position])])
+        return TableRow(position, [*_solver_and_grid(row), *_numbers(about, row, shown, front[position])])
 
     def cost_and_error(position: int) -> tuple[float, float]:
         spent, error = (magnitude(rows[position], key) for key in ("spent", "rmse"))
@@ -160,6 +195,7 @@ def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         "model": f"{about['model']}, SHA-256 {about['sha256'][:16]}",
         "precision": f"{about.get('dtype')} on {about.get('device')}",
         "features": about.get("features"),
+        "decoder": about.get("decoder"),
         "data": ", ".join(f"{name} {value}" for name, value in data.items()) if isinstance(data, Mapping) else data,
         "versions": ", ".join(f"{name} {value}" for name, value in last.get("versions", {}).items()),
         "machine": last.get("machine"),
@@ -195,7 +231,7 @@ def _reason(row: Row) -> str:
     return f"failed: {row['error']}" if "error" in row else f"left out: {row.get('skipped', 'no numbers')}"
 
 
-def _numbers(row: Row, shown: Sequence[Column], on_front: bool) -> Iterator[str]:
+def _numbers(about: Mapping[str, Any], row: Row, shown: Sequence[Column], on_front: bool) -> Iterator[str]:
     """The texts of a row from its evaluations on."""
     for column in shown[2:]:
         value = row.get(column.key)
@@ -203,8 +239,11 @@ def _numbers(row: Row, shown: Sequence[Column], on_front: bool) -> Iterator[str]
             yield "●" if on_front else ""
         elif column.key in ("spent", "calls") and value is not None:
             yield f"{value:g}" if float(value).is_integer() else f"{value:.1f}"
+        elif column.key == "ssim" and value is not None:
+            yield f"{value:.4f}"
         elif magnitude(row, column.key) is None:
             yield "" if value is None else str(value)  # inf, nan
         else:
             error = f" ± {row['frechet_se']:.2g}" if column.key == "frechet" and magnitude(row, "frechet_se") is not None else ""
-            yield f"{format_number(row[column.key])}{error}"
+            limited = "≤ " * is_limited(about, row, column.key)
+            yield f"{limited}{format_number(row[column.key])}{error}"

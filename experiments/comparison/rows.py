@@ -47,7 +47,10 @@ def _damage(about: Row, rows: list[Row]) -> str:
     """What is not as `compare` writes it, in words; nothing if all is."""
     if why := _lacking(about, SETTINGS) or _lacking(about["solution"], SOLUTION):
         return why
-    shape, ends = about["shape"], about["lam"]
+    limit = about["solution"].get("limit", {})
+    if not isinstance(limit, dict) or not all(isinstance(value, NUMBER) for value in limit.values()):
+        return f"the limit of its solution is {shown(limit)}"
+    shape, ends = [*about["shape"], *(about.get("image") or [])], about["lam"]
     if not all(type(size) is int for size in shape) or len(ends) != 2 or not all(type(lam) in (int, float) for lam in ends):
         return f"its shape is {shown(shape)}, and its ends are {shown(ends)}"
     if not all(isinstance(run.get("versions", {}), dict) for run in about["made"]):

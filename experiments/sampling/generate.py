@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from diffode.errors import InputError
-from diffode.images.datasets import to_pixels
+from diffode.images import drawings
 from diffode.model import EpsModel
 from diffode.models.turns import in_turn
+from experiments.sampling.decoding import decoded
 from experiments.sampling.jobs import PreparedJob
 from experiments.sampling.outputs import Outputs
 from experiments.sampling.summary import Summary, card, counts, warnings_of
@@ -114,7 +115,7 @@ def _draw_batch(task: PreparedJob, model: EpsModel, start: int, watch: OnEvaluat
         on_step=recorder if job.trajectory and plan is not None else None,
         trajectory=job.trajectory and plan is None,
     )
-    x = result.x.float().cpu().numpy() if job.floats else to_pixels(result.x)
+    x = result.x.float().cpu().numpy() if job.floats else drawings.tiles(decoded(task.loaded.model, result.x, len(seeds)))
     arrays: Arrays = {"seconds": np.array([time.perf_counter() - began]), "samples": x}
     arrays |= counts(result)
     arrays |= recorder.arrays() if recorder.states else arrays_of(result)

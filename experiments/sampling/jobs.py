@@ -22,6 +22,7 @@ from diffode.schedules import make
 from experiments.common import figures
 from experiments.sampling.init_images import Init
 from experiments.sampling.recipe import Recipe, flat
+from experiments.sampling.source import Source
 from solvers import Budget, Plan, Prepared, Solver
 from solvers.options import Options, parse
 from solvers.plan import value
@@ -42,7 +43,7 @@ class Job:
     SHA-256 of the images that the run begins with, noised to the first λ of the grid. noise: as `sample` takes it.
     """
 
-    model: str
+    source: Source
     sha256: str
     solver: str
     grid: list[float | str]
@@ -100,7 +101,7 @@ class PreparedJob:
 
 def prepare_job(
     loaded: pretrained.Pretrained,
-    model: str,
+    source: Source | str,
     solver: str,
     budget: Budget,
     *,
@@ -114,9 +115,9 @@ def prepare_job(
     init: Init | None = None,
     noise: str = "seeded",
 ) -> PreparedJob:
-    """The job that these make, prepared. model, solver: their names. options: of the solver, (name, value), see parse_options.
-    floats: write x itself; so is what is no image, whether asked or not. init: the images that a budget with `strength` or
-    `from_lam` begins with.
+    """The job that these make, prepared. source: also the name of a model. solver: its name. options: of the solver,
+    (name, value), see parse_options. floats: write x itself; so is what is no image, whether asked or not. init: the images
+    that a budget with `strength` or `from_lam` begins with.
 
     InputError for a solver, budget, option or recipe that cannot be.
     """
@@ -132,7 +133,7 @@ def prepare_job(
     lams = prepared.grid.tolist()
     named = not is_user_defined(solver) and found.fixed_plan is None
     job = Job(
-        model=model,
+        source=Source.of(source),
         sha256=loaded.sha256,
         solver=solver,
         grid=[json_value(lam) for lam in lams if lam < np.inf],
@@ -144,7 +145,7 @@ def prepare_job(
         options={name: json_value(value) for name, value in prepared.options.items()},
         plan=None if named or prepared.plan is None else digest(prepared.plan),
         trajectory=trajectory,
-        floats=floats or not are_images(loaded.image),
+        floats=floats or not (loaded.model.decode or are_images(loaded.image)),
         init=None if init is None else init.sha256,
         noise=noise,
     )

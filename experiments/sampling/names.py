@@ -11,6 +11,7 @@ from typing import Any
 
 NOT_IN_NAMES = (
     "model",
+    "pipeline",
     "solver",
     "out",
     "overwrite",

@@ -20,6 +20,7 @@ from experiments.common.options import (
     path,
     together,
 )
+from experiments.sampling import source_options
 
 if TYPE_CHECKING:  # --help does not wait for torch
     from experiments.sampling.recipe import Recipe
@@ -39,12 +40,8 @@ PLANNED = ("eta", "r1", "r2", "variance", "variable")  # options of solvers that
 BUDGET = ("nfe", "steps", "grid", "denoise")  # options of a whole grid
 RECIPE = ("guidance", "guidance_interval", "guidance_rescale", "clip", "threshold", "dtype", "device")
 TypedOptions = list[tuple[str, Any]]
-MODEL_HELP = (
-    "fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME (docs/networks.md)."
-)
 DTYPE_NAMES = ["float32", "float64", "bfloat16", "float16"]
 
-model = cloup.option("--model", type=FileName(str), default="fashion", show_default=True, metavar="NAME|FILE", help=MODEL_HELP)
 label = cloup.option("--label", help="Labels, numbers or names, comma-separated, in turn; or none. [default: all in turn]")
 device = cloup.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 denoise = cloup.option("--denoise/--no-denoise", default=False, help="End with a step to σ = 0, which is one of the steps.")
@@ -123,7 +120,7 @@ batch = cloup.option(
 images_group = together(
     cloup.option_group(
         "What is drawn",
-        model,
+        source_options.model,
         cloup.option("--n", type=click.IntRange(1), help="How many images, seeds 0 to N − 1. [default: 64]"),
         cloup.option(
             "--seeds",
@@ -149,6 +146,7 @@ images_group = together(
             help="brownian: stochastic solvers draw from one path per seed, so more steps converge to the same image.",
         ),
     ),
+    source_options.pipeline_group,
     as_one("images", images),
 )
 solver_group = together(
@@ -189,7 +187,7 @@ def recipe_group(*others: Any) -> Any:
         cloup.option_group(
             "How the model is run",
             cloup.option(
-                "--guidance", type=float, default=1.0, show_default=True, help="Weight of classifier-free guidance; 1 is without."
+                "--guidance", type=float, help="Weight of classifier-free guidance. [default: 1, without; the pipeline's own]"
             ),
             cloup.option(
                 "--guidance-interval", type=Interval(), help="Guide where LO ≤ λ < HI only (λ = −log σ̄), by one call elsewhere."
@@ -207,6 +205,7 @@ def recipe_group(*others: Any) -> Any:
             device,
             *others,
         ),
+        source_options.as_source,
         as_one("recipe", recipe, RECIPE),
     )
 

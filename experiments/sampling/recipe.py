@@ -16,6 +16,7 @@ from diffode import checks
 from diffode.errors import InputError, shown
 from diffode.guidance import interval, rescaled
 from diffode.model import EpsModel
+from experiments.sampling.source import Source
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LATER = {"guidance_interval": None, "guidance_rescale": 0.0}  # in JSON only where they are not this, since older files lack them
@@ -83,20 +84,24 @@ class Recipe:
         return model.thresholded(self.threshold) if self.threshold is not None else model
 
 
+PARTS = {"source": Source, "recipe": Recipe}  # fields of a dataclass whose own fields stand in its JSON
+
+
 def flat(holder: Any) -> dict[str, Any]:
-    """The fields of a dataclass as its JSON has them: those of its `recipe` in the recipe's place, but for LATER."""
-    pairs = asdict(holder)
+    """The fields of a dataclass as its JSON has them: those of its `source` and its `recipe` in their places, but for LATER."""
+    pairs = {**asdict(holder), "source": holder.source.as_json()}
     pairs["recipe"] = {name: value for name, value in pairs["recipe"].items() if name not in LATER or value != LATER[name]}
-    return {name: value for key, one in pairs.items() for name, value in (one.items() if key == "recipe" else [(key, one)])}
+    return {name: value for key, one in pairs.items() for name, value in (one.items() if key in PARTS else [(key, one)])}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat`: the fields of a dataclass that has a Recipe."""
-    names = [field.name for field in fields(Recipe)]
-    return {
-        **{name: value for name, value in values.items() if name not in names},
-        "recipe": Recipe(**{name: values[name] for name in names if name in values}),
+    """The inverse of `flat`: the fields of a dataclass that has a Recipe, and a Source, if `values` have a model."""
+    parts = {
+        part: {field.name: values[field.name] for field in fields(kind) if field.name in values} for part, kind in PARTS.items()
     }
+    rest = {name: value for name, value in values.items() if not any(name in part for part in parts.values())}
+    source = {"source": Source.from_json(parts["source"])} if parts["source"] else {}
+    return {**source, **rest, "recipe": Recipe(**parts["recipe"])}
 
 
 def choose_device(name: str) -> str:
