@@ -373,6 +373,7 @@ def cells():
     for family, pipeline, scheduler, solver, settings in (
         ("sd", "StableDiffusionImg2ImgPipeline", None, "ddim", {}),
         ("sd", "StableDiffusionImg2ImgPipeline", ("HeunDiscreteScheduler", TABLE), "heun", LISTED),
+        ("sd", "StableDiffusionImg2ImgPipeline", (UNIPC, TABLE), "unipc2", {}),
         ("sd3", "StableDiffusion3Img2ImgPipeline", None, "euler", {}),
     ):
         for strength in (0.3, 0.6, 1.0):
@@ -387,7 +388,7 @@ def cells():
                 scheduler,
                 solver,
                 strength,
-                slow=solver == "heun" and strength != 0.6,
+                slow=solver in ("heun", "unipc2") and strength != 0.6,
                 **settings,
             )
     for family, feature, measure, arguments in (
@@ -424,6 +425,9 @@ def cells():
         for kind in ("karras", "exponential"):
             config = {"sigma_schedule": kind, "sigma_data": 1.0}
             add("EDM", f"{scheduler}, {kind}", solver, THEIRS, preconditioned, scheduler, config, solver)
+    continuous = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
+    svd = continuous | {"sigma_min": 0.002, "sigma_max": 700.0}
+    add("EDM", "Stable Video Diffusion's Euler", "euler", THEIRS, preconditioned, EULER, svd)
     add("sd", "saved and loaded", "unipc3", BEFORE, saved, "unipc3", grid="time", bound=1e-9)
     add("sd", "deepcopy", "unipc3", BEFORE, unchanged, lambda pipe: None, copied, bound=1e-9)
     add(

@@ -390,6 +390,7 @@ IN_CONFIG = {
     ),
     "class": (dict(DDIM.config), {"replaced": "Scheduler"}, "'Scheduler' is no scheduler of diffusers"),
     "no scheduler class": (dict(DDIM.config), {"replaced": "UNet2DModel"}, "'UNet2DModel' is no scheduler of diffusers"),
+    "options": ({"_class_name": "DiffodeScheduler", "options": 3}, {"solver": None}, "`options` must be a dict of the solver's"),
     "a solver in a file": (
         {"_class_name": "DiffodeScheduler", "solver": "os:path"},
         {"solver": None},
@@ -397,6 +398,8 @@ IN_CONFIG = {
     ),
     "a plan in a file": ({"_class_name": "DiffodeScheduler", "plan": "{}"}, {"solver": None}, "configuration is not a plan"),
 }
+if find_spec("torchsde") is None:
+    IN_CONFIG["a package"] = (dict(DDIM.config), {"replaced": "DPMSolverSDEScheduler"}, "takes torchsde, which is not installed")
 
 
 @pytest.mark.parametrize("case", IN_CONFIG)
@@ -411,7 +414,7 @@ def test_a_bad_configuration_is_one_error(case):
     ("config", "arguments", "message"),
     [
         (DDIM, {}, "DDIMScheduler cannot make these timesteps"),
-        (DDIM, {"num_inference_steps": 0}, "DDIMScheduler cannot make these timesteps"),
+        (DDIM, {"num_inference_steps": 0}, "`num_inference_steps` must be a whole number from 1 to"),
         (DDIM, {"num_inference_steps": 1001}, "cannot be larger than"),
         (DDIM, {"timesteps": [101, 401]}, "strictly increasing"),
         (DDIM, {"timesteps": [1001, 401]}, "t = 1001 is outside the clock"),
@@ -430,6 +433,37 @@ def test_bad_timesteps_are_one_error(config, arguments, message):
     assert "\n" not in str(error.value)
 
 
+JUNK = [-1, 1.5, float("nan"), "x", "", b"x", [], ["a"], {}, object(), len, torch.zeros(2, 2), 10**5000, True, 3j, "a\nb" * 99]
+
+
+@pytest.mark.parametrize("key", ["config", "grid", "clock", "denoise", "offset", "replaced", "solver"])
+def test_any_bad_setting_is_one_error(key):
+    for junk in JUNK:
+        if key == "denoise" and junk is True:
+            continue
+        with pytest.raises(InputError) as error:
+            scheduler(**{"config": DDIM, "steps": None, key: junk})
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["num_inference_steps", "timesteps", "sigmas", "device"])
+def test_any_bad_argument_of_set_timesteps_is_one_error(key):
+    made = scheduler(steps=None)
+    for junk in JUNK:
+        with pytest.raises(InputError) as error:
+            made.set_timesteps(**{"num_inference_steps": 4} | {key: junk})
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["model_output", "timestep", "sample", "generator"])
+def test_any_bad_argument_of_step_is_one_error(key):
+    for junk in JUNK:
+        made, x = scheduler(solver="sde-dpmpp2m"), normal(2, 3)
+        with pytest.raises(InputError) as error:
+            made.step(**{"model_output": x, "timestep": made.timesteps[0], "sample": x} | {key: junk})
+        assert "\n" not in str(error.value)
+
+
 def test_a_grid_of_other_steps_than_the_pipeline_asks_for():
     with pytest.raises(InputError, match="the grid has 2 steps, and the pipeline asks for 4: call it with num_inference_steps=2"):
         scheduler(grid=[-2.0, 0.0, 2.0])
@@ -442,7 +476,7 @@ def test_a_step_that_cannot_be():
     with pytest.raises(InputError, match="no timesteps yet"):
         made.add_noise(x, x, torch.tensor([1]))
     made.set_timesteps(2)
-    with pytest.raises(InputError, match=r"3\.0 is none of the scheduler's timesteps"):
+    with pytest.raises(InputError, match=r"3 is none of the scheduler's timesteps"):
         made.step(x, 3, x)
     state = made.step(x, made.timesteps[0], x).prev_sample
     with pytest.raises(InputError, match=r"a run began with a batch \(2, 3\) and goes on with \(1, 3\)"):

@@ -25,10 +25,10 @@ import diffusers
 import numpy as np
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from diffode.checks import instance, number, numbers
+from diffode.checks import instance, number
 from diffode.errors import InputError, in_words, one_line, shown
 from diffode.evaluation import threshold
-from diffode.grid import MOST_STEPS, check
+from diffode.grid import check
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
 
@@ -60,6 +60,8 @@ def described(config: Any) -> tuple[dict[str, Any], str]:
 def class_of(name: str) -> type[Any]:
     """The scheduler class of diffusers of that name; InputError if there is none."""
     found = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if lacking := [package for package in getattr(found, "_backends", ()) if package != "torch"]:
+        raise InputError(f"{name} takes {' and '.join(lacking)}, which is not installed: pip install {' '.join(lacking)}")
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         raise InputError(
             f"{shown(name) if name else 'a configuration without the name of its class'} is no scheduler of diffusers whose "
@@ -78,19 +80,18 @@ def spacing(
     config: Mapping[str, Any],
     schedule: Schedule,
     steps: int | None = None,
-    timesteps: Any = None,
-    sigmas: Any = None,
+    listed: Mapping[str, Array] | None = None,
     mu: float | None = None,
 ) -> Spacing:
-    """That of the class `name` with this configuration for a number of steps, or for custom timesteps or sigmas, with the shift
-    `mu`, where it takes one. InputError for what the class refuses, and for a spacing that does not lead from noise to data."""
+    """That of the class `name` with this configuration for a number of steps, or for custom `timesteps` or `sigmas`, listed by
+    name, with the shift `mu`, where it takes one. InputError for what the class refuses, and for a spacing that does not lead
+    from noise to data."""
     keys = keys_of(name)
     stageless = {"skip_prk_steps": True} if "skip_prk_steps" in keys else {}  # the stages of PNDM lie between its steps
     with refusing(name):
         made = class_of(name)(**{key: value for key, value in config.items() if key in keys} | stageless)
         taken = inspect.signature(made.set_timesteps).parameters
-    custom = {"timesteps": timesteps, "sigmas": sigmas}
-    listed = {key: numbers(key, values, MOST_STEPS) for key, values in custom.items() if values is not None}
+    listed = listed or {}
     if listed and not listed.keys() & taken.keys():  # the class has no custom ones
         labels, levels = listed.get("timesteps"), listed.get("sigmas")
     else:

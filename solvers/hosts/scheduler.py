@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from diffode import prediction
-from diffode.checks import whole
-from diffode.errors import InputError, shown
+from diffode.calling import check_device, check_state
+from diffode.checks import number, numbers, whole
+from diffode.errors import InputError
 from diffode.evaluation import columns
 from diffode.grid import MOST_STEPS
 from diffode.model import EpsModel
@@ -118,13 +119,14 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         """
         config, trained, spacing = self.config, self._trained(mu), None
         schedule, fixed = trained["schedule"], self._solver.fixed_grid
-        listed = next((values for values in (timesteps, sigmas) if values is not None), None)
-        steps = len(listed) if num_inference_steps is None and listed is not None else num_inference_steps
+        custom = {"timesteps": timesteps, "sigmas": sigmas}
+        listed = {key: numbers(key, values, MOST_STEPS) for key, values in custom.items() if values is not None}
+        steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps, 1, MOST_STEPS)
         if fixed is None and config.grid == PIPELINE:
-            spacing = of_class.spacing(config.replaced, config, schedule, num_inference_steps, timesteps, sigmas, mu)
+            spacing = of_class.spacing(config.replaced, config, schedule, steps, listed, mu)
             lams = spacing.lams
         elif fixed is None and isinstance(config.grid, str):
-            steps = whole("num_inference_steps", steps, 1, MOST_STEPS)
+            steps = whole("num_inference_steps", steps or next(map(len, listed.values()), None), 1, MOST_STEPS)
             lams = Budget(grid=config.grid, denoise=config.denoise).lams(schedule, steps)
         else:
             lams = np.asarray(fixed or config.grid)
@@ -137,7 +139,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
             lams = np.append(_of_alpha(config.offset, schedule), lams[1:])
         self._timetable = table = Timetable(self._solver, config.options, lams, trained)
         clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and config.clock == PIPELINE else table.clocks
-        self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=device)
+        place = None if device is None else check_device("device", device)
+        self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=place)
         self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
         self.init_noise_sigma = spacing.init if spacing else float(schedule.sigma(lams[0]))
         self.num_inference_steps = len(lams) - 1
@@ -160,7 +163,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin with this evaluation, the first of a step: the solver is planned anew for the rest of the grid."""
-        self._begin = begin_index
+        self._begin = whole("begin_index", begin_index)
 
     @property
     def _planned(self) -> Timetable:
@@ -170,9 +173,10 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
 
     def _index(self, timestep: Any) -> int:
         """The evaluation with this clock; of several the last, which is the one that begins a step."""
-        found = (self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device).to(torch.float32)).nonzero()
+        t = number("timestep", timestep)
+        found = (self.timesteps == torch.tensor(t, dtype=torch.float32, device=self.timesteps.device)).nonzero()
         if not len(found):
-            raise InputError(f"{shown(float(timestep))} is none of the scheduler's timesteps: give one of scheduler.timesteps")
+            raise InputError(f"{t:g} is none of the scheduler's timesteps: give one of scheduler.timesteps")
         return int(found[-1])
 
     def _lam(self, timestep: Any) -> float:
@@ -184,7 +188,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """What the network takes at the next evaluation: the state, but for networks with EDM's preconditioning, which take c_in
         times it."""
-        trained = self._planned.trained
+        trained, sample = self._planned.trained, check_state("sample", sample)
         if prediction.find(trained["predicts"]).scale is None:
             return sample
         path, lam = trained["schedule"].path, self._lam(timestep)
@@ -201,6 +205,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         batch than that which the run began with, and for arguments that would change the step.
         """
         settings.refuse_of_others(unused)
+        check_state("model_output", model_output), check_state("sample", sample)
+        settings.check_generator(generator)
         if self._cursor is None:
             table = self._planned
             self._cursor = Cursor(table.beginning_at(self._index(timestep) if self._begin is None else self._begin))
@@ -218,7 +224,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         """The pipeline's network, which has returned `output` for this sample, with what the configuration does to x̂0."""
         config, trained = self.config, self._planned.trained
         schedule, predicts = trained["schedule"], trained["predicts"]
-        with_variances = output.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
+        with_variances = output.ndim == sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
         model = EpsModel(lambda x, t: output, schedule, predicts, clock="lam", learned_variance=with_variances)
         return of_class.bounded(model, config.replaced, config)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from diffode import grid as grids
-from diffode.checks import choice, flag, number, numbers, text, unknown
+from diffode.checks import choice, flag, instance, number, numbers, text, unknown, wrong
 from diffode.errors import InputError, shown
 from diffode.reading import reading
 from solvers.plan import Plan
@@ -40,6 +42,13 @@ def refuse_of_others(given: Mapping[str, Any]) -> None:
     for name in OF_OTHERS.keys() & given.keys():
         if given[name] is not None and not (isinstance(given[name], int | float) and given[name] == 0):
             raise InputError(f"`{name}` is of another scheduler's step: {OF_OTHERS[name]}")
+
+
+def check_generator(given: Any) -> None:
+    """InputError for what draws no noise."""
+    each = given if isinstance(given, list | tuple) and given else [given]
+    if given is not None and not all(isinstance(one, torch.Generator) for one in each):
+        raise wrong("generator", "a torch.Generator, a list of them, one per sample, or None", given)
 
 
 def planned(solver: Solver) -> Solver:
@@ -76,5 +85,6 @@ def checked(own: Mapping[str, Any]) -> dict[str, Any]:
         raise unknown("grid", grid, [*known, "a list of increasing λ"])
     if choice("clock", own["clock"], CLOCKS) == PIPELINE and (grid != PIPELINE or own["plan"]):
         raise InputError('clock="pipeline" is of the spacing of the replaced scheduler: it goes with grid="pipeline" only')
+    instance("options", own["options"], Mapping, "a dict of the solver's options")
     denoise, offset = flag("denoise", own["denoise"]), number("offset", own["offset"], 0, 0.5)
     return {**own, "grid": grid, "denoise": denoise, "offset": offset, "replaced": text("replaced", own["replaced"])}
