@@ -22,7 +22,8 @@ from solvers import find, run
 from tests.agreement import DOCUMENT, OF_EACH_KIND, TABLE, cells, final, listed, ours, relative
 from tests.pipelines import SD, fresh, normal
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what diffusers, transformers and numpy say of each other
+SAID = "DeprecationWarning", "FutureWarning", "UserWarning"  # by diffusers, transformers and numpy of each other
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in SAID]
 CELLS = cells()
 DDIM = diffusers.DDIMScheduler(**SD)
 
@@ -160,6 +161,18 @@ def test_it_is_copied_in_the_middle_of_a_run():
     for t in other.timesteps[3:]:
         y = other.step(tanh(y, t), t, y).prev_sample
     assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("solver", ["unipc3", "heun"])
+def test_gradients_flow_through_a_run(solver):
+    """Those of diffode's own loop."""
+    made, grads = scheduler(solver=solver, steps=3), []
+    model = EpsModel(tanh_of_batch, schedules.scaled_linear())
+    for end in (lambda x: driven(made, tanh, x), lambda x: run(made.plan, model, x, differentiable=True).x):
+        x = normal(2, 3).requires_grad_()
+        end(x).square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_begins_later_is_that_of_the_rest_of_the_grid():
@@ -484,7 +497,7 @@ def test_a_step_that_cannot_be():
     with pytest.raises(InputError, match="the network returned"):
         made.step(x[:, :2], made.timesteps[1], state)
     made.step(x, made.timesteps[1], state)
-    with pytest.raises(InputError, match="step is called more often than there are timesteps"):
+    with pytest.raises(InputError, match="ddim has made its 2 evaluations: begin a new run, as set_timesteps does"):
         made.step(x, made.timesteps[1], state)
 
 

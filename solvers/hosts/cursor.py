@@ -3,11 +3,11 @@
 The loop of execute.py asks the model; here the host brings each prediction, and is told the next state to be evaluated:
 
     cursor = Cursor(plan)
-    while cursor.lam is not None:           the λ at which the state is to be evaluated
-        x = cursor.advance(x, m, fresh)     m: the prediction at (x, λ), in that of the plan; x: the next such state, or the last
+    while not cursor.done:
+        x = cursor.advance(x, m, fresh)     m: the prediction at (x, cursor.lam), in that of the plan; x: the next such state
 
 The host may change x between: a changed committed state is the new anchor, as with Hooks.on_commit; a changed state of a stage is
-evaluated, and no more. The arithmetic is that of the loop (`combine`), in float32 unless x is float64.
+evaluated, and no more. The arithmetic is that of the loop (`combine`), in float32 unless x is float64; gradients flow.
 """
 
 from __future__ import annotations
@@ -38,10 +38,21 @@ class Cursor:
     _draws: dict[int, Tensor] = field(default_factory=dict)
     _drawn: int = 0
 
+    def __post_init__(self) -> None:
+        self._last_use = self.plan.last_use
+        self._last_draw = {stage.draw: row for row, stage in enumerate(self.plan.stages)}
+
     @property
-    def lam(self) -> float | None:
-        """The λ at which the next state is evaluated; None at the end."""
-        return self.plan.stages[self._row].lam if self._row < len(self.plan.stages) - 1 else None
+    def done(self) -> bool:
+        """Whether the last state has been reached."""
+        return self._row == len(self.plan.stages) - 1
+
+    @property
+    def lam(self) -> float:
+        """The λ at which the next state is evaluated; InputError at the end."""
+        if self.done:
+            raise InputError(f"{self.plan.solver} has made its {self.count} evaluations: begin a new run, as set_timesteps does")
+        return self.plan.stages[self._row].lam
 
     @property
     def remaining(self) -> int:
@@ -57,9 +68,7 @@ class Cursor:
 
     def advance(self, x: Tensor, m: Tensor, fresh: Fresh) -> Tensor:
         """The next state to be evaluated, or the last, in full precision: row after row, from the prediction m at the state x
-        (see `widened`), which must not be written to later. InputError at the end, and for another shape than before."""
-        if self.lam is None:
-            raise InputError(f"{self.plan.solver} is at its end, after {self.count} evaluations: begin again")
+        (see `widened`), which must not be written to later. InputError for another shape than before."""
         if self._state is not None and x.shape != self._state.shape:
             raise InputError(
                 f"a run began with a batch {tuple(self._state.shape)} and goes on with {tuple(x.shape)}: begin again"
@@ -72,9 +81,11 @@ class Cursor:
             self._row += 1
             stage = self.plan.stages[self._row]
             z = self._draw(stage, fresh)
-            u = combine(stage, self._anchor, self._predictions, z, torch.empty_like(self._anchor))
-            self._forget()
-            if stage.evaluate or self.lam is None:
+            out = None if torch.is_grad_enabled() else torch.empty_like(self._anchor)
+            u = combine(stage, self._anchor, self._predictions, z, out)
+            self._predictions = {j: m for j, m in self._predictions.items() if self._last_use.get(j, -1) > self._row}
+            self._draws = {k: z for k, z in self._draws.items() if self._last_draw.get(k, -1) > self._row}
+            if stage.evaluate or self.done:
                 self._state = u
                 return u
             self._anchor = u if stage.commit else self._anchor
@@ -86,10 +97,3 @@ class Cursor:
             self._drawn += 1
             self._draws[self._drawn] = fresh(self._anchor)
         return None if stage.draw is None else self._draws[stage.draw]
-
-    def _forget(self) -> None:
-        """What no later row uses."""
-        later = self.plan.stages[self._row + 1 :]
-        used = {j for stage in later for j in stage.c}
-        self._predictions = {j: m for j, m in self._predictions.items() if j in used}
-        self._draws = {k: z for k, z in self._draws.items() if any(stage.draw == k for stage in later)}

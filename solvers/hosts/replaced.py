@@ -141,10 +141,10 @@ def _of_levels(levels: Array, labels: Array | None, schedule: Schedule, config: 
         levels = np.append(levels, 0.0)
     if config.get("invert_sigmas"):
         levels = 1 - levels
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # λ = ±∞; σ > 1 is NaN, and refused
         lams = -np.log(levels) + (np.log1p(-levels) if schedule.path.name == "flow" else 0)
-    ends = np.clip(lams, schedule.lam_min, schedule.lam_max)
-    lams = np.where(np.isfinite(lams) & (abs(ends - lams) < AT_THE_END), ends, lams)
+        ends = np.clip(lams, schedule.lam_min, schedule.lam_max)
+        lams = np.where(abs(ends - lams) < AT_THE_END, ends, lams)
     if labels is not None and schedule.knots is not None:
         known = (labels == np.round(labels)) & (labels >= 0) & (labels < len(schedule.knots))
         exact = schedule.lam(np.where(known, labels, 0))

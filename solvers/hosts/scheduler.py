@@ -24,7 +24,7 @@ from diffode.errors import InputError
 from diffode.evaluation import columns
 from diffode.grid import MOST_STEPS
 from diffode.model import EpsModel
-from diffode.schedule import Schedule
+from diffode.schedule import Array, Schedule
 from diffode.scheduler_config import TrainedAs, trained_as
 from solvers.budget import Budget
 from solvers.hosts import settings
@@ -68,7 +68,7 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
             self._solver, own["options"] = settings.planned(find(solver)), {}  # those may be of another
         plan = self._solver.fixed_plan
         own |= {"solver": self._solver.name, "plan": plan and plan.to_text()}
-        own |= {key: given.pop(key) for key in own if key in given}
+        own |= {key: given.pop(key) for key in settings.SAID if key in given}
         own = settings.checked(own)
         keys = of_class.keys_of(own["replaced"]) if own["replaced"] or own["grid"] == PIPELINE else set()
         theirs |= {key: given.pop(key) for key in list(given) if key in keys - self._solver.options.keys()}
@@ -117,11 +117,25 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         timesteps, sigmas: custom ones, as the replaced class has them; for a grid of diffode their number alone counts. mu: of a
         shift that depends on the resolution. InputError for what the class or the solver cannot take.
         """
-        config, trained, spacing = self.config, self._trained(mu), None
-        schedule, fixed = trained["schedule"], self._solver.fixed_grid
+        trained = self._trained(mu)
         custom = {"timesteps": timesteps, "sigmas": sigmas}
         listed = {key: numbers(key, values, MOST_STEPS) for key, values in custom.items() if values is not None}
         steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps, 1, MOST_STEPS)
+        lams, spacing = self._grid(trained["schedule"], steps, listed, mu)
+        self._timetable = table = Timetable(self._solver, self.config.options, lams, trained)
+        clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and self.config.clock == PIPELINE else table.clocks
+        place = None if device is None else check_device("device", device)
+        self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=place)
+        self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
+        self.init_noise_sigma = spacing.init if spacing else float(trained["schedule"].sigma(lams[0]))
+        self.num_inference_steps = len(lams) - 1
+        self._cursor = self._begin = None
+
+    def _grid(
+        self, schedule: Schedule, steps: int | None, listed: Mapping[str, Array], mu: float | None
+    ) -> tuple[Array, of_class.Spacing | None]:
+        """The λ of so many steps, and the spacing of the replaced class if they are of that."""
+        config, fixed, spacing = self.config, self._solver.fixed_grid, None
         if fixed is None and config.grid == PIPELINE:
             spacing = of_class.spacing(config.replaced, config, schedule, steps, listed, mu)
             lams = spacing.lams
@@ -130,21 +144,15 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
             lams = Budget(grid=config.grid, denoise=config.denoise).lams(schedule, steps)
         else:
             lams = np.asarray(fixed or config.grid)
-            if steps != len(lams) - 1:
+            if steps != (own := len(lams) - 1):
                 raise InputError(
-                    f"the {'plan' if fixed else 'grid'} has {len(lams) - 1} steps, and the pipeline asks for {steps}: call it "
-                    f"with num_inference_steps={len(lams) - 1}"
+                    f"the {'plan' if fixed else 'grid'} has {own} steps, and the pipeline asks for {steps}: call it with "
+                    f"num_inference_steps={own}"
                 )
         if config.offset and lams[0] == -np.inf:
-            lams = np.append(_of_alpha(config.offset, schedule), lams[1:])
-        self._timetable = table = Timetable(self._solver, config.options, lams, trained)
-        clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and config.clock == PIPELINE else table.clocks
-        place = None if device is None else check_device("device", device)
-        self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=place)
-        self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
-        self.init_noise_sigma = spacing.init if spacing else float(schedule.sigma(lams[0]))
-        self.num_inference_steps = len(lams) - 1
-        self._cursor = self._begin = None
+            sigma = 1 - config.offset if schedule.path.name == "flow" else np.sqrt(1 - config.offset**2)
+            lams = np.append(np.log(config.offset / sigma), lams[1:])
+        return lams, spacing
 
     @property
     def plan(self) -> Plan:
@@ -179,11 +187,9 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
             raise InputError(f"{t:g} is none of the scheduler's timesteps: give one of scheduler.timesteps")
         return int(found[-1])
 
-    def _lam(self, timestep: Any) -> float:
-        """λ of the next evaluation."""
-        if self._cursor is not None and self._cursor.lam is not None:
-            return self._cursor.lam
-        return self._planned.lams[self._index(timestep) if self._begin is None else self._begin]
+    def _first(self, timestep: Any) -> int:
+        """The evaluation that a run begins with, as set_begin_index has said, or that of this clock."""
+        return self._index(timestep) if self._begin is None else self._begin
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """What the network takes at the next evaluation: the state, but for networks with EDM's preconditioning, which take c_in
@@ -191,8 +197,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         trained, sample = self._planned.trained, check_state("sample", sample)
         if prediction.find(trained["predicts"]).scale is None:
             return sample
-        path, lam = trained["schedule"].path, self._lam(timestep)
-        return sample * float(prediction.input_scale(trained["predicts"], *path.at(lam)))
+        lam = self._cursor.lam if self._cursor else self._planned.lams[self._first(timestep)]
+        return sample * float(prediction.input_scale(trained["predicts"], *trained["schedule"].path.at(lam)))
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True, **unused: Any
@@ -208,14 +214,11 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         check_state("model_output", model_output), check_state("sample", sample)
         settings.check_generator(generator)
         if self._cursor is None:
-            table = self._planned
-            self._cursor = Cursor(table.beginning_at(self._index(timestep) if self._begin is None else self._begin))
+            self._cursor = Cursor(self._planned.beginning_at(self._first(timestep)))
         cursor, model = self._cursor, self._model(model_output, sample)
-        if cursor.lam is None:
-            raise InputError("step is called more often than there are timesteps: call set_timesteps before the next run")
-        x = cursor.widened(sample)
-        x0 = model(x, cursor.lam, "data")
-        m = x0 if cursor.plan.prediction == "data" else model(x, cursor.lam, cursor.plan.prediction)
+        x, lam, wanted = cursor.widened(sample), cursor.lam, cursor.plan.prediction
+        x0 = model(x, lam, "data")
+        m = x0 if wanted == "data" else model(x, lam, wanted)
         state = cursor.advance(x, m, lambda like: randn_tensor(like.shape, generator, like.device, like.dtype))
         made = state.to(sample.dtype), x0.to(sample.dtype)
         return DDIMSchedulerOutput(*made) if return_dict else made
@@ -241,9 +244,3 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return int(self.config.get("num_train_timesteps", 1000))
-
-
-def _of_alpha(alpha: float, schedule: Schedule) -> float:
-    """λ where the path has this α, from 0 to ½."""
-    sigma = 1 - alpha if schedule.path.name == "flow" else np.sqrt(1 - alpha**2)
-    return float(np.log(alpha / sigma))

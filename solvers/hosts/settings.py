@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "plan": None,
     "replaced": "",
 }
-
+SAID = ("grid", "clock", "denoise", "offset", "replaced")  # what from_config is told by these names
 OF_OTHERS = {  # arguments of other schedulers' `step` that change what it does, and what is to be done instead
     "eta": "give it as an option of the solver, as from_config(..., solver='ddim', eta=1.0)",
     "s_churn": "take the solver heun-churn, with s_churn as its option",
