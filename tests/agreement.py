@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from diffode import DiffodeScheduler, EpsModel, trained_as
+from diffode import DiffodeScheduler, EpsModel, captured, trained_as
 from diffode.generators import GeneratorNoise
 from solvers import run
 from solvers.hooks import Hooks
@@ -119,6 +119,16 @@ def noise_from(state, like):
     noise = GeneratorNoise(generator)
     noise(1, like)
     return noise
+
+
+def on_captured(family, solver="unipc3"):
+    """From diffode's loop on the model that `captured` makes of the pipeline."""
+    pipe = fresh(family)
+    drawn = {"generator": torch.Generator().manual_seed(SEED)} if family == "sd-inpaint" else {}  # of the picture's latents
+    model = captured(pipe, **call(family), **drawn)
+    model = model.clipped() if pipe.scheduler.config.get("clip_sample") else model
+    calls, _ = recorded(ours(pipe, solver), **arguments_of(family))
+    return relative(calls[-1][-1][:1], run(pipe.scheduler.plan, model, calls[0][2][:1]).x)
 
 
 @cache
@@ -292,6 +302,8 @@ def cells():
         for solver in PLANNED:
             slow = family != "sd" and solver not in OF_EACH_KIND[:3]
             add(family, ALL, solver, LOOP, loop, family, solver, slow=slow, **({"offset": 1e-3} if slow else {}))
+    for family in FAMILIES:
+        add(family, "unipc3", "unipc3", f"{LOOP} on the captured model", on_captured, family, slow=family not in ("sd", "flux"))
     methods = [
         ("sd", "DDIM, leading", ("DDIMScheduler", SD), "ddim", {}),
         ("sd", "DDIM, leading, set_alpha_to_one=False", None, "ddim", {}),
