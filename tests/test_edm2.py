@@ -13,6 +13,7 @@ from diffode.model import EpsModel
 from diffode.models.card import Card
 from diffode.models.edm2_latents import Whitened
 from diffode.networks.edm2_unet import EDM2UNet, EDM2UNetConfig, normalised
+from solvers import sample
 from tests.references import formula
 
 WRITTEN = json.loads((Path(__file__).parent / "references" / "edm2.json").read_text())
@@ -36,6 +37,17 @@ def test_it_is_the_network_of_edm2_with_its_preconditioning(name):
     model = model.labelled([2, 0]) if model.classes else model
     found = model.at(formula.waves((2, 4, 8, 8), 3).float(), [-math.log(0.7), -math.log(3.0)], "data")
     assert formula.sampled(found) == pytest.approx(row["D"], rel=0, abs=1e-5)  # float32
+
+
+def test_samples_of_autoguidance_are_those_of_edm2():
+    """Heun on the grid of Karras in 32 steps, the last one to σ = 0, guided by a network without labels."""
+    rows = [WRITTEN["tiny"][name] for name in ("conditional", "unconditional")]
+    main, guide = (Card.from_json(row["read"]["card"], "edm2.json").model(network_of(row)) for row in rows)
+    model = main.labelled([2, 0]).guided(1.7, network=guide)
+    x = 80 * formula.waves((2, 4, 8, 8), 3).float()
+    result = sample(model, x=x, solver="heun", grid="karras", steps=32, denoise=True)
+    assert result.nfe == 63
+    assert formula.sampled(result.x) == pytest.approx(WRITTEN["guided"], rel=0, abs=1e-5)  # float32 networks
 
 
 def test_latents_are_decoded_to_the_pixels_of_edm2(tmp_path):

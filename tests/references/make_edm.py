@@ -54,12 +54,15 @@ def inputs(arguments):
     return x, torch.tensor([0.7, 3.0], dtype=torch.float64), y
 
 
-def of_network(networks, precond, arguments):
-    """What is written of a tiny network: its state dict's shapes, F at t = σ in float64, and D in float32."""
+def of_network(networks, sampler, precond, arguments):
+    """What is written of a tiny network: its state dict's shapes, F at t = σ in float64, D in float32, and what its sampler makes
+    of noise in 18 steps, where it begins at σ = 80."""
     net = made(networks, precond, arguments)
     x, sigma, y = inputs(arguments)
     row = {"precond": precond, "arguments": arguments, "shapes": formula.shapes(net, "model.")}
     row["D"] = formula.sampled(net(x.float(), sigma.float(), None if y is None else y.float()))
+    if precond == "EDMPrecond":
+        row["sampled"] = formula.sampled(sampler(net, x, None if y is None else y.float()))
     row["F"] = formula.sampled(copy.deepcopy(net.model).double()(x, sigma, y))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.pkl")
@@ -77,11 +80,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repo", required=True, help="a clone of github.com/NVlabs/edm")
     sys.path.insert(0, parser.parse_args().repo)
+    from generate import edm_sampler
     from training import networks
 
     exact = "ncq,nck->nqk"
     networks.AttentionOp.apply = lambda q, k: torch.einsum(exact, q, k / np.sqrt(k.shape[1])).softmax(dim=2)
-    written = {"tiny": {name: of_network(networks, *each) for name, each in NETWORKS.items()}, "published": {}}
+    written = {"tiny": {name: of_network(networks, edm_sampler, *each) for name, each in NETWORKS.items()}, "published": {}}
     for name, arguments in PUBLISHED.items():
         with torch.device("meta"):
             net = networks.SongUNet(in_channels=3, out_channels=3, **arguments)

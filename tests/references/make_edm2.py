@@ -71,10 +71,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repo", required=True, help="a clone of github.com/NVlabs/edm2")
     sys.path.insert(0, parser.parse_args().repo)
+    from generate_images import edm_sampler
     from training import encoders, networks_edm2
 
     written = {"tiny": {name: of_network(networks_edm2, encoders, each) for name, each in NETWORKS.items()}, "published": {}}
     written["pixels"] = decoded(encoders)
+    main, guide = (networks_edm2.Precond(**NETWORKS[name]).eval() for name in ("conditional", "unconditional"))
+    for network in (main, guide):
+        formula.fill(network.unet)
+    x = formula.waves((2, 4, 8, 8), 3).float()
+    written["guided"] = formula.sampled(edm_sampler(main, x, torch.eye(5)[[2, 0]], guide, guidance=1.7))
     for name, arguments in PUBLISHED.items():
         with torch.device("meta"):
             net = networks_edm2.UNet(**arguments)
