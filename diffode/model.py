@@ -44,8 +44,7 @@ class EpsModel:
     shape: that of one sample, as (channels, height, width), if it is known; what samples by the model's name needs it.
     decode: from samples (batch, *shape) to images in [−1, 1], (batch, 3, h, w) or (batch, frames, 3, h, w); None for what is one.
 
-    The other fields are set by the methods: condition (conditioned, labelled), guidance (guided), hooks on x̂0 (clipped,
-    thresholded), watches (watched) and autocast (autocasted).
+    The methods set the other fields: condition, guidance, hooks on x̂0 (clipped, thresholded), watches and autocast.
     """
 
     network: Callable[..., Any]
@@ -75,6 +74,7 @@ class EpsModel:
         object.__setattr__(self, "null_label", self.labels.null)
         checks.flag("learned_variance", self.learned_variance)
         checks.instance("condition", self.condition, Mapping, "a dict of what the network is given by keyword")
+        checks.instance("decode", self.decode, Callable | None, "a function from samples to images, or None")
         checks.instance("guidance", self.guidance, Guidance | None, "what `guided` makes, or None")
         for name in ("hooks", "watches"):
             if not isinstance(found := getattr(self, name), tuple | list) or not all(map(callable, found)):

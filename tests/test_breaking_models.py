@@ -156,6 +156,7 @@ CORE = [
     *(call(model, classes=3, null_label=wrong) for wrong in (-1, 1.5, "3", [3], LONG)),
     *(call(model, classes=3, one_hot=wrong) for wrong in (1, "yes", None)),
     *(call(model, learned_variance=wrong) for wrong in (1, "yes", None)),
+    *(call(model, decode=wrong) for wrong in (5, "vae", True, [len])),
     call(model, null_label=1000),
     call(model, one_hot=True),
     call(EpsModel(lambda x, t: x, SCHEDULE, learned_variance=True), x=X, lam=0.0),

@@ -101,10 +101,10 @@ def untouched(pipe: Any) -> Iterator[Any]:
             vars(module).pop("forward", None)
             if forward is not None:  # as accelerate sets it
                 module.forward = forward
-        if hasattr(pipe, "maybe_free_model_hooks"):  # as at the end of its own run
-            pipe.maybe_free_model_hooks()
         vars(pipe).clear()
         vars(pipe).update(before)
         for module, own in zip(attending, processors, strict=True):
             if module.attn_processors != own:  # as perturbed attention leaves them where it is interrupted
                 module.set_attn_processor(own)
+        if hasattr(pipe, "maybe_free_model_hooks"):  # as at the end of its own run
+            pipe.maybe_free_model_hooks()
