@@ -1,6 +1,7 @@
 """captured: the model of a pipeline gives what the pipeline gives, for every family, or is refused in a sentence."""
 
 import copy
+import re
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from diffode import InputError, captured, encode, log_likelihood, sample
 from diffode.pipelines.weighing import weigh
 from tests import pipelines
-from tests.test_readme import snippets
+from tests.test_readme import ROOT, snippets
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # diffusers' own
 DDIM, FLOW = ("sd", "dit", "ddim", "sd-controlnet", "sd-inpaint"), ("sd3", "flux", "ltx")  # what their schedulers do
@@ -314,3 +315,11 @@ def test_the_snippet_of_the_document_runs():
     exec(code, scope)
     assert scope["images"].shape == (2, 3, 16, 16)
     assert scope["weaker"].guidance.towards[0][0] == 2.0
+
+
+def test_the_pipeline_of_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    scope = {"pipe": pipelines.fresh("sd")}
+    exec(re.search(r"<!-- in a pipeline: tests run this -->\n```python\n(.*?)```", text, re.S)[1], scope)
+    assert scope["image"].size == (16, 16)
+    assert scope["images"].shape == (4, 3, 16, 16)
