@@ -16,28 +16,27 @@ from torch import Tensor, nn
 
 from diffode.checks import numbers
 from diffode.models.card import Card
-from diffode.models.decoders import autoencoder
+from diffode.models.decoders import Decoder, autoencoder
 from diffode.models.pickle_machine import Part
 
 MEAN, STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)  # of ImageNet-512, the defaults of its code
 
 
 class Whitened(nn.Module):
-    """Images (batch, 3, h, w) in [−1, 1] of latents x (batch, channels, h, w), wherever x is."""
+    """Images (batch, 3, h, w) in [−1, 1] of latents x (batch, channels, h, w), 2 decode(x/scale + shift) − 1, wherever x is."""
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, decode: Callable[[Tensor], Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.decode = decode
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.register_buffer("scale", 0.5 / torch.tensor(std)[:, None, None])
+        self.register_buffer("shift", torch.tensor(mean)[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         self.to(x.device)
-        images: Tensor = self.decode(2 * self.std.to(x.dtype) * x + self.mean.to(x.dtype))
-        return 2 * images - 1
+        return 2 * self.decode(x / self.scale.to(x.dtype) + self.shift.to(x.dtype)) - 1
 
 
 def of_encoder(encoder: Any) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def _latents(given: Any) -> dict[str, list[float]]:
     return {name: numbers(name, given[name], 64).tolist() for name in ("mean", "std")}
 
 
-def decoder(card: Card, place: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def decoder(card: Card, place: str | Path, dtype: torch.dtype = torch.float32) -> Decoder | Whitened:
     """The autoencoder of a FOLDER or hub:NAME for the latents of a model: as its card says, or as decoders.autoencoder has it.
 
     model = model.replace(decode=decoder(card, "hub:stabilityai/sd-vae-ft-mse")). InputError as `autoencoder`.

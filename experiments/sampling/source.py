@@ -106,9 +106,9 @@ class Source:
         loaded = pretrained.load(self.model, dtype) if self.pipeline is None else self._captured(self.pipeline, dtype)
         if self.decoder is None:
             return loaded
-        from diffode.models.decoders import autoencoder
+        from diffode.models import edm2_latents
 
-        decoder = autoencoder(self.decoder)
+        decoder = edm2_latents.decoder(loaded.card, self.decoder)
         identity = hashlib.sha256(loaded.sha256.encode())
         for part in parts([decoder, decoder.scale, decoder.shift]):
             identity.update(part)
