@@ -2,8 +2,8 @@
 
 They are trees of dicts, lists and tuples, whose leaves all follow the same rules, however deep they lie:
 
-    a tensor or NumPy array with dimensions     one row per sample, (batch, ...); an array becomes a tensor
-    a list of numbers or texts                  one entry per sample, as [3, 1, 2] or ["a coat", "a bag", "a shirt"]
+    a tensor or NumPy array with dimensions     one row per sample, (batch, ...), or one row for all; an array becomes a tensor
+    a list of numbers or texts                  one entry per sample, as [3, 1, 2] or ["a coat", "a bag", "a shirt"], or one for all
     shared(tensor), shared(array)               belongs to all samples, whatever its dimensions; the network gets the bare tensor
     anything else                               belongs to all samples: tensors without dimensions, numbers, texts, tuples of them
 """
@@ -54,10 +54,12 @@ def numbers_of(rows: Any) -> list[int]:
 
 
 def rows_of(condition: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The condition of these rows; InputError where it has fewer."""
+    """The condition of these rows, one for all as it is; InputError where it has fewer."""
     chosen, most = list(rows), max(rows, default=0)
 
     def taken(name: str, value: Rows) -> Rows:
+        if len(value) == 1:
+            return value
         if len(value) <= most:
             raise InputError(f"the condition {name} is for a batch of {len(value)}, and sample {most} is asked for")
         return [value[i] for i in chosen] if isinstance(value, list) else value[chosen]
@@ -109,6 +111,7 @@ def _placed(condition: Mapping[str, Any], like: Tensor, weights: torch.dtype | N
 
     def moved(name: str, value: Rows) -> Rows:
         _require(name, len(value), len(like))
+        value = _rows_for(value, len(like))
         return value if isinstance(value, list) else place(value)
 
     return _changed(condition, moved, place)
@@ -131,10 +134,17 @@ def _bare(condition: Mapping[str, Any]) -> dict[str, Any]:
     return _changed(condition, lambda name, value: value, wrap=lambda value: value)
 
 
+def _rows_for(value: Rows, batch: int) -> Rows:
+    """These rows, or the one for all of so many samples."""
+    if len(value) == batch:
+        return value
+    return value * batch if isinstance(value, list) else value.expand(batch, *value.shape[1:])
+
+
 def _require(name: str, rows: int, batch: int) -> None:
-    if rows != batch:
+    if rows not in (1, batch):
         raise InputError(
-            f"the condition {name} is for a batch of {rows}, the state has {batch}: give it a row per sample, or "
+            f"the condition {name} is for a batch of {rows}, the state has {batch}: give it a row per sample, one for all, or "
             "what belongs to all samples as shared(tensor), a number or a tuple of numbers"
         )
 
@@ -153,7 +163,7 @@ def row_counts(condition: Mapping[str, Any]) -> dict[str, int]:
 
 def repeated(condition: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """The condition for so many samples, where it has one row that belongs to all of them."""
-    return _changed(condition, lambda name, value: rows_of({name: value}, [0] * rows)[name] if len(value) == 1 else value)
+    return _changed(condition, lambda name, value: _rows_for(value, rows) if len(value) == 1 else value)
 
 
 def in_dtype(condition: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class EpsModel:
         return dataclasses.replace(self, **changes)
 
     def conditioned(self, **condition: Any) -> Self:
-        """This model with `condition` handed to every network call by keyword; tensors are (batch, ...)."""
+        """This model with `condition` handed to every network call by keyword; tensors are (batch, ...), or (1, ...) for all."""
         return self.replace(condition={**self.condition, **condition})
 
     def labelled(self, y: Tensor | Sequence[int]) -> Self:

@@ -209,7 +209,7 @@ CORE = [
         call(MODEL.conditioned(c=wrong), x=X, lam=0.0)
         for wrong in (torch.zeros(1), np.zeros(3), [1, 2, 3], {"a": [{"b": torch.zeros(5)}]})
     ),
-    call(MODEL.labelled([1]), x=X, lam=0.0),
+    call(MODEL.labelled([1, 0, 1]), x=X, lam=0.0),
     call(MODEL.guided(2.0), x=X, lam=0.0),
     call(EpsModel(needs_labels, SCHEDULE).labelled([1, 2]).guided(2.0), x=X, lam=0.0),
     *(

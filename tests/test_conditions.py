@@ -80,9 +80,17 @@ def test_a_condition_of_another_batch_is_refused_in_every_form(form):
     for batch in (1, 2, 4):
         with pytest.raises(InputError, match=rf"the condition added.* is for a batch of 3, the state has {batch}: give it a row"):
             model(torch.zeros(batch, 4), 0.0)
-    for row in ([1], [2, 0]):
-        with pytest.raises(InputError, match=f"is for a batch of {len(row)}, the state has 3"):
-            model.taking(row)(torch.zeros(3, 4), 0.0)
+    with pytest.raises(InputError, match="is for a batch of 2, the state has 3"):
+        model.taking([2, 0])(torch.zeros(3, 4), 0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_row_is_for_all_samples(form):
+    """As a prompt is for four images: by itself, in parts, and where a solver takes each sample by its own."""
+    one, all_of_it = model_of(form).taking([1]), model_of(form).taking([1] * 4)
+    for how in ({}, {"batch": 3}, {"solver": "dpm12"}):
+        found, wanted = (sample(model, shape=(4, 4), steps=None if "solver" in how else 3, **how).x for model in (one, all_of_it))
+        assert torch.equal(found, wanted)
 
 
 def test_the_form_of_a_tree_stays():
