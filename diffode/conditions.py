@@ -3,7 +3,7 @@
 They are trees of dicts, lists and tuples, whose leaves all follow the same rules, however deep they lie:
 
     a tensor or NumPy array with dimensions     one row per sample, (batch, ...), or one row for all; an array becomes a tensor
-    a list of numbers or texts                  one entry per sample, as [3, 1, 2] or ["a coat", "a bag", "a shirt"], or one for all
+    a list of numbers or texts                  one entry per sample, as [3, 1, 2] or ["a coat", "a bag"], or one for all
     shared(tensor), shared(array)               belongs to all samples, whatever its dimensions; the network gets the bare tensor
     anything else                               belongs to all samples: tensors without dimensions, numbers, texts, tuples of them
 """
