@@ -105,7 +105,7 @@ def test_pictures_are_of_decoded_images(compared, model):
 
 def test_the_page_says_what_was_compared(compared):
     text = (compared[0] / "report.html").read_text()
-    for words in ("“a red bicycle”, “a blue boat”", "guidance scale 3.0", "SSIM", "structural similarity"):
+    for words in ("“a red bicycle”, “a blue boat”", "guidance scale 3", "SSIM", "structural similarity"):
         assert words in text
     assert "Nothing is clipped" in text
 

@@ -98,7 +98,11 @@ def _pipeline(about: Mapping[str, Any]) -> str:
         return ""
     prompts = [f"“{one_line(str(prompt))}”" for prompt in call.get("prompts", ())]
     said = f"{'Prompts, in turn' if len(prompts) > 1 else 'Prompt'}: {', '.join(prompts)}." if prompts else ""
-    rest = [f"{name.replace('_', ' ')} {value}" for name, value in call.items() if name != "prompts" and value is not None]
+    rest = [
+        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        for name, value in call.items()
+        if name != "prompts" and value is not None
+    ]
     return " ".join(filter(None, [said, f"The pipeline is called with {', '.join(rest)}." if rest else ""]))
 
 
@@ -123,17 +127,13 @@ def reference_accuracy(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
     own_error = magnitude(solution, "rmse")
     if own_error is None:
         return f"{sentence}; its own error is not known."
-    if solution.get("limit"):
-        rounding = magnitude(solution.get("rounding", {}), "rmse")
-        by = f", that by the rounding of its network as {format_number(rounding)}" if rounding else ""
-        text = (
-            f"{sentence}; its own root mean square error is estimated as {format_number(own_error)}{by}. {limit_of(about, rows)}"
-        )
-        return text.strip()
+    rounding = magnitude(solution.get("rounding", {}), "rmse")
+    by = f", that by the rounding of its network as {format_number(rounding)}" if rounding else ""
     least = min((row["rmse"] for row in measured(rows, "rmse")), default=0)
     ratio = least / own_error if own_error else 0
     better = f", {format_ratio(ratio)} times less than that of any cell below" if ratio > 1 else ""
-    return f"{sentence}; its own root mean square error is estimated as {format_number(own_error)}{better}."
+    known = f"its own root mean square error is estimated as {format_number(own_error)}{by}{better}"
+    return f"{sentence}; {known}. {limit_of(about, rows)}".strip()
 
 
 def best_per_budget(rows: Sequence[Row]) -> list[dict[str, str]]:
