@@ -97,6 +97,7 @@ def _pipeline(about: Mapping[str, Any]) -> str:
     if not isinstance(call, Mapping):
         return ""
     prompts = [f"“{one_line(str(prompt))}”" for prompt in call.get("prompts", ())]
+    prompts = [*prompts[:8], *[f"and {len(prompts) - 8} more"] * (len(prompts) > 8)]
     said = f"{'Prompts, in turn' if len(prompts) > 1 else 'Prompt'}: {', '.join(prompts)}." if prompts else ""
     rest = [
         f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
