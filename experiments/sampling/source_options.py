@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # --help does not wait for torch
 
 MODEL = "fashion"
 MODEL_HELP = (
-    "fashion, mixture, a checkpoint file, PRESET:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME (docs/networks.md)."
+    "fashion, mixture, a checkpoint file, PRESET:FILE, FORMAT:FILE as edm:FILE, a folder of diffusers, hub:NAME, or MODULE:NAME "
+    "(docs/networks.md)."
 )
 PIPELINE = ("prompt", "prompts", "negative_prompt", "height", "width")  # options that only a pipeline takes
 GUIDED_BY = ("guidance_interval", "guidance_rescale")  # options of a model
