@@ -22,6 +22,7 @@ from diffode.pipelines.captured import captured
 from experiments.common import results
 from experiments.comparison import compare, ground_truth, limits, report_tables, tolerance
 from experiments.comparison.problem import Problem, Settings
+from experiments.comparison.rows import read_rows
 from experiments.metrics import similarity
 from experiments.sampling import progress
 from experiments.sampling.decoding import decoded
@@ -357,3 +358,23 @@ def test_results_are_read_as_they_were_written(compared):
     about, rows = results.read(compared[0] / "rows")
     assert about["solution"]["limit"]["rmse"] == pytest.approx(10 * about["solution"]["rmse"])
     assert min(row["rmse"] for row in rows) >= about["solution"]["limit"]["rmse"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"image": 5},
+        {"pipeline": ["a boat"]},
+        {"pipeline": {"prompts": 3}},
+        {"decoder": 1},
+        {"limit": 1},
+        {"rounding": {"rmse": "x"}},
+    ],
+)
+def test_rows_that_are_damaged_are_refused(compared, damage, tmp_path):
+    table = rows_of(compared[0])
+    place = table["about"]["solution"] if damage.keys() & {"limit", "rounding"} else table["about"]
+    place.update(damage)
+    (tmp_path / "rows.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match="is of no comparison"):
+        read_rows(tmp_path)

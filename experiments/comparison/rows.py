@@ -26,6 +26,7 @@ SETTINGS = {
     "lam": list,
     "solution": dict,
 }
+OPTIONAL = {"image": list, "pipeline": dict, "decoder": str}
 SOLUTION = {"method": str, "tolerance": NUMBER, "nfe": int, "rmse": MEASURED, "median": MEASURED}
 CELL = {"solver": str, "grid": str, "nfe": int | None, "rtol": NUMBER | None}
 
@@ -47,10 +48,15 @@ def _damage(about: Row, rows: list[Row]) -> str:
     """What is not as `compare` writes it, in words; nothing if all is."""
     if why := _lacking(about, SETTINGS) or _lacking(about["solution"], SOLUTION):
         return why
-    limit = about["solution"].get("limit", {})
-    if not isinstance(limit, dict) or not all(isinstance(value, NUMBER) for value in limit.values()):
-        return f"the limit of its solution is {shown(limit)}"
-    shape, ends = [*about["shape"], *(about.get("image") or [])], about["lam"]
+    if why := _lacking(about, {name: kind for name, kind in OPTIONAL.items() if name in about}):
+        return why
+    if not isinstance(prompts := about.get("pipeline", {}).get("prompts", []), list):
+        return f"its prompts are {shown(prompts)}"
+    for name in ("limit", "rounding"):
+        numbers = about["solution"].get(name, {})
+        if not isinstance(numbers, dict) or not all(isinstance(value, NUMBER) for value in numbers.values()):
+            return f"the {name} of its solution is {shown(numbers)}"
+    shape, ends = [*about["shape"], *about.get("image", [])], about["lam"]
     if not all(type(size) is int for size in shape) or len(ends) != 2 or not all(type(lam) in (int, float) for lam in ends):
         return f"its shape is {shown(shape)}, and its ends are {shown(ends)}"
     if not all(isinstance(run.get("versions", {}), dict) for run in about["made"]):
