@@ -225,6 +225,6 @@ def test_documented_commands_sample_small_stand_ins(tmp_path, monkeypatch, comma
         words[words.index("--decoder") + 1] = "vae"
     ended = CliRunner().invoke(cli.main, words if "--seeds" in words else [*words, "--n", "2"])
     assert ended.exit_code == 0, ended.output
-    shape = (2, 8, 8, 3) if "--decoder" in words else (2, 4, 8, 8) if config is SMALL_DIT else (2, 64, 64, 3)
+    shape = (2, 16, 16, 3) if "--decoder" in words else (2, 4, 8, 8) if config is SMALL_DIT else (2, 64, 64, 3)
     with np.load("samples.npz") if "--out" in words else nullcontext() as written:
         assert written is None or written["arr_0"].shape == shape
