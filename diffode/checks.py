@@ -34,7 +34,7 @@ def whole(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
     """A whole number from `least` to `most`."""
     given = value if type(value) is int else _plain_number(value)
     if not least <= given <= most or given != int(given):
-        raise wrong(name, f"a whole number {f'from {least} to {most}' if most < LARGEST else f'of at least {least}'}", value)
+        raise wrong(name, f"a whole number {f'from {least} to {most}' if most != LARGEST else f'of at least {least}'}", value)
     return int(given)
 
 

@@ -7,9 +7,11 @@ is an EpsModel that predicts data and whose clock is σ, and solvers are planned
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from solvers.solver import Solver
 
 __all__ = ["Sampler", "path_of", "sampler", "sigmas_of"]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # (σ, next σ) -> N(0, I)
+OWN_FIRST_STEP = "ddim", "ddpm"  # in noise form, but from λ = −∞ in data form
 
 
 def sampler(solver: str | Plan, *, path: str | None = None, **options: Any) -> Sampler:
@@ -49,13 +52,15 @@ def sampler(solver: str | Plan, *, path: str | None = None, **options: Any) -> S
 
     model(x, sigma, **extra_args): x̂0. x: the state (batch, *shape) at sigmas[0]; that at the last is returned, in its dtype (the
     loop in float32, if that is half precision). sigmas: falling, to 0 or another end; or rising, which leads from data to noise.
-    Equal neighbours are one; of fewer than two, x is returned. callback: is given a dict of x, i, sigma, sigma_hat and denoised
-    by the evaluation that begins step i (of a solver without plan: by each). disable: of the bar, as tqdm has it.
-    noise_sampler(sigma, sigma_next): called once per draw of a stochastic solver, in the order of its plan. Without it torch
-    draws, by its global generator, or by one of extra_args["seed"] as ComfyUI does (seed + 1 on the CPU).
+    Neighbours within 1e-5 are one; of fewer than two, x is returned. callback: is given a dict of x, i, sigma, sigma_hat and
+    denoised by the evaluation that begins step i (of a solver without plan: by each). disable: of the bar, as tqdm has it.
+    noise_sampler(sigma, sigma_next): called once per draw of a stochastic solver, in order, with the σ of its step; up to the
+    last draw that is used, also for those that are not, as k-diffusion has it. Without it torch draws, by its global generator,
+    or by one of extra_args["seed"], a whole number, as ComfyUI does (seed + 1 on the CPU).
 
-    From σ = 1 of a flow, λ = −∞, solvers in data form step; the others leave the first step to ddim (Euler's method in σ, one
-    evaluation) and begin at sigmas[1]. InputError for sigmas that the solver cannot take, and for a result that is not finite.
+    From σ = 1 of a flow, λ = −∞, solvers in data form step, and ddim and ddpm; the others leave the first step to ddim (Euler's
+    method in σ, one evaluation) and begin at sigmas[1]. InputError for sigmas that the solver cannot take, and for a result that
+    is not finite.
     """
     found = find(solver)
     if path is not None:
@@ -71,6 +76,11 @@ class Sampler:
     options: Options
     path: str | None
 
+    @property
+    def __name__(self) -> str:
+        """As that of a function of k-diffusion: sample_diffode_unipc3."""
+        return "sample_diffode_" + re.sub(r"\W+", "_", self.solver.name)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -85,16 +95,16 @@ class Sampler:
         """From the state x (batch, *shape) at sigmas[0] to that at sigmas[-1]; see `sampler`."""
         sampling = _sampling_of(model)
         path = PATHS[self.path or path_of(sampling)]
-        kept = distinct(sigmas, path).to(getattr(sigmas, "device", None))
+        sigmas = distinct(sigmas, path)
         wide = check_state("x", x).to(torch.promote_types(x.dtype, torch.float32))
-        if len(kept) < 2:
+        if len(sigmas) < 2:
             return x
         checks.function("model", model, "a function (x, sigma, **extra_args), which returns x̂0")
         checks.instance("extra_args", extra_args, Mapping | None, "a dict, or None")
         for name, given in (("callback", callback), ("noise_sampler", noise_sampler)):
             if given is not None:
                 checks.function(name, given, "a function, or None")
-        sigmas, args = sigmas[kept], dict(extra_args or {})
+        args = dict(extra_args or {})
         schedule = schedules.flow(0.0, 1.0) if path.name == "flow" else schedules.edm(0.0, float(sigmas.max()))
         lams = lams_of(sigmas, path)
         plans = self._plans(lams, schedule)
@@ -117,15 +127,20 @@ class Sampler:
             return [fitting(self.solver.fixed_plan, self.solver.name, lams, schedule.path)]
         if not self.solver.has_plan:
             return []
-        try:
+        if lams[0] > -np.inf:
             return [self.solver.plan(lams, schedule, **self.options)]
-        except InputError:
-            if lams[0] > -np.inf:
-                raise
-        return [ddim(lams[:2], schedule), *(self._plans(lams[1:], schedule) if len(lams) > 2 else [])]
+        rest = self.solver.plan(lams[1:] if len(lams) > 2 else [0.0, np.inf], schedule, **self.options)  # which checks options
+        if rest.prediction == "data" or (self.solver.alias_of or self.solver.name) in OWN_FIRST_STEP:
+            return [self.solver.plan(lams, schedule, **self.options)]
+        return [ddim(lams[:2], schedule), *[rest] * (len(lams) > 2)]
 
     def _integrated(self, host: EpsModel, x: Tensor, lams: Array) -> Tensor:
         """By a solver without plan, between the two ends if it chooses its own steps."""
+        if not (self.solver.accepts_denoise or np.isfinite(lams).all()):
+            raise InputError(
+                f"{self.solver.name} takes no step from σ = 1 of a flow, nor to σ = 0: give `sigmas` without these ends, as "
+                "sigmas[:-1], or take a planned solver"
+            )
         if not self.solver.supported_hooks and len(x) > 1:
             raise InputError(
                 f"{self.solver.name} steps every sample by itself, and the model of a host is called for its whole batch of "
@@ -183,26 +198,32 @@ def _beginnings(plans: list[Plan]) -> dict[int, int]:
     return {evaluation: step for step, evaluation in found.items()}
 
 
-def _noise_sampler(x: Tensor, seed: int | None) -> NoiseSampler:
+def _noise_sampler(x: Tensor, seed: Any) -> NoiseSampler:
     """Noise as ComfyUI draws it for a seed, and k-diffusion without one."""
-    generator = None if seed is None else torch.Generator(x.device).manual_seed((seed + (x.device.type == "cpu")) % 2**64)
+    generator = None
+    if seed is not None:
+        seed = checks.whole('the seed in "extra_args"', seed, 0, 2**64 - 1)
+        generator = torch.Generator(x.device).manual_seed((seed + (x.device.type == "cpu")) % 2**64)
     return lambda *_: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
 def _in_order(plan: Plan, fresh: NoiseSampler, scale: float) -> Noise:
     """noise(draw, like), of which draw k is the k-th that `fresh` makes, whatever the order of asking, times `scale`: the
     standard deviation of the noise in the host's states, 1 but for a few models of ComfyUI."""
-    ends = {draw: interval[:2] for draw, interval in intervals(plan).items()}
+    steps = dict(enumerate(pairwise(grid_of(plan)), 1))  # of draws that are not used: draw k of our solvers is that of step k
+    ends = steps | {draw: interval[:2] for draw, interval in intervals(plan).items()}
     uses, waiting, count = Counter(stage.draw for stage in plan.stages), dict[int, Tensor](), 0
 
     def noise(draw: int, like: Tensor) -> Tensor:
         nonlocal count
         while count < draw:
             count += 1
-            lams = ends.get(count, ends.get(draw, (plan.grid[0], plan.grid[-1])))
-            z = fresh(*torch.tensor(plan.path.sigma(np.array(lams))).to(like)).to(like) * scale
+            lams = np.array(ends.get(count, (plan.grid[0], plan.grid[-1])))
+            z = fresh(*torch.tensor(plan.path.sigma(lams)).to(like))
+            if not isinstance(z, Tensor) or z.shape != like.shape:
+                raise checks.wrong("what `noise_sampler` returns", f"a tensor of shape {tuple(like.shape)}", z)
             if uses[count]:
-                waiting[count] = z
+                waiting[count] = z.to(like) * scale
         uses[draw] -= 1
         return waiting[draw] if uses[draw] else waiting.pop(draw)
 

@@ -21,7 +21,7 @@ from diffode.schedule import PATHS, Array, ProbabilityPath
 from solvers.plan import Plan, Stage
 
 NAMES = "ve", "flow"
-SAME = 1e-5  # relative: how far the sigmas of a plan and those given, in float32, may be apart
+SAME = 1e-5  # relative: σ that are nearer are one, as those of a plan and those given in float32
 
 
 def path_of(model_sampling: Any) -> str:
@@ -49,29 +49,31 @@ def lams_of(sigmas: Tensor, path: ProbabilityPath) -> Array:
 
 
 def distinct(sigmas: Any, path: ProbabilityPath) -> Tensor:
-    """The indices of the sigmas that are taken: of all but those that repeat the one before. InputError for what is no list of
-    them, for one out of range, and unless they fall, or rise between ends with data and noise."""
-    if not isinstance(sigmas, Tensor) or sigmas.ndim != 1:
-        raise checks.wrong("sigmas", "a tensor of one axis", sigmas)
-    values = sigmas.detach().cpu().double()
+    """The sigmas that are taken: all but those within SAME of the one before. InputError for what is no list of them, for one out
+    of range, and unless they fall, or rise between ends with data and noise."""
+    given = sigmas if isinstance(sigmas, Tensor) else torch.tensor(checks.array("sigmas", sigmas, "a tensor of one axis"))
+    values = checks.array("sigmas", given.detach().cpu().double(), "a tensor of one axis")
+    if values.ndim != 1 or len(values) > MOST_STEPS + 2:
+        raise checks.wrong("sigmas", f"a tensor of one axis and at most {MOST_STEPS + 2} numbers", sigmas)
     if not len(values):
-        return torch.arange(0)
-    values, most = torch.from_numpy(checks.numbers("sigmas", values, MOST_STEPS + 2)), 1.0 if path.name == "flow" else 1e30
-    low, high = float(values.min()), float(values.max())
+        return given
+    if not np.isfinite(values).all():
+        raise checks.wrong("sigmas", "finite numbers", sigmas)
+    low, high, most = values.min(), values.max(), 1.0 if path.name == "flow" else 1e30
     if low < 0 or high > most:
         raise InputError(
             f"`sigmas` on the path {path.name} are from 0 to {most:g}, and those given from {low:g} to {high:g}: give others, or "
             "say which path it is, 've' or 'flow'"
         )
-    step = values.diff()
-    kept = torch.cat([torch.zeros(1, dtype=torch.int64), step.nonzero()[:, 0] + 1])
-    rises = bool((step >= 0).all())
+    step = np.diff(values)
+    kept = np.flatnonzero(np.abs(np.concatenate([[np.inf], step])) > SAME * values)
+    rises = (step >= 0).all()
     if len(kept) > 1 and (not (rises or (step <= 0).all()) or values[0] == 0 or (rises and path.name == "flow" and high == 1)):
         raise InputError(
             "`sigmas` must fall, to 0 or another end, or rise between two ends with data and noise in them, not begin with "
-            f"{checks.shown(values[kept][:4].tolist())} and end with {float(values[-1]):g}: take a schedule of one direction"
+            f"{checks.shown(values[kept][:4].tolist())} and end with {values[-1]:g}: take a schedule of one direction"
         )
-    return kept
+    return given[torch.from_numpy(kept).to(given.device)]
 
 
 def grid_of(plan: Plan) -> Array:
