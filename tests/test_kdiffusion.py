@@ -16,7 +16,7 @@ from diffode.kdiffusion import sampler, sigmas_of
 from solvers import ALIASES, Hooks, Plan, find, run
 from solvers.hosts.sigmas import lams_of, on_path
 from solvers.registry import all_names
-from tests.references.make_kdiffusion import FILE, SAME, denoiser, sigmas, wave, waves
+from tests.references.make_kdiffusion import FILE, SAME, churned_start, denoiser, sigmas, wave, waves
 from tests.test_breaking_api import NO_TEXT, each, refused
 from tests.test_readme import ROOT, part, snippets
 
@@ -39,12 +39,16 @@ def _called(name, options):
     return ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
 
 
+def _begins_beyond(options):
+    return options.get("s_tmax", 0) == math.inf
+
+
 def table():
     """The table of docs/comfyui.md."""
     lines = ["| k-diffusion | ours | largest difference, in float64 |", "|---|---|---|"]
     for name, theirs, ours, options in SAME:
         left, right = _called(name, theirs), _called(ours, options)
-        lines.append(f"| {left} | {right} | below {EXACT[name]:.0e} |")
+        lines.append(f"| {left} | {right} | below {EXACT[name]:.0e}{', begun at σ̂, see below' * _begins_beyond(options)} |")
     return "\n".join([*lines, *(f"| {name} | nearest: {ours} | not the same: {why} |" for name, (ours, why) in NONE.items())])
 
 
@@ -53,7 +57,8 @@ def test_it_is_the_same_as_k_diffusions_own(row):
     """In float64, with the same noise. 1e-12: rounding, over 8 steps from σ = 14.6."""
     name, _, ours, options = SAME[row]
     grid, expected = sigmas(name), torch.tensor(json.loads(FILE.read_text())["x"][row], dtype=torch.float64)
-    x = sampler(ours, **options)(denoiser, wave(0) * grid[0], grid, disable=True, noise_sampler=waves())
+    x, grid = churned_start(grid, options["s_churn"]) if _begins_beyond(options) else (wave(0) * grid[0], grid)
+    x = sampler(ours, **options)(denoiser, x, grid, disable=True, noise_sampler=waves())
     torch.testing.assert_close(x.flatten(), expected, rtol=0, atol=EXACT[name])
 
 

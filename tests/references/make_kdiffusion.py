@@ -7,6 +7,7 @@ Its other dependencies are not needed (benchmarks/peer_packages.py); tests/test_
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ SAME = (
     ("euler_ancestral", {"eta": 0.4}, "euler-ancestral", {"eta": 0.4}),
     ("heun", {}, "heun", {}),
     ("heun", {"s_churn": 6.0, "s_tmin": 0.1, "s_tmax": 5.0}, "heun-churn", {"s_churn": 6.0, "s_tmin": 0.1, "s_tmax": 5.0}),
+    ("heun", {"s_churn": 6.0}, "heun-churn", {"s_churn": 6.0, "s_tmin": 0.0, "s_tmax": math.inf}),  # see churned_start
     ("dpm_2", {}, "kdpm2", {}),
     ("lms", {}, "lms", {}),
     ("lms", {"order": 2}, "lms", {"order": 2}),
@@ -45,6 +47,12 @@ def denoiser(x, sigma):
 def wave(k):
     """A tensor of SHAPE for every whole number, in the place of N(0, I)."""
     return torch.sin(2.0 + 3.1 * k + 1.7 * torch.arange(12, dtype=torch.float64)).view(SHAPE) * 2**0.5
+
+
+def churned_start(grid, s_churn):
+    """(x, grid) with the noise that k-diffusion's heun adds before its first step, where s_tmax is above the first σ."""
+    first = grid[0] * (1 + min(s_churn / (len(grid) - 1), 2**0.5 - 1))
+    return wave(0) * grid[0] + (first**2 - grid[0] ** 2).sqrt() * wave(1), torch.cat([first[None], grid[1:]])
 
 
 def sigmas(name):
