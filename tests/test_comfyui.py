@@ -9,6 +9,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -64,12 +65,23 @@ class KSAMPLER:
         self.sampler_function, self.extra_options = sampler_function, extra_options
 
 
-def package():
-    """The package, as ComfyUI imports it."""
-    spec = importlib.util.spec_from_file_location("custom_nodes_diffode", PACKAGE / "__init__.py")
+def package(name="custom_nodes_diffode"):
+    """The package, as ComfyUI imports it under a name of its choice, where it is to be found while it is run."""
+    spec = importlib.util.spec_from_file_location(name, PACKAGE / "__init__.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules.pop(name) if before is None else sys.modules.update({name: before})
     return module
+
+
+def folders():
+    """Where the documents say that the package is copied to."""
+    texts = [(ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8"), (PACKAGE / "README.md").read_text(encoding="utf-8")]
+    return {folder for text in texts for folder in re.findall(r"\w+/custom_nodes/[\w-]+", text)}
 
 
 @pytest.fixture
@@ -120,10 +132,30 @@ def test_samplers_are_registered_once(nodes):
         assert getattr(comfy.k_diffusion.sampling, f"sample_{known}").solver.name == name
 
 
+@pytest.mark.parametrize("name", [os.path.basename, lambda folder: f"/home/a_x_b/{folder}"], ids=["its folder", "its path"])
+def test_it_is_imported_under_the_names_that_comfyui_gives(nodes, name):
+    """Older ones, and some that are packages, name a module by its folder alone."""
+    found = {folder.rpartition("/")[2] for folder in folders()}
+    assert len(found) == 1
+    assert package(name(*found)).NODE_CLASS_MAPPINGS.keys() == nodes.NODE_CLASS_MAPPINGS.keys()
+
+
+@pytest.mark.parametrize("missing", ["diffode", "solvers.options"])
+def test_what_is_missing_is_said(nodes, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"pip install PATH_TO_DIFFODE.* as comfyui-diffode: .*{missing}"):
+        package()
+
+
+def test_a_folder_named_diffode_is_refused(nodes):
+    with pytest.raises(ImportError, match="a folder that is not named diffode itself"):
+        package("diffode")
+
+
 def test_every_sampler_that_the_node_offers_runs(nodes):
     """On a point mass, which each meets, in the last step to σ = 0."""
     inputs = nodes.DiffodeSampler.INPUT_TYPES()["required"]
-    assert inputs["plan"] == (["none"],)
+    assert inputs["plan"][0] == ["none"]
     for name in inputs["solver"][0]:
         (made,) = nodes.DiffodeSampler().make(name, "", "none")
         x = made.sampler_function(
@@ -186,18 +218,30 @@ def test_the_grid_in_time_of_a_flow_has_its_shift(nodes, shift):
     torch.testing.assert_close(sigmas, shift * u / (1 + (shift - 1) * u), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*grid.GRIDS, *grid.TAUS])
+@pytest.mark.parametrize("name", grid.GRIDS)
 @pytest.mark.parametrize("sampling", [SimpleNamespace(sigmas=TABLE), Flow(3.0)], ids=["table", "flow"])
-def test_every_grid_falls_to_0_or_says_why_not(nodes, name, sampling):
-    if name in grid.TAUS and isinstance(sampling, CONST):
-        with pytest.raises(InputError, match="is made of labels"):
-            nodes.DiffodeGrid().make(model_of(sampling), name, 10, 1.0, "none")
-        return
+def test_every_grid_falls_to_0(nodes, name, sampling):
+    assert list(grid.GRIDS) == nodes.DiffodeGrid.INPUT_TYPES()["required"]["grid"][0]
     (sigmas,) = nodes.DiffodeGrid().make(model_of(sampling), name, 10, 1.0, "none")
     assert len(sigmas) == 11
     assert (sigmas.diff() < 0).all()
     assert sigmas[-1] == 0
-    assert 0.9 < float(sigmas[0] / sampling.sigmas[-1]) <= 1 or name in grid.TAUS  # which begin at a label before the last
+    assert 0.99 < float(sigmas[0] / sampling.sigmas[-1]) <= 1
+
+
+@pytest.mark.parametrize("denoise", [1e-3, 1e-320])
+def test_too_many_steps_are_refused(nodes, denoise):
+    with pytest.raises(InputError, match="steps / denoise must be a whole number from 1 to 100000"):
+        nodes.DiffodeGrid().make(MODEL, "time", 10000, denoise, "none")
+
+
+@pytest.mark.parametrize(("name", "of"), [("logsnr", np.log), ("karras", lambda ratio: ratio ** (1 / 7))])
+def test_grids_of_a_flow_are_what_the_document_says(nodes, name, of):
+    """Equal steps to 1e-2: float32 has 1 − σ = 3e-5 to 2e-3 of it."""
+    (sigmas,) = nodes.DiffodeGrid().make(model_of(Flow(3.0)), name, 6, 1.0, "none")
+    sigmas, u = sigmas[:-1].double().numpy(), np.array([0.9999, 1 / 1000])
+    np.testing.assert_allclose(sigmas[[0, -1]], 3 * u / (1 + 2 * u), rtol=1e-4)
+    np.testing.assert_allclose(np.diff(of(sigmas / (1 - sigmas)), 2), 0, atol=1e-2)
 
 
 def test_the_workflow_is_of_these_nodes(nodes):

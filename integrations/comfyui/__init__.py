@@ -10,11 +10,17 @@ import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
 
-from diffode import ALIASES, InputError, Plan, Schedule, schedules
-from diffode import grid as grids
-from diffode.kdiffusion import path_of, sampler, sigmas_of
-from solvers.options import parse
-from solvers.registry import all_names, find
+try:
+    from diffode import ALIASES, InputError, Plan, Schedule, checks, schedules
+    from diffode import grid as grids
+    from diffode.kdiffusion import path_of, sampler, sigmas_of
+    from solvers.options import parse
+    from solvers.registry import all_names, find
+except ImportError as error:
+    raise ImportError(
+        "these nodes need diffode in the Python that runs ComfyUI (pip install PATH_TO_DIFFODE), no other package named solvers, "
+        f"and a folder that is not named diffode itself, as comfyui-diffode: {error}"
+    ) from error
 
 FOLDER = Path(__file__).parent / "plans"
 NONE = "none"
@@ -23,9 +29,8 @@ REGISTERED = (
     *("ddim", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3", "deis-rho", "ipndm", "dpm3", "heun"),
     *("euler-ancestral", "sde-dpmpp2m", "sde-dpmpp3m", "sa-solver"),
 )
-OFFSET = (
-    1e-4  # from σ = 1 of a flow, λ = −∞, where logsnr and karras cannot begin: as ComfyUI has it, in the time before its shift
-)
+# From σ = 1 of a flow, λ = −∞, where logsnr and karras cannot begin: as ComfyUI has it, in the time before its shift.
+OFFSET = 1e-4
 
 
 def plans() -> list[str]:
@@ -77,8 +82,11 @@ class DiffodeSampler:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         """The solvers, a text, and the plans."""
-        options = ("STRING", {"default": "", "tooltip": "name=value, name=value"})
-        return {"required": {"solver": (SOLVERS, {"default": "unipc3"}), "options": options, "plan": (plans(),)}}
+        which = "`python -m diffode solvers` lists them, with their options; docs/solvers.md of diffode says what each does"
+        solver = (SOLVERS, {"default": "unipc3", "tooltip": f"Of no effect with a plan. {which}"})
+        options = ("STRING", {"default": "", "tooltip": f"of the solver, as eta=0.5, start=single. {which}"})
+        plan = (plans(), {"tooltip": "a file of the folder plans beside these nodes, in the place of solver and options"})
+        return {"required": {"solver": solver, "options": options, "plan": plan}}
 
     @classmethod
     def IS_CHANGED(cls, plan: str, **_: Any) -> str:  # noqa: N802
@@ -109,8 +117,9 @@ class DiffodeGrid:
         """The model, the names of the grids, and numbers."""
         steps = ("INT", {"default": 10, "min": 1, "max": 10000})
         denoise = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01})
-        inputs = {"model": ("MODEL",), "grid": ([*grids.GRIDS, *grids.TAUS],), "steps": steps, "denoise": denoise}
-        return {"required": {**inputs, "plan": (plans(),)}}
+        inputs = {"model": ("MODEL",), "grid": (list(grids.GRIDS),), "steps": steps, "denoise": denoise}
+        plan = (plans(), {"tooltip": "whose own grid is given: the other inputs are then of no effect"})
+        return {"required": {**inputs, "plan": plan}}
 
     @classmethod
     def IS_CHANGED(cls, plan: str, **_: Any) -> str:  # noqa: N802
@@ -125,14 +134,14 @@ class DiffodeGrid:
             return (sigmas_of(plan_of(plan), path_of(sampling)),)
         if denoise <= 0:
             return (torch.empty(0),)
-        lams = grids.make(grid, schedule_of(sampling, grid), int(steps / denoise), denoise=True)
+        total = checks.whole("steps / denoise", steps / denoise // 1, 1, grids.MOST_STEPS)
+        lams = grids.make(grid, schedule_of(sampling, grid), total, denoise=True)
         return (sigmas_of(lams[-1 - steps :], path_of(sampling)),)
 
 
-for name in REGISTERED:
-    known = f"diffode_{name.replace('-', '_')}"
-    setattr(comfy.k_diffusion.sampling, f"sample_{known}", sampler(name))
-    if known not in comfy.samplers.KSampler.SAMPLERS:
+for made in map(sampler, REGISTERED):
+    setattr(comfy.k_diffusion.sampling, made.__name__, made)
+    if (known := made.__name__.removeprefix("sample_")) not in comfy.samplers.KSampler.SAMPLERS:
         comfy.samplers.KSampler.SAMPLERS.append(known)
 
 NODE_CLASS_MAPPINGS = {"DiffodeSampler": DiffodeSampler, "DiffodeGrid": DiffodeGrid}
