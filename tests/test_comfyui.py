@@ -21,6 +21,7 @@ import torch
 
 from diffode import InputError, grid, schedules
 from diffode.kdiffusion import sampler, sigmas_of
+from docs import draw_comfyui
 from solvers import find
 from tests.test_readme import ROOT, part
 
@@ -253,10 +254,13 @@ def test_the_workflow_is_of_these_nodes(nodes):
         assert by_id[target]["inputs"][into]["link"] == number
     ours = {node["type"]: node for node in flow["nodes"] if node["type"].startswith("Diffode")}
     assert set(ours) == set(nodes.NODE_CLASS_MAPPINGS)
+    assert draw_comfyui.TITLES == nodes.NODE_DISPLAY_NAME_MAPPINGS
+    assert draw_comfyui.SVG.read_text(encoding="utf-8") == draw_comfyui.drawing()
     for kind, node in ours.items():
         widgets = {
             name: spec for name, spec in nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()["required"].items() if name != "model"
         }
+        assert tuple(widgets) == draw_comfyui.WIDGETS[kind]
         for (allowed, *_), value in zip(widgets.values(), node["widgets_values"], strict=True):
             assert value in allowed if isinstance(allowed, list) else isinstance(value, int | float | str)
 
