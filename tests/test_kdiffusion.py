@@ -171,6 +171,13 @@ def test_sigmas_that_are_almost_the_same_are_one(name):
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
 
 
+def test_sigmas_of_a_flow_near_1_are_not_the_same():
+    """Though within 1e-5 of each other: 1 − σ is twice that of the one before."""
+    steps, near = [], torch.tensor([1.0, 1 - 1e-6, 1 - 2e-6, 1 - 4e-6, 0.5, 0.0, 0.0], dtype=torch.float64)
+    sampler("dpmpp2m", path="flow")(denoiser, wave(0), near, None, steps.append, True)
+    assert [step["sigma"] for step in steps] == near[:5].tolist()
+
+
 def test_sigmas_may_be_a_list():
     x = sampler("unipc3")(denoiser, wave(0), SIGMAS.tolist(), disable=True)
     assert torch.equal(x, sampler("unipc3")(denoiser, wave(0), SIGMAS, disable=True))

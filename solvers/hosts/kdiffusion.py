@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -52,11 +52,11 @@ def sampler(solver: str | Plan, *, path: str | None = None, **options: Any) -> S
 
     model(x, sigma, **extra_args): x̂0. x: the state (batch, *shape) at sigmas[0]; that at the last is returned, in its dtype (the
     loop in float32, if that is half precision). sigmas: falling, to 0 or another end; or rising, which leads from data to noise.
-    Neighbours within 1e-5 are one; of fewer than two, x is returned. callback: is given a dict of x, i, sigma, sigma_hat and
-    denoised by the evaluation that begins step i (of a solver without plan: by each). disable: of the bar, as tqdm has it.
-    noise_sampler(sigma, sigma_next): called once per draw of a stochastic solver, in order, with the σ of its step; up to the
-    last draw that is used, also for those that are not, as k-diffusion has it. Without it torch draws, by its global generator,
-    or by one of extra_args["seed"], a whole number, as ComfyUI does (seed + 1 on the CPU).
+    Neighbours are one if their σ/α are within 1e-5; of fewer than two, x is returned. callback: given a dict of x, i, sigma,
+    sigma_hat and denoised by the evaluation that begins step i (of a solver without plan: by each). disable: of the bar, as tqdm
+    has it. noise_sampler(sigma, sigma_next): called once per draw of a stochastic solver, in order, with the σ of its step; up to
+    the last draw that is used, also for those that are not, as k-diffusion has it. Without it torch draws, by its global
+    generator, or by one of extra_args["seed"], a whole number, as ComfyUI does (seed + 1 on the CPU).
 
     From σ = 1 of a flow, λ = −∞, solvers in data form step, and ddim and ddpm; the others leave the first step to ddim (Euler's
     method in σ, one evaluation) and begin at sigmas[1]. InputError for sigmas that the solver cannot take, and for a result that
@@ -86,7 +86,7 @@ class Sampler:
         self,
         model: Callable[..., Tensor],
         x: Tensor,
-        sigmas: Tensor,
+        sigmas: Tensor | Sequence[float],
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], Any] | None = None,
         disable: bool | None = None,
@@ -95,9 +95,9 @@ class Sampler:
         """From the state x (batch, *shape) at sigmas[0] to that at sigmas[-1]; see `sampler`."""
         sampling = _sampling_of(model)
         path = PATHS[self.path or path_of(sampling)]
-        sigmas = distinct(sigmas, path)
+        taken = distinct(sigmas, path)
         wide = check_state("x", x).to(torch.promote_types(x.dtype, torch.float32))
-        if len(sigmas) < 2:
+        if len(taken) < 2:
             return x
         checks.function("model", model, "a function (x, sigma, **extra_args), which returns x̂0")
         checks.instance("extra_args", extra_args, Mapping | None, "a dict, or None")
@@ -105,12 +105,12 @@ class Sampler:
             if given is not None:
                 checks.function(name, given, "a function, or None")
         args = dict(extra_args or {})
-        schedule = schedules.flow(0.0, 1.0) if path.name == "flow" else schedules.edm(0.0, float(sigmas.max()))
-        lams = lams_of(sigmas, path)
+        schedule = schedules.flow(0.0, 1.0) if path.name == "flow" else schedules.edm(0.0, float(taken.max()))
+        lams = lams_of(taken, path)
         plans = self._plans(lams, schedule)
         steps = _beginnings(plans)
         with tqdm(total=len(steps) or None, disable=disable) as bar:
-            host = EpsModel(_Host(model, args, sigmas, steps, callback, bar), schedule, "data", clock="sigma")
+            host = EpsModel(_Host(model, args, taken, steps, callback, bar), schedule, "data", clock="sigma")
             if not plans:
                 return self._integrated(host, wide, lams).to(x.dtype)
             fresh = noise_sampler or _noise_sampler(wide, args.get("seed"))

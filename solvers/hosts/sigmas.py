@@ -21,7 +21,7 @@ from diffode.schedule import PATHS, Array, ProbabilityPath
 from solvers.plan import Plan, Stage
 
 NAMES = "ve", "flow"
-SAME = 1e-5  # relative: σ that are nearer are one, as those of a plan and those given in float32
+SAME = 1e-5  # of σ/α, relative: what is nearer is one, as the sigmas of a plan and those given, in float32
 
 
 def path_of(model_sampling: Any) -> str:
@@ -49,8 +49,8 @@ def lams_of(sigmas: Tensor, path: ProbabilityPath) -> Array:
 
 
 def distinct(sigmas: Any, path: ProbabilityPath) -> Tensor:
-    """The sigmas that are taken: all but those within SAME of the one before. InputError for what is no list of them, for one out
-    of range, and unless they fall, or rise between ends with data and noise."""
+    """The sigmas that are taken: all but those whose λ is within SAME of the one before. InputError for what is no list of them,
+    for one out of range, and unless they fall, or rise between ends with data and noise."""
     given = sigmas if isinstance(sigmas, Tensor) else torch.tensor(checks.array("sigmas", sigmas, "a tensor of one axis"))
     values = checks.array("sigmas", given.detach().cpu().double(), "a tensor of one axis")
     if values.ndim != 1 or len(values) > MOST_STEPS + 2:
@@ -65,8 +65,9 @@ def distinct(sigmas: Any, path: ProbabilityPath) -> Tensor:
             f"`sigmas` on the path {path.name} are from 0 to {most:g}, and those given from {low:g} to {high:g}: give others, or "
             "say which path it is, 've' or 'flow'"
         )
+    with np.errstate(invalid="ignore"):  # two ends, ∞ − ∞, are one
+        kept = np.flatnonzero(np.append(True, np.abs(np.diff(lams_of(given, path))) > SAME))
     step = np.diff(values)
-    kept = np.flatnonzero(np.abs(np.concatenate([[np.inf], step])) > SAME * values)
     rises = (step >= 0).all()
     if len(kept) > 1 and (not (rises or (step <= 0).all()) or values[0] == 0 or (rises and path.name == "flow" and high == 1)):
         raise InputError(
