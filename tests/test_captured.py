@@ -3,6 +3,7 @@
 import copy
 import re
 from functools import cache
+from itertools import count
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def state_of(pipe):
     return dict(vars(pipe)), hooks, repr(scheduler), torch.random.get_rng_state().tolist()
 
 
-def interrupting(pipe, i, t, kwargs):
+def interrupting(module, args):
     raise KeyboardInterrupt
 
 
@@ -211,20 +212,32 @@ def test_the_pipeline_is_left_as_it_was(ends):
     elif ends == "with an error":
         refused(lambda: captured(pipe, **call, clip_skip=100))
     else:
+        hook = pipe.unet.conv_out.register_forward_pre_hook(interrupting)
         with pytest.raises(KeyboardInterrupt):
-            captured(pipe, **call, callback_on_step_end=interrupting)
+            captured(pipe, **call)
+        hook.remove()
     assert state_of(pipe) == state
     assert torch.equal(source.get_state(), own)
     assert torch.equal(images_of(pipe, **pipelines.call("sd"), generator=generator(1)), before)
 
 
-def guided_by_step(pipe, i, t, kwargs):
-    pipe._guidance_scale = 5.0 if i < 3 else 1.5
-    return kwargs
+def guided_by_step():
+    """A pipeline of which the weight of guidance, which is read once a step, is another after three."""
+    from diffusers import StableDiffusionPipeline
+
+    reads = count()
+    weight = property(lambda self: 5.0 if next(reads) < 3 else 1.5)
+    guided = type("Guided", (StableDiffusionPipeline,), {"guidance_scale": weight})
+    return guided(**pipelines.build("sd").components, requires_safety_checker=False)
 
 
-def shrinking(pipe, i, t, kwargs):
-    return {"latents": 0.9 * kwargs["latents"]}
+def video_as_images():
+    """A pipeline that steps (batch · frames, ...) of a network for (batch, channels, frames, ...)."""
+    from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
+
+    parts = {name: pipelines.build("sd").components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    blocks = {"down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D")}
+    return TextToVideoSDPipeline(**parts, unet=UNet3DConditionModel(**pipelines.UNET | blocks))
 
 
 def two_transformers(second):
@@ -241,8 +254,23 @@ def of_kind(kind, name, **changes):
 
 
 REFUSED = {
-    "guidance that changes": (lambda: pipelines.build("sd"), "sd", {"callback_on_step_end": guided_by_step}, "changes with t"),
-    "a changed state": (lambda: pipelines.build("sd"), "sd", {"callback_on_step_end": shrinking}, "between its steps"),
+    "guidance that changes": (guided_by_step, "sd", {}, "changes with t"),
+    "a callback": (lambda: pipelines.build("sd"), "sd", {"callback_on_step_end": print}, "callback_on_step_end may change"),
+    "held frames": (
+        lambda: of_kind("LTXImageToVideoPipeline", "ltx"),
+        "ltx",
+        {"image": pipelines.normal(1, 3, 32, 32)},
+        "held frames",
+    ),
+    "a reshaped state": (video_as_images, "sd", {"num_frames": 3}, "reshapes the state"),
+    "an early end": (lambda: pipelines.build("sdxl"), "sdxl", {"denoising_end": 0.5}, "denoising_end"),
+    "a state of no numbers": (
+        lambda: pipelines.build("sd"),
+        "sd",
+        {"latents": torch.full((1, 4, 8, 8), np.nan)},
+        "not finite",
+    ),
+    "steps in words": (lambda: pipelines.build("sd"), "sd", {"num_inference_steps": "few"}, "num_inference_steps"),
     "a mask": (
         lambda: of_kind("StableDiffusionInpaintPipeline", "sd", requires_safety_checker=False),
         "sd-inpaint",
@@ -299,14 +327,121 @@ def test_latents_of_another_shape_are_not_decoded():
 
 
 def test_weights_that_explain_nothing_are_refused():
-    """A product is no sum; and sums that are: three branches, a sign, and weights of few digits in half precision."""
+    """A product is no sum; and sums that are: three branches, and a sign."""
     a, b, c = torch.randn(3, 2, 3, 40, generator=generator())
     assert "no weighted sum" in refused(lambda: weigh([[a[0], b[0]]], [a[0] * b[0]]))
     assert "no weighted sum" in refused(lambda: weigh([[a[0]]], [2 * a[0]]))
     assert weigh([[a[0], b[0], c[0]]], [7.5 * a[0] - 6.0 * b[0] - 0.5 * c[0]])[:2] == ([7.5, -6.0, -0.5], 1)
     assert weigh([[a[0], b[0]]], [3 * b[0] - 4 * a[0]])[:2] == ([4.0, -3.0], -1)
-    a, b = a.bfloat16(), b.bfloat16()
-    assert weigh([[a[0], b[0]], [a[1], b[1]]], [b[i] + 4.5 * (a[i] - b[i]) for i in range(2)])[0] == [4.5, -3.5]
+
+
+def branches_of(dtype, spread):
+    """Outputs with a prompt and without at three points, which differ by `spread` of their size."""
+    with_prompt = [torch.randn(1, 4, 8, 8, generator=generator(i)) for i in range(3)]
+    without = [(c + spread * torch.randn(c.shape, generator=generator(9 + i))).to(dtype) for i, c in enumerate(with_prompt)]
+    return [c.to(dtype) for c in with_prompt], without
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+def test_guidance_in_half_precision_is_told_from_its_rounding(dtype, spread):
+    """Weights are those given; rescaling is found; what is normalized, or of one branch and scaled, is refused. All of it is done
+    in the dtype, as pipelines do."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    c, u = branches_of(dtype, spread)
+    for weight in (3.0, 9.0):
+        m = [b + weight * (a - b) for a, b in zip(c, u, strict=True)]
+        assert weigh(list(zip(c, u, strict=True)), m) == ([weight, 1 - weight], 1, 0.0)
+        assert weigh(list(zip(u, c, strict=True)), [-each for each in m]) == ([1 - weight, weight], -1, 0.0)
+        assert weigh(list(zip(c, u, strict=True)), [each.float() for each in m]) == ([weight, 1 - weight], 1, 0.0)
+        wide = [b.float() + weight * (a.float() - b.float()) for a, b in zip(c, u, strict=True)]
+        assert weigh(list(zip(c, u, strict=True)), wide)[0] == pytest.approx([weight, 1 - weight], abs=1e-6)
+        normed = [each * (a.norm(dim=1, keepdim=True) / each.norm(dim=1, keepdim=True)) for a, each in zip(c, m, strict=True)]
+        assert "cfg_normalization" in refused(lambda: weigh(list(zip(c, u, strict=True)), normed))  # noqa: B023
+        rescaled = [rescale_noise_cfg(each, a, 0.2) for a, each in zip(c, m, strict=True)]
+        assert weigh(list(zip(c, u, strict=True)), rescaled) == ([weight, 1 - weight], 1, 0.2)
+    assert "no weighted sum" in refused(lambda: weigh([[each] for each in c], [0.97 * each for each in c]))
+    three = [b + 7.0 * (a - i) + 1.5 * (i - b) for a, b, i in zip(c, u, reversed(u), strict=True)]
+    assert weigh(list(zip(c, reversed(u), u, strict=True)), three)[0] == pytest.approx([7.0, -5.5, -0.5], abs=0.02)
+
+
+def test_a_pipeline_in_half_precision():
+    """Of the weight that it is given, to the last digit, and rescaled."""
+    built = pipelines.build("sd")
+    parts = {name: copy.deepcopy(part) for name, part in built.components.items()}
+    pipe = type(built)(**parts, requires_safety_checker=False).to(torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    assert captured(pipe, **pipelines.call("sd")).guidance.towards[0][0] == 5.0
+    model = captured(pipe, **pipelines.call("sd") | {"guidance_scale": 3.0, "guidance_rescale": 0.2})
+    assert (model.guidance.towards[0][0], str(model.guidance.rules[0])) == (3.0, "rescaled(0.2)")
+
+
+def test_equal_rows_are_rows():
+    """One prompt twice with one seed is no copy that guidance makes; with another the rows differ in nothing else."""
+    seeds = {"prompt": TEXTS[:1] * 2, "generator": [generator(1), generator(1)]}
+    model = captured(pipelines.build("sd"), **pipelines.call("sd") | seeds)
+    assert model.guidance.towards[0][0] == 5.0
+    assert model.condition["encoder_hidden_states"].shape[0] == 2
+
+
+def test_one_prompt_is_for_any_number_of_samples():
+    model = model_of("sd")
+    x = torch.randn(3, *model.shape, generator=generator())
+    close(model(x, 0.0), torch.cat([model(each, 0.0) for each in x.split(1)]))
+
+
+def test_arguments_that_the_network_takes_items_out_of():
+    """The residuals of a T2I-Adapter: a list that the network empties, at each call."""
+    import diffusers
+
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    with pipelines.seeded():
+        unet = diffusers.UNet2DConditionModel(**pipelines.UNET | blocks).eval()
+        adapter = diffusers.T2IAdapter(channels=[4, 8], num_res_blocks=1, downscale_factor=2)
+    parts = pipelines.build("sd").components | {"unet": unet, "adapter": adapter}
+    parts.pop("image_encoder", None)
+    pipe = diffusers.StableDiffusionAdapterPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    model = captured(pipe, **pipelines.call("sd") | {"image": pipelines.normal(1, 3, 16, 16).sigmoid()})
+    residuals = model.condition["down_intrablock_additional_residuals"]
+    assert sample(model, solver="ddim", nfe=2, n=1).x.isfinite().all()
+    assert len(residuals) == 2
+
+
+def test_a_state_that_is_scaled_with_what_follows_it():
+    """Latents and the image to be enlarged, which are scaled as one."""
+    import diffusers
+
+    with pipelines.seeded():
+        unet = diffusers.UNet2DModel(**pipelines.PLAIN_UNET | {"in_channels": 6, "out_channels": 3}).eval()
+        coder = diffusers.VQModel(latent_channels=3, norm_num_groups=2, num_vq_embeddings=8).eval()
+    pipe = diffusers.LDMSuperResolutionPipeline(coder, unet, pipelines.fresh("ddim").scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    model = captured(pipe, image=pipelines.normal(1, 3, 8, 8).clamp(-1, 1))
+    assert (model.shape, model.condition["beyond_x"].shape) == ((3, 8, 8), (1, 3, 8, 8))
+
+
+def test_the_model_has_tensors_of_its_own():
+    call = pipelines.call("flux")
+    model = captured(pipelines.build("flux"), **call)
+    x = torch.randn(1, *model.shape, generator=generator())
+    before = model(x, 0.0)
+    call["prompt_embeds"].zero_()
+    assert torch.equal(model(x, 0.0), before)
+
+
+def test_a_decoder_is_shown_in_a_line():
+    assert repr(model_of("sd").decode) == "Decode(of StableDiffusionPipeline, shape (4, 8, 8))"
+
+
+def test_a_cache_is_refused():
+    from diffusers.hooks import FirstBlockCacheConfig
+
+    pipe = pipelines.fresh("flux")
+    pipe.transformer = copy.deepcopy(pipe.transformer)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig())
+    assert "disable_cache()" in refused(lambda: captured(pipe, **pipelines.call("flux")))
 
 
 def test_the_snippet_of_the_document_runs():

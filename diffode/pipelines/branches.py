@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.pipelines.recording import Called, Step
-from diffode.pipelines.replay import Replay, conditions_of, find_form, leading
-from diffode.pipelines.trees import same
+from diffode.pipelines.recording import Called, Step, leading
+from diffode.pipelines.replay import Replay, conditions_of, find_form
+from diffode.pipelines.trees import same, tensors_of
 
 
 def replayed(
@@ -65,4 +66,9 @@ def _turns(calls: Sequence[Called]) -> list[tuple[Called | None, Called]]:
 def _links(helper: Called | None, main: Called) -> dict[str, int]:
     """Which arguments of a call are outputs of what helps it, by their number."""
     outputs = helper.output if helper and isinstance(helper.output, tuple | list) else ()
-    return {name: i for i, output in enumerate(outputs) for name, value in main.given.items() if value is output}
+
+    def is_output(value: Any, output: Any) -> bool:
+        ones, others = tensors_of(value), tensors_of(output)
+        return bool(ones) and len(ones) == len(others) and all(map(operator.is_, ones, others))
+
+    return {name: i for i, output in enumerate(outputs) for name, value in main.given.items() if is_output(value, output)}

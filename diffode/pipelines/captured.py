@@ -30,7 +30,6 @@ from diffode.model import EpsModel
 from diffode.pipelines.branches import replayed
 from diffode.pipelines.decoding import Decode
 from diffode.pipelines.recording import Step, record
-from diffode.pipelines.replay import leading
 from diffode.pipelines.running import check_pipeline, modules_of
 from diffode.pipelines.trees import same
 from diffode.pipelines.weighing import weigh
@@ -53,24 +52,23 @@ def captured(pipe: Any, **call: Any) -> EpsModel:
     constant conditions and guidance: the reason is in the message.
     """
     check_pipeline(pipe)
+    for name, value in call.items():
+        if name.startswith("callback") and callable(value):
+            raise InputError(
+                f"the argument {name} may change what the pipeline does at some steps, and a model is one for all: leave it out"
+            )
     seen = record(pipe, call)
     network, conditions, outputs, batched = replayed(seen.steps, seen.changed)
-    weights, network.sign, phi = weigh(outputs, [_prediction(step) for step in seen.steps])
+    weights, network.sign, phi = weigh(outputs, [step.m for step in seen.steps])
     rows, shape = len(seen.steps[0].x), tuple(seen.steps[0].x.shape[1:])
     decodes = any(hasattr(module, "decode") for module in modules_of(pipe).values())
-    silent = {name: value for name, value in call.items() if not name.startswith("callback")}
-    decode = Decode(pipe, silent, seen.outputs, rows, shape) if decodes else None
+    decode = Decode(pipe, call, seen.outputs, rows, shape) if decodes else None
     model = EpsModel(network, **_trained(pipe.scheduler, seen.mu), shape=shape, decode=decode, condition=conditions[0])
     if len(conditions) > 1:
         model = _guided(model, conditions, outputs, weights, phi, batched)
     for step in seen.steps:
         _verify(model, step)
     return model
-
-
-def _prediction(step: Step) -> Tensor:
-    """What reached the scheduler, without variances."""
-    return leading(step.m, step.x.shape)
 
 
 def _trained(scheduler: Any, mu: float | None) -> TrainedAs:
@@ -114,7 +112,7 @@ def _verify(model: EpsModel, step: Step) -> None:
     scale = float(prediction.input_scale(model.predicts, model.schedule.alpha(lam), model.schedule.sigma(lam)))
     apart = model.replace(guidance=model.guidance and replace(model.guidance, batched=False))
     for one, batch in ((model, [*range(rows)]), (apart, [rows - 1, *range(rows)])):
-        wanted = _prediction(step)[batch]
+        wanted = step.m[batch]
         try:
             with torch.no_grad():
                 found = one.taking(batch)(step.x[batch] / scale, lam, model.predicts)

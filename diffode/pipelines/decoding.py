@@ -26,7 +26,7 @@ class Stepped(tuple[Tensor, Tensor]):
         return self[0]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decode:
     """decode(x): images (batch, 3, h, w) in [−1, 1], or (batch, frames, 3, h, w), of latents x (batch, *shape).
 
@@ -44,6 +44,9 @@ class Decode:
         if checks.instance("x", x, Tensor, "latents (batch, *shape)").shape[1:] != self.shape or not len(x):
             raise checks.wrong("x", f"latents (batch, {', '.join(map(str, self.shape))})", tuple(x.shape))
         return torch.cat([self._decoded(part) for part in x.detach().split(self.rows)]).to(x.device)
+
+    def __repr__(self) -> str:
+        return f"Decode(of {type(self.pipe).__name__}, shape {self.shape})"
 
     def _decoded(self, x: Tensor) -> Tensor:
         """Of no more latents than a run has; the rest of the run are copies."""

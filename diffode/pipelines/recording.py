@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from diffode.errors import InputError
 from diffode.pipelines.running import Enough, modules_of, run, untouched
-from diffode.pipelines.trees import same, tensors_of
+from diffode.pipelines.trees import mapped, same, tensors_of
 
 POINTS = 3  # at which networks are computed: at both ends of the trajectory and in the middle
 
@@ -58,8 +58,8 @@ def record(pipe: Any, call: Mapping[str, Any]) -> Recorder:
             run(pipe, call)
     if len(found.steps) < POINTS:
         raise InputError(
-            f"the pipeline hands {len(found.steps)} predictions to its scheduler, and {POINTS} are needed to tell what it does: "
-            "a model can be captured of a pipeline whose loop calls scheduler.step"
+            f"the pipeline calls step() of its scheduler {found.number} times, and its whole trajectory is needed to tell what "
+            "it does: leave out what ends it early (denoising_end), and take a pipeline whose loop calls scheduler.step"
         )
     return found
 
@@ -78,7 +78,8 @@ class Recorder:
         self._scaled: list[Tensor] = []
         self._returned: Tensor | None = None
         self._forwards = {module: module.forward for module in self.modules.values()}
-        self._number, self._computed = 0, True  # of the step that comes, and whether its networks are computed
+        self.number, self._computed = 0, True  # of the step that comes, and whether its networks are computed
+        self._given: dict[nn.Module, dict[str, Any]] = {}  # of the call that is under way
         self._points: set[int] = set()
 
         @wraps(scheduler.step)
@@ -109,15 +110,20 @@ class Recorder:
         hooks = []
         try:
             for name, module in self.modules.items():
-                hooks.append(module.register_forward_hook(self._hook(name), with_kwargs=True))
+                hooks.append(module.register_forward_pre_hook(self._keep, with_kwargs=True))
+                hooks.append(module.register_forward_hook(self._hook(name)))
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Arguments before the call, in containers of their own, since networks take items out of lists."""
+        self._given[module] = mapped(_named(module, args, kwargs), lambda tensor: tensor)
+
     def _hook(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self._calls.append(Called(name, module, _named(module, args, kwargs), output))
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._calls.append(Called(name, module, self._given.pop(module), output))
             self.outputs.setdefault(module, []).append(output)
 
         return hook
@@ -129,9 +135,17 @@ class Recorder:
                 "the pipeline changes the state between its steps, as inpainting with a mask or a callback does: such a run is "
                 "no solution of an equation"
             )
-        rows = _rows(sample, m)
-        x = (self._scaled[-1] if self._scaled else sample)[:rows]
-        step = Step(t, x.clone(), m[:rows].clone(), [call for call in self._calls if find_x(x, call)])
+        if not (sample.isfinite().all() and m.isfinite().all()):
+            raise InputError(f"the state of the pipeline, or what its network makes of it, is not finite at t = {t:g}")
+        whole = leading(self._scaled[-1] if self._scaled else sample, sample.shape)
+        x = whole[: _rows(sample, m, [call for call in self._calls if find_x(whole, call)])]
+        calls = [call for call in self._calls if find_x(x, call)]
+        if not calls or x.shape[1:] != sample.shape[1:] or (made := leading(m[: len(x)], x.shape)).shape != x.shape:
+            raise InputError(
+                f"the pipeline calls no network with the state that its scheduler steps, {tuple(sample.shape)}: it reshapes the "
+                "state, or steps only a part of it, as image to video with held frames does"
+            )
+        step = Step(t, x.clone(), made.clone(), calls)
         if self.steps:
             self._compare(step, self.steps[-1])
         if self._computed:
@@ -160,12 +174,12 @@ class Recorder:
         """Whether networks are computed at the step that comes, or answer as they last did; ends the run after the last point."""
         if len(self.steps) == POINTS:
             raise Enough
-        if not self._number:
+        if not self.number:
             times = [float(one) for one in self._scheduler.timesteps]
             total = len(times) - (times.index(t) if t in times else 0)
             self._points = {total // 2, total - 1}
-        self._number += 1
-        self._computed = self._number in self._points
+        self.number += 1
+        self._computed = self.number in self._points
         for module in {call.module: None for call in self.steps[-1].calls}:
             own = self._forwards[module]
             module.forward = own if self._computed else self._answering(module, own)
@@ -197,10 +211,23 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(names) or "no network"
 
 
-def _rows(sample: Tensor, m: Tensor) -> int:
-    """How many rows a state has, half of them where the pipeline steps both copies that guidance makes."""
+def leading(output: Any, shape: Sequence[int]) -> Any:
+    """The output of a network, where it is longer than x its beginning: variances, and what follows x, are left out."""
+    m = getattr(output, "sample", output)
+    m = m[0] if isinstance(m, tuple | list) else m
+    for axis, size in enumerate(shape):
+        m = m.narrow(axis, 0, size) if m.ndim == len(shape) and m.shape[axis] > size else m
+    return m
+
+
+def _rows(sample: Tensor, m: Tensor, calls: Sequence[Called]) -> int:
+    """How many rows a state has, half of them where the pipeline steps both copies that guidance makes: then a network of as many
+    rows answers the same state differently, which becomes the same."""
     half = len(sample) // 2
-    doubled = len(sample) % 2 == 0 and torch.equal(sample[:half], sample[half:]) and torch.equal(m[:half], m[half:])
+    if len(sample) % 2 or not all(torch.equal(rows[:half], rows[half:]) for rows in (sample, m)):
+        return len(sample)
+    outputs = [leading(call.output, (2 * len(sample), *sample.shape[1:])) for call in calls]
+    doubled = any(len(output) == len(sample) and not torch.equal(output[:half], output[half:]) for output in outputs)
     return half if doubled else len(sample)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffode.calling import HALF
 from diffode.conditions import Shared
 from diffode.errors import InputError
-from diffode.pipelines.recording import Called, Step, find_x
+from diffode.pipelines.recording import Called, Step, find_x, leading
 from diffode.pipelines.trees import mapped, tensors_of
 
 BEYOND = "beyond_x"  # the condition that an argument continues with after x
@@ -50,7 +50,8 @@ class Form:
         t = t * self.scale.numerator / self.scale.denominator
         t = t + self.shift if self.shift else t
         t = t.view(-1, *[1] * len(self.tail)).expand(-1, *self.tail)
-        return {**self.constants, **condition, self.x: x, self.clock: t}
+        given = mapped({**self.constants, **condition}, lambda tensor: tensor)  # since networks take items out of lists
+        return {**given, self.x: x, self.clock: t}
 
 
 class Replay(nn.Module):
@@ -81,15 +82,6 @@ class Replay(nn.Module):
             condition |= {name: outputs[number] for name, number in self.links.items()}
         m = leading(self.denoiser(**self.form.arguments(x, clock, condition)), x.shape)
         return m if self.sign == 1 else -m
-
-
-def leading(output: Any, shape: Sequence[int]) -> Tensor:
-    """The output of a network, where it is longer than x its beginning: variances, and what follows x, are left out."""
-    m = getattr(output, "sample", output)
-    m = m[0] if isinstance(m, tuple | list) else m
-    for axis, size in enumerate(shape):
-        m = m.narrow(axis, 0, size) if m.ndim == len(shape) and m.shape[axis] > size else m
-    return m
 
 
 def find_form(
@@ -148,7 +140,7 @@ def _number(value: Any) -> float | None:
 
 
 def conditions_of(form: Form, call: Called, x: Tensor, copies: int, links: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The conditions of each copy of x, (rows, *shape), in a call."""
+    """The conditions of each copy of x, (rows, *shape), in a call, with tensors of their own."""
     given = {name: value for name, value in call.given.items() if name not in (form.x, form.clock, *form.constants, *links)}
     if form.axis is not None:
         value, size = call.given[form.x], x.shape[form.axis]
@@ -157,8 +149,8 @@ def conditions_of(form: Form, call: Called, x: Tensor, copies: int, links: Mappi
     def of_copy(number: int) -> Callable[[Tensor], Any]:
         def change(tensor: Tensor) -> Any:
             if tensor.ndim and len(tensor) == copies * len(x):
-                return tensor.split(len(x))[number]
-            return Shared(tensor) if tensor.ndim else tensor
+                return tensor.split(len(x))[number].clone()
+            return Shared(tensor.clone()) if tensor.ndim else tensor.clone()
 
         return change
 

@@ -36,6 +36,8 @@ def check_pipeline(pipe: Any) -> None:
     for name, module in modules_of(pipe).items():
         if not hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters()):
             raise InputError(f"the pipeline's {name} is on meta, where tensors hold no numbers: load its weights onto a device")
+        if getattr(module, "is_cache_enabled", False):
+            raise InputError(f"the pipeline's {name} has a cache of earlier steps: call its disable_cache() before")
 
 
 def modules_of(pipe: Any) -> dict[str, nn.Module]:
@@ -70,6 +72,8 @@ def _steps(call: Mapping[str, Any], known: Mapping[str, inspect.Parameter]) -> i
     """How many steps a pipeline is asked for, more where it leaves out the first, as with the strength of an image."""
     defaults = {name: parameter.default for name, parameter in known.items()}
     steps, strength = (call.get(name, defaults.get(name)) for name in ("num_inference_steps", "strength"))
+    if call.get("num_inference_steps") is not None:
+        checks.whole("num_inference_steps", steps, least=1)
     steps = min(max(steps, FEWEST), MOST) if isinstance(steps, int) else FEWEST
     return math.ceil(steps / strength) if isinstance(strength, float) and 0.01 < strength < 1 else steps
 

@@ -17,7 +17,10 @@ def mapped(tree: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(tree)
     if isinstance(tree, Mapping):
         return {name: mapped(value, change) for name, value in tree.items()}
-    return type(tree)(mapped(value, change) for value in tree) if isinstance(tree, list | tuple) else tree
+    if isinstance(tree, list | tuple):
+        items = [mapped(value, change) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree
 
 
 def tensors_of(tree: Any) -> list[Tensor]:
