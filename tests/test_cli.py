@@ -980,7 +980,9 @@ def test_train_does_not_go_on_with_other_images(few_samples):
     refused(train("run", "--resume", images=32), "state.safetensors", "data")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 def test_a_run_that_was_stopped_ends_with_the_same_bits(here, number, few_samples):
     """Killed, it goes on from its last checkpoint; interrupted, it saves first."""
     few()
