@@ -60,6 +60,18 @@ def name_of(clock: Clock) -> str:
     return clock if isinstance(clock, str) else f"function {getattr(clock, '__name__', type(clock).__name__)}"
 
 
+def lam_at(schedule: Schedule, clock: str, t: float) -> float:
+    """λ at which a clock is t, for those of trained_as ("t", "1000t", "c_noise", "angle", "sigma" on the ve path): the inverse of
+    `named`, kept within the ends of the schedule, since hosts have clocks in float32. InputError for t outside the schedule."""
+    if clock == "c_noise":
+        lam = -4 * t
+    elif clock == "angle":
+        lam = -np.log(np.tan(t * np.pi / 2))
+    else:
+        lam = float(schedule.lam(t / int(clock[:-1] or 1) if clock.endswith("t") else t))
+    return float(np.clip(lam, schedule.lam_min, schedule.lam_max))
+
+
 def clocks_at(schedule: Schedule, clock: Clock, lams: Sequence[float] | Array, batch: int, dtype: torch.dtype) -> Tensor:
     """A network's second argument at each λ, (evaluations, batch), in `dtype`, or int64 for labels; on the CPU.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffode import EpsModel, InputError, encode, log_likelihood, sample, schedules
-from diffode.clocks import CLOCKS
+from diffode.clocks import CLOCKS, lam_at, named
 
 SCHEDULE = schedules.vp_linear()
 X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -139,3 +139,23 @@ def test_the_direction_of_the_clock_changes_nothing(how, ends):
     x = sample(reversed_, **given).x
     assert x.std() > 0.1
     torch.testing.assert_close(x, sample(forwards, **given).x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("clock", "schedule"),
+    [
+        ("t", schedules.scaled_linear()),
+        ("1000t", schedules.flow(0, 1, 3.0, reverse=True)),
+        ("500t", schedules.flow(0, 1)),
+        ("c_noise", schedules.edm()),
+        ("sigma", schedules.edm()),
+        ("angle", schedules.vp_sigma()),
+    ],
+)
+def test_the_clock_of_lam_is_inverted(clock, schedule):
+    """At rounding, and in float32 at both ends within the schedule."""
+    lams = np.linspace(max(schedule.lam_min, -9), min(schedule.lam_max, 9), 5)
+    clocks = named(clock)(schedule, lams)
+    np.testing.assert_allclose([lam_at(schedule, clock, t) for t in clocks], lams, rtol=0, atol=1e-8)
+    for t in clocks[[0, -1]].astype(np.float32):
+        assert schedule.lam_min <= lam_at(schedule, clock, float(t)) <= schedule.lam_max

@@ -134,6 +134,19 @@ def test_noise_is_added_by_the_path(config, path):
     torch.testing.assert_close(made.scale_noise(x, made.timesteps[1:2], noise), alpha[0] * x + sigma[0] * noise)
 
 
+@pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_noise_is_added_at_any_timestep_with_and_without_a_run(name):
+    """As in training, by diffusers' own; to what float32 has of its ᾱ."""
+    theirs, x, noise = getattr(diffusers, name)(), normal(3, 3), normal(3, 3, seed=1)
+    times = theirs.timesteps[[3, 497, 988]]
+    add = theirs.add_noise if name == "DDIMScheduler" else lambda x, noise, times: theirs.scale_noise(x, times, noise)
+    for steps in (None, 4):
+        made = scheduler(theirs, steps=steps)
+        torch.testing.assert_close(made.add_noise(x, noise, times), add(x, noise, times), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="outside the clock"):
+        made.add_noise(x, noise, times + 1000)
+
+
 def test_the_noise_is_that_of_the_generator_or_the_global_one():
     """Draw k is the k-th tensor, though heun-churn uses the second first; one generator per sample as diffusers has them."""
     made, x = scheduler(solver="heun-churn"), normal(2, 3, 4)
@@ -188,6 +201,15 @@ def test_a_run_that_begins_later_is_that_of_the_rest_of_the_grid():
         for t in made.timesteps[4:]:
             state = made.step(tanh(state, t), t, state).prev_sample
         torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_begins_with_the_first_of_equal_timesteps():
+    """UniPC rounds 150 shifted times to whole labels, of which the first two are one."""
+    unipc = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=16.0)
+    made = scheduler(unipc, solver="unipc2", clock="pipeline", steps=150)
+    assert made.timesteps[0] == made.timesteps[1]
+    made.step(normal(1, 4), made.timesteps[0], normal(1, 4))
+    assert made.step_index == 1
 
 
 def tanh_of_batch(x, t):
@@ -379,6 +401,37 @@ def test_custom_ones_are_read_for_a_class_that_has_none(given):
     assert len(made.plan.grid) == 4
 
 
+@pytest.mark.parametrize("name", ["FlowMatchHeunDiscreteScheduler", "SASolverScheduler"])
+def test_custom_sigmas_of_flow_matching_are_shifted_for_a_class_that_has_none(name):
+    """As FlowMatchEuler and UniPC shift them, whose σ begin and end in other digits: 1e-3."""
+    sigmas = np.linspace(1, 0.2, 5)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    config = {"shift": 3.0} if name.startswith("Flow") else flow
+    made = scheduler(getattr(diffusers, name)(**config), solver="dpmpp2m", steps=None)
+    made.set_timesteps(sigmas=sigmas)
+    for theirs in (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), diffusers.UniPCMultistepScheduler(**flow)):
+        theirs.set_timesteps(sigmas=sigmas)
+        torch.testing.assert_close(made.sigmas, theirs.sigmas, rtol=1e-3, atol=1e-6)
+
+
+def test_custom_sigmas_are_shifted_by_a_mu():
+    dynamic = {"use_dynamic_shifting": True, "time_shift_type": "exponential"}
+    dpm = diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, **dynamic)
+    theirs, made = diffusers.FlowMatchEulerDiscreteScheduler(**dynamic), scheduler(dpm, solver="dpmpp2m", steps=None)
+    for one in (made, theirs):
+        one.set_timesteps(sigmas=np.linspace(1, 0.2, 5), mu=1.15)
+    torch.testing.assert_close(made.sigmas, theirs.sigmas)
+
+
+def test_arguments_of_the_classes_own_make_its_timesteps():
+    """The LCM pipelines give `original_inference_steps` always, None by default."""
+    theirs, made = diffusers.LCMScheduler(), scheduler(diffusers.LCMScheduler(), steps=None)
+    for given in ({"original_inference_steps": None}, {"original_inference_steps": 20, "strength": 0.5}):
+        theirs.set_timesteps(4, **given)
+        made.set_timesteps(4, **given)
+        assert made.timesteps.tolist() == theirs.timesteps.tolist()
+
+
 # ---- what it refuses, in one sentence
 
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler()
@@ -387,6 +440,18 @@ IN_CONFIG = {
     "adaptive": (DDIM, {"solver": "dpm23"}, "dpm23 has no plan, and a pipeline calls its network at times that are known before"),
     "torchdiffeq": (DDIM, {"solver": "dopri5"}, "dopri5 has no plan"),
     "option": (DDIM, {"etta": 1.0}, "ddim has no option 'etta': did you mean eta"),
+    "Karras' σ of a class without": (
+        DDIM,
+        {"use_karras_sigmas": True},
+        'DDIMScheduler has no key `use_karras_sigmas`: give grid="karras", or replaced="EulerDiscreteScheduler", which has it',
+    ),
+    "a key of another class": (DDIM, {"flow_shift": 3.0}, 'has no key `flow_shift`: give replaced="DPMSolverMultistepScheduler"'),
+    "a method": (DDIM, {"solver_order": 3}, 'here `solver` says the method, as solver="dpmpp2m"'),
+    "a method of the class": (
+        diffusers.UniPCMultistepScheduler(**TABLE),
+        {"solver_type": "bh1"},
+        "`solver_type` is of the method of another scheduler",
+    ),
     "value of an option": (DDIM, {"eta": "much"}, "the option eta of ddim must be a number"),
     "grid": (DDIM, {"grid": "logsnrr"}, "unknown grid 'logsnrr': did you mean logsnr"),
     "grid of one": (DDIM, {"grid": [0.0]}, "`grid` must be a name, or a list of 2 to"),
@@ -435,6 +500,9 @@ def test_a_bad_configuration_is_one_error(case):
         (DDIM, {"sigmas": [1e9, 1.0]}, "outside the schedule"),
         (FLOW, {"timesteps": [1000.0], "sigmas": [1.0, 0.5]}, "should have the same length"),
         (diffusers.FlowMatchHeunDiscreteScheduler(), {"timesteps": [900.0, 100.0]}, "give `sigmas`"),
+        (DDIM, {"timesteps": [801, 1], "sigmas": [9.0, 1.0]}, "takes neither `timesteps` nor `sigmas`, and only one"),
+        (DDIM, {"num_inference_steps": 4, "steps": 4}, "set_timesteps of DDIMScheduler has no argument 'steps': leave it out"),
+        (diffusers.ScoreSdeVeScheduler(), {"num_inference_steps": 10}, "lists 2000 sigmas for 10 timesteps: take a grid"),
         (diffusers.DDIMInverseScheduler(), {"num_inference_steps": 4}, "strictly increasing"),
         (diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), {"num_inference_steps": 4}, "`mu` must be passed"),
     ],
@@ -486,10 +554,8 @@ def test_a_step_that_cannot_be():
     x, made = normal(2, 3), scheduler(steps=None)
     with pytest.raises(InputError, match="no timesteps yet: call set_timesteps"):
         made.step(x, 1, x)
-    with pytest.raises(InputError, match="no timesteps yet"):
-        made.add_noise(x, x, torch.tensor([1]))
     made.set_timesteps(2)
-    with pytest.raises(InputError, match=r"3 is none of the scheduler's timesteps"):
+    with pytest.raises(InputError, match=r"no step begins at timestep 3: give one of scheduler\.timesteps"):
         made.step(x, 3, x)
     state = made.step(x, made.timesteps[0], x).prev_sample
     with pytest.raises(InputError, match=r"a run began with a batch \(2, 3\) and goes on with \(1, 3\)"):
@@ -501,12 +567,24 @@ def test_a_step_that_cannot_be():
         made.step(x, made.timesteps[1], state)
 
 
-@pytest.mark.parametrize("name", ["eta", "s_churn", "variance_noise", "per_token_timesteps", "pred_original_sample"])
+AT_DEFAULT = {
+    **dict.fromkeys(("eta", "s_churn", "s_tmin"), 0.0),
+    "s_tmax": float("inf"),
+    "s_noise": 1.0,
+    "prev_timestep": torch.tensor(501),
+    **dict.fromkeys(("variance_noise", "per_token_timesteps", "pred_original_sample", "order", "mask")),
+}
+
+
+@pytest.mark.parametrize("name", AT_DEFAULT)
 def test_arguments_of_other_schedulers_steps_are_refused_unless_they_do_nothing(name):
+    """UnCLIP's `prev_timestep` is the next one of its list."""
     made, x = scheduler(), normal(2, 3)
-    with pytest.raises(InputError, match=f"`{name}` is of another scheduler's step"):
-        made.step(x, made.timesteps[0], x, **{name: 0.5})
-    made.step(x, made.timesteps[0], x, **{name: None if name[0] in "vp" else 0.0}, use_clipped_model_output=True)
+    for value in (0.5, float("nan"), normal(2, 3), "x"):
+        with pytest.raises(InputError, match=f"`{name}` is of another scheduler's step"):
+            made.step(x, made.timesteps[0], x, **{name: value})
+    made.step(x, made.timesteps[0], x, **{name: AT_DEFAULT[name]}, use_clipped_model_output=True)
+    assert made.step_index == 1
 
 
 def test_without_diffusers_it_says_what_to_install(monkeypatch):

@@ -33,6 +33,7 @@ from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
 
 NEVER_CLIP = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "TCDScheduler")  # which have the keys, and do nothing with them
+CUSTOM = ("timesteps", "sigmas")
 DECLARED_ONLY = {"clip_sample", "thresholding"}
 AT_THE_END = 1e-3  # in λ: what float32 makes of 1 − ᾱ at the clean end of a table, at most
 ROUNDING = 2e-5  # what it makes of σ/α of all other labels; a shorter step has no length
@@ -75,31 +76,15 @@ def keys_of(name: str) -> set[str]:
     return set(inspect.signature(class_of(name).__init__).parameters) - {"self", "kwargs"}
 
 
-def spacing(
-    name: str,
-    config: Mapping[str, Any],
-    schedule: Schedule,
-    steps: int | None = None,
-    listed: Mapping[str, Array] | None = None,
-    mu: float | None = None,
-) -> Spacing:
-    """That of the class `name` with this configuration for a number of steps, or for custom `timesteps` or `sigmas`, listed by
-    name, with the shift `mu`, where it takes one. InputError for what the class refuses, and for a spacing that does not lead
-    from noise to data."""
+def spacing(name: str, config: Mapping[str, Any], schedule: Schedule, asked: Mapping[str, Any]) -> Spacing:
+    """That of the class `name` with this configuration, when its set_timesteps is asked so: for `num_inference_steps`, or custom
+    `timesteps` or `sigmas`, with a shift `mu` where it takes one, and with arguments of its own. InputError for what the class
+    refuses, and for a spacing that does not lead from noise to data."""
     keys = keys_of(name)
     stageless = {"skip_prk_steps": True} if "skip_prk_steps" in keys else {}  # the stages of PNDM lie between its steps
     with refusing(name):
         made = class_of(name)(**{key: value for key, value in config.items() if key in keys} | stageless)
-        taken = inspect.signature(made.set_timesteps).parameters
-    listed = listed or {}
-    if listed and not listed.keys() & taken.keys():  # the class has no custom ones
-        labels, levels = listed.get("timesteps"), listed.get("sigmas")
-    else:
-        wanted = {**listed, "num_inference_steps": steps, "mu": mu}
-        with refusing(name):
-            made.set_timesteps(**{key: value for key, value in wanted.items() if value is not None and key in taken})
-        labels = np.asarray(made.timesteps, np.float64)
-        levels = np.asarray(made.sigmas, np.float64)[: len(labels) + 1] if hasattr(made, "sigmas") else None
+    labels, levels = _listed_by(made, schedule, asked)
     lams = _of_labels(labels, schedule, config) if levels is None else _of_levels(levels, labels, schedule, config)
     clocks = np.full(len(lams) - 1, np.nan) if labels is None else labels[: len(lams) - 1]
     with np.errstate(invalid="ignore"):  # ∞ − ∞
@@ -110,6 +95,32 @@ def spacing(
     if init != 1 and schedule.path.name == "vp":  # its states are x/α there
         init /= float(np.hypot(1, np.exp(-grid[0])))
     return Spacing(grid, clocks[steps_on], bool(np.all(clocks == np.round(clocks))), init)
+
+
+def _listed_by(made: Any, schedule: Schedule, asked: Mapping[str, Any]) -> tuple[Array | None, Array | None]:
+    """The `timesteps` and `sigmas` of a scheduler, as far as it has them. Custom ones that it does not take are as they were
+    given, but for `sigmas` of flow matching, which are shifted as FlowMatchEuler and UniPC shift them."""
+    name, taken = type(made).__name__, inspect.signature(made.set_timesteps).parameters
+    if unknown := asked.keys() - taken.keys() - {"num_inference_steps", "mu", *CUSTOM}:
+        raise InputError(f"set_timesteps of {name} has no argument {shown(min(unknown))}: leave it out")
+    custom = [key for key in CUSTOM if key in asked]
+    if custom and not taken.keys() & custom:
+        if len(custom) == 2:
+            raise InputError(f"{name} takes neither `timesteps` nor `sigmas`, and only one of these can be read: leave one out")
+        labels, levels = (asked.get(key) for key in CUSTOM)
+        if levels is not None and schedule.path.name == "flow":
+            shift: Any = dict(schedule.options)["shift"]
+            levels = shift * levels / (1 + (shift - 1) * levels)
+        return labels, levels
+    with refusing(name):
+        made.set_timesteps(**{key: value for key, value in asked.items() if key in taken})
+    labels = np.asarray(made.timesteps, np.float64)
+    levels = np.asarray(made.sigmas, np.float64) if hasattr(made, "sigmas") else None
+    if levels is not None and len(levels) not in (len(labels), len(labels) + 1):
+        raise InputError(
+            f'{name} lists {len(levels)} sigmas for {len(labels)} timesteps: take a grid of diffode, as grid="karras"'
+        )
+    return labels, levels
 
 
 def bounded(model: EpsModel, name: str, config: Mapping[str, Any]) -> EpsModel:

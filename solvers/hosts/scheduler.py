@@ -20,6 +20,7 @@ from torch import Tensor
 from diffode import prediction
 from diffode.calling import check_device, check_state
 from diffode.checks import number, numbers, whole
+from diffode.clocks import lam_at
 from diffode.errors import InputError
 from diffode.evaluation import columns
 from diffode.grid import MOST_STEPS
@@ -27,13 +28,9 @@ from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
 from diffode.scheduler_config import TrainedAs, trained_as
 from solvers.budget import Budget
-from solvers.hosts import settings
 from solvers.hosts.cursor import Cursor
-from solvers.hosts.settings import PIPELINE
 from solvers.hosts.timetable import Timetable
-from solvers.options import check as checked_options
 from solvers.plan import Plan
-from solvers.registry import find
 
 try:
     from diffusers.configuration_utils import ConfigMixin
@@ -43,7 +40,7 @@ try:
 except ImportError as error:
     raise InputError("DiffodeScheduler takes diffusers, which is not installed: pip install 'diffode[hub]'") from error
 
-from solvers.hosts import replaced as of_class
+from solvers.hosts import replaced, settings
 
 
 class DiffodeScheduler(SchedulerMixin, ConfigMixin):
@@ -58,23 +55,9 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
 
     def __init__(self, config: Any, **given: Any) -> None:
         """See from_config."""
-        theirs, name = of_class.described(config)
-        own = {key: theirs.pop(key, default) for key, default in settings.DEFAULTS.items()}
-        if name not in ("", type(self).__name__):
-            own["replaced"] = name
-        if (solver := given.pop("solver", None)) is None:
-            self._solver = settings.planned(settings.stored(own["solver"], own["plan"], trusted=not isinstance(config, Mapping)))
-        else:
-            self._solver, own["options"] = settings.planned(find(solver)), {}  # those may be of another
-        plan = self._solver.fixed_plan
-        own |= {"solver": self._solver.name, "plan": plan and plan.to_text()}
-        own |= {key: given.pop(key) for key in settings.SAID if key in given}
-        own = settings.checked(own)
-        keys = of_class.keys_of(own["replaced"]) if own["replaced"] or own["grid"] == PIPELINE else set()
-        theirs |= {key: given.pop(key) for key in list(given) if key in keys - self._solver.options.keys()}
-        own["options"] = checked_options(self._solver.name, self._solver.options, {**own["options"], **given})
-        self.register_to_config(**theirs, **own)
-        self._trained()
+        self._solver, config = settings.read(config, given)
+        self.register_to_config(**config)
+        self._trained()  # InputError for a configuration that says of no schedule
         self.order = max(self._solver.nfe_per_step, 1)
         self.timesteps, self.sigmas, self.init_noise_sigma = torch.empty(0), torch.empty(0), 1.0
         self.num_inference_steps: int | None = None
@@ -111,19 +94,22 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         timesteps: Any = None,
         sigmas: Any = None,
         mu: float | None = None,
+        **others: Any,
     ) -> None:
         """Plan a run of so many steps, `order` evaluations each, and forget the last.
 
         timesteps, sigmas: custom ones, as the replaced class has them; for a grid of diffode their number alone counts. mu: of a
-        shift that depends on the resolution. InputError for what the class or the solver cannot take.
+        shift that depends on the resolution. others: of the replaced class's own (LCM's `original_inference_steps`). InputError
+        for what the class or the solver cannot take.
         """
         trained = self._trained(mu)
         custom = {"timesteps": timesteps, "sigmas": sigmas}
         listed = {key: numbers(key, values, MOST_STEPS) for key, values in custom.items() if values is not None}
         steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps, 1, MOST_STEPS)
-        lams, spacing = self._grid(trained["schedule"], steps, listed, mu)
+        asked = {"num_inference_steps": steps, "mu": mu, **listed, **others}
+        lams, spacing = self._grid(trained["schedule"], {key: value for key, value in asked.items() if value is not None})
         self._timetable = table = Timetable(self._solver, self.config.options, lams, trained)
-        clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and self.config.clock == PIPELINE else table.clocks
+        clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and self.config.clock == "pipeline" else table.clocks
         place = None if device is None else check_device("device", device)
         self.timesteps = torch.as_tensor(clocks, dtype=torch.float32, device=place)
         self.sigmas = torch.as_tensor(table.levels, dtype=torch.float32)
@@ -131,16 +117,15 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = len(lams) - 1
         self._cursor = self._begin = None
 
-    def _grid(
-        self, schedule: Schedule, steps: int | None, listed: Mapping[str, Array], mu: float | None
-    ) -> tuple[Array, of_class.Spacing | None]:
-        """The λ of so many steps, and the spacing of the replaced class if they are of that."""
+    def _grid(self, schedule: Schedule, asked: Mapping[str, Any]) -> tuple[Array, replaced.Spacing | None]:
+        """The λ of a run, of which set_timesteps is asked so, and the spacing of the replaced class if they are of that."""
         config, fixed, spacing = self.config, self._solver.fixed_grid, None
-        if fixed is None and config.grid == PIPELINE:
-            spacing = of_class.spacing(config.replaced, config, schedule, steps, listed, mu)
+        steps, listed = asked.get("num_inference_steps"), [asked[key] for key in replaced.CUSTOM if key in asked]
+        if fixed is None and config.grid == "pipeline":
+            spacing = replaced.spacing(config.replaced, config, schedule, asked)
             lams = spacing.lams
         elif fixed is None and isinstance(config.grid, str):
-            steps = whole("num_inference_steps", steps or next(map(len, listed.values()), None), 1, MOST_STEPS)
+            steps = whole("num_inference_steps", steps or next(map(len, listed), None), 1, MOST_STEPS)
             lams = Budget(grid=config.grid, denoise=config.denoise).lams(schedule, steps)
         else:
             lams = np.asarray(fixed or config.grid)
@@ -179,17 +164,18 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("the scheduler has no timesteps yet: call set_timesteps, as scheduler.set_timesteps(20)")
         return self._timetable
 
-    def _index(self, timestep: Any) -> int:
-        """The evaluation with this clock; of several the last, which is the one that begins a step."""
-        t = number("timestep", timestep)
-        found = (self.timesteps == torch.tensor(t, dtype=torch.float32, device=self.timesteps.device)).nonzero()
-        if not len(found):
-            raise InputError(f"{t:g} is none of the scheduler's timesteps: give one of scheduler.timesteps")
-        return int(found[-1])
+    def _evaluation(self, timestep: Any) -> int | None:
+        """The first evaluation with this clock of those that a run can begin with, if there is one."""
+        t = torch.tensor(number("timestep", timestep), dtype=torch.float32).item()
+        clocks = self.timesteps.tolist()
+        return next((index for index in self._planned.begins if clocks[index] == t), None)
 
     def _first(self, timestep: Any) -> int:
         """The evaluation that a run begins with, as set_begin_index has said, or that of this clock."""
-        return self._index(timestep) if self._begin is None else self._begin
+        first = self._evaluation(timestep) if self._begin is None else self._begin
+        if first is None:
+            raise InputError(f"no step begins at timestep {float(timestep):g}: give one of scheduler.timesteps")
+        return first
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """What the network takes at the next evaluation: the state, but for networks with EDM's preconditioning, which take c_in
@@ -210,12 +196,12 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         `pred_original_sample`, by name or as a tuple. InputError before set_timesteps and after its last timestep, for another
         batch than that which the run began with, and for arguments that would change the step.
         """
-        settings.refuse_of_others(unused)
         check_state("model_output", model_output), check_state("sample", sample)
         settings.check_generator(generator)
         if self._cursor is None:
             self._cursor = Cursor(self._planned.beginning_at(self._first(timestep)))
         cursor, model = self._cursor, self._model(model_output, sample)
+        settings.refuse_step_arguments(unused, next(iter(self.timesteps[1 - cursor.remaining :].tolist()), None))
         x, lam, wanted = cursor.widened(sample), cursor.lam, cursor.plan.prediction
         x0 = model(x, lam, "data")
         m = x0 if wanted == "data" else model(x, lam, wanted)
@@ -229,14 +215,21 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         schedule, predicts = trained["schedule"], trained["predicts"]
         with_variances = output.ndim == sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
         model = EpsModel(lambda x, t: output, schedule, predicts, clock="lam", learned_variance=with_variances)
-        return of_class.bounded(model, config.replaced, config)
+        return replaced.bounded(model, config.replaced, config)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """α x + σ noise at each of these timesteps, one for all samples or one for each."""
-        table = self._planned
-        lams = [table.lams[self._index(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
-        alpha, sigma = columns(np.array([table.schedule.alpha(lams), table.schedule.sigma(lams)]), original_samples)
+        """α x + σ noise at each of these timesteps, one for all samples or one for each: any clocks of the network."""
+        lams = [self._lam_at(t) for t in torch.as_tensor(timesteps).reshape(-1)]
+        path = self._trained()["schedule"].path
+        alpha, sigma = columns(np.array([path.at(lam) for lam in lams]).T, original_samples)
         return alpha * original_samples + sigma * noise
+
+    def _lam_at(self, timestep: Any) -> float:
+        """λ of the evaluation that has this clock, or else that at which the network's clock is so."""
+        if self._timetable and (index := self._evaluation(timestep)) is not None:
+            return self._timetable.lams[index]
+        trained = self._trained()
+        return lam_at(trained["schedule"], trained["clock"], number("timesteps", timestep))
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """add_noise, under the name and in the order of flow matching's schedulers."""

@@ -51,6 +51,12 @@ class Timetable:
         return [stage.lam for stage in self.plan.stages if stage.evaluate]
 
     @cached_property
+    def begins(self) -> list[int]:
+        """The evaluations that a run can begin with: the first, and the last at each λ of the grid, which begins a step."""
+        last = {lam: index for index, lam in enumerate(self.lams)}
+        return [0, *(last[lam] for lam in self.grid[1:-1].tolist() if lam in last)]
+
+    @cached_property
     def clocks(self) -> Array:
         """The network's clock at every evaluation, exactly."""
         return clocks_at(self.schedule, self.trained["clock"], self.lams, 1, torch.float64)[:, 0].numpy()
