@@ -55,15 +55,21 @@ def test_the_snippets_of_the_document_run(capsys):
 
 
 def test_the_document_lists_the_pipelines_that_look_at_the_class_of_their_scheduler():
-    """Of the version that it names; isinstance and counters, found in the installed source."""
+    """Of the version that it names; isinstance, counters and tables, found in the installed source, of deprecated ones too."""
     text = DOCUMENT.read_text(encoding="utf-8")
     if not diffusers.__version__.startswith(re.search(r"Of diffusers (\d+\.\d+);", text)[1]):
         pytest.skip("another version of diffusers than the document names")
-    looks = re.compile(r"isinstance\(\s*(?:self\.)?scheduler, \w+|scheduler\.(?:_step_index|model_outputs|step_correct)\b")
-    folder = Path(diffusers.__file__).parent / "pipelines"
-    files = [path for path in folder.glob("*/pipeline_*.py") if looks.search(path.read_text(encoding="utf-8"))]
-    listed_there = set(re.findall(r"`(\w+/pipeline_\w+)`", text))
-    assert {f"{path.parent.name}/{path.stem}" for path in files} == listed_there
+    looks = re.compile(
+        r"isinstance\(\s*(?:self\.)?scheduler, \w+|original_inference_steps|scheduler\.(?:_step_index|model_outputs|betas|eta)\b"
+    )
+    tables = re.compile(
+        r"scheduler\.(?:alphas\w*|_get_variance|schedule|step_correct|set_sigmas)\b|does not support using a scheduler"
+    )
+    folder, sources = Path(diffusers.__file__).parent / "pipelines", {}
+    for path in folder.rglob("pipeline_*.py"):
+        sources[path.relative_to(folder).with_suffix("").as_posix()] = path.read_text(encoding="utf-8")
+    expected = {name for name, source in sources.items() if looks.search(source) or tables.search(source)}
+    assert expected == set(re.findall(r"`([\w/]+/pipeline_\w+)`", text))
 
 
 def scheduler(config=DDIM, steps=4, **settings):

@@ -201,7 +201,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         if self._cursor is None:
             self._cursor = Cursor(self._planned.beginning_at(self._first(timestep)))
         cursor, model = self._cursor, self._model(model_output, sample)
-        settings.refuse_step_arguments(unused, next(iter(self.timesteps[1 - cursor.remaining :].tolist()), None))
+        later = self.timesteps[len(self.timesteps) - cursor.remaining + 1 :].tolist()
+        settings.refuse_step_arguments(unused, later[0] if later else None)
         x, lam, wanted = cursor.widened(sample), cursor.lam, cursor.plan.prediction
         x0 = model(x, lam, "data")
         m = x0 if wanted == "data" else model(x, lam, wanted)
