@@ -104,7 +104,7 @@ def test_no_file_is_long():
 
 
 def test_nothing_unpickles():
-    """But for PyTorch's own reader of weights, behind an allow-list of ours."""
+    """Not PyTorch's own reader of weights either: pickles are read by diffode/models/pickle_machine.py."""
     unpickle = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"}
     found = [ast.unparse(call) for path in FILES for _, called, call in calls(path) if called in unpickle]
-    assert found == ["torch.load(str(path), 'cpu', weights_only=True, mmap=zipped)"]
+    assert not found

@@ -2,17 +2,24 @@
 
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 import time
 from collections import OrderedDict
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import checkpoint, edm, pickles, pretrained
+from diffode.errors import shown
+from diffode.models import checkpoint, edm, edm_adm, pickles, pretrained
 from diffode.models.pickle_machine import MOST_OPEN
+from diffode.networks.edm2_unet import EDM2UNetConfig
+from diffode.networks.edm_unet import EDMUNetConfig
 from tests import edm_files
 
 
@@ -107,6 +114,9 @@ def deep_key():
     return b"\x80\x04})" + b"\x85" * 100_000 + b"Ns."
 
 
+DOUBLED = b")" + b"q\x00h\x00\x86" * 60  # a tuple of a tuple twice, of that twice, and so on
+
+
 def storage(data):
     return Calls(torch.storage._load_from_bytes, data)
 
@@ -159,6 +169,11 @@ EVIL = {
     "brackets": lambda: b"\x80\x02" + b"(" * (MOST_OPEN + 1) + b"t" * (MOST_OPEN + 1) + b".",
     "a bracket that is not open": lambda: b"\x80\x02t.",
     "a deep key": deep_key,
+    "a name of 2^60 parts": lambda: b"\x80\x04" + DOUBLED + b"\x8c\x01a\x93.",
+    "a type of 2^60 parts": lambda: (
+        b"\x80\x04cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n" + DOUBLED + b"\x85RC\x08abcdefgh\x86R."
+    ),
+    "a storage that lies elsewhere": lambda: b"\x80\x02)Q.",
     "a list as a key": lambda: b"\x80\x02}]Ns.",
     "items of a number": lambda: b"\x80\x02K\x01(NNu.",
     "an odd number of items": lambda: b"\x80\x02}(Nu.",
@@ -233,25 +248,124 @@ def test_modules_without_end(read_bytes, monkeypatch):
             pickles.tensors_of(read_bytes(edm_files.pickled(held)))
 
 
-def test_a_weight_that_is_named_many_times(read_bytes):
-    weight = torch.ones(1000)
-    held = edm_files.Object("A", {"_parameters": {f"w{i}": weight for i in range(100)}})
+def of_tensors(tensors):
+    return edm_files.pickled(edm_files.Object("A", {"_parameters": tensors}))
+
+
+def views(size, count):
+    """Views of one storage, each from another number on."""
+    shared = Calls(torch.storage._load_from_bytes, *torch.ones(size)._typed_storage().__reduce__()[1])
+    return {f"w{i}": tensor(i, (size - i,), (1,), shared) for i in range(count)}
+
+
+@pytest.mark.parametrize(
+    "tensors", [dict.fromkeys(map(str, range(100)), torch.ones(1000)), views(1000, 100)], ids=["one", "views"]
+)
+def test_weights_that_share_their_memory(tensors, read_bytes):
     with pytest.raises(InputError, match="share their memory"):
-        pickles.tensors_of(read_bytes(edm_files.pickled(held)))
+        pickles.tensors_of(read_bytes(of_tensors(tensors)))
+
+
+def test_long_names_of_many_weights(read_bytes):
+    """10 kB of a module's name, and 16 levels of it, would be in the name of every weight."""
+    held = edm_files.Object("A", {"_parameters": {f"w{i}": torch.ones(1) for i in range(100)}})
+    with pytest.raises(InputError, match="names of more than 500 letters"):
+        pickles.tensors_of(read_bytes(edm_files.pickled(module(**{"a" * 10_000: held}))))
+
+
+MEMORY = """
+import re, resource, sys
+from pathlib import Path
+from diffode import InputError
+from diffode.models import edm
+taken = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (taken + 400 * 2**20,) * 2)
+for path in map(Path, sys.argv[1:]):
+    try:
+        edm.read(path)
+    except InputError as error:
+        print(path.stem, error)
+"""
+NUMBER = pickle.dumps(torch.ones(1)._typed_storage(), 4)[11:-1]  # without what a pickle begins and ends with
+REPEATED = {  # what is made again and again, after what it is made of
+    "dicts": (b"", b"}"),
+    "tensors": (b"ctorch._utils\n_rebuild_tensor_v2\nr\0\1\0\0(" + NUMBER + b"K\0))tr\1\1\0\0", b"j\0\1\0\0j\1\1\0\0R"),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the memory of a process is read there")
+def test_no_file_takes_much_more_memory_than_its_size(tmp_path):
+    """300,000 of each, and 600 views of 4 MB, are refused by a process that can take 400 MiB."""
+    for name, (first, again) in REPEATED.items():
+        (tmp_path / f"{name}.pkl").write_bytes(b"\x80\x04](" + first + again * 300_000 + b"e.")
+    held = {"ema": edm_files.precond(edm_files.Object("SongUNet", {"_parameters": views(10**6, 600)}))}
+    (tmp_path / "views.pkl").write_bytes(edm_files.pickled(held))
+    files = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run([sys.executable, "-c", MEMORY, *files], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    why = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert "share their memory" in why.pop("views")
+    assert set(why) == set(REPEATED)
+    assert all("its operation 200,000 is" in each for each in why.values()), why
+
+
+def endless():
+    """A tuple of a tuple twice, of that twice, and so on: short in a file, and 2^60 numbers long."""
+    value = (1,)
+    for _ in range(60):
+        value = value, value
+    return value
+
+
+@pytest.mark.parametrize(
+    ("network", "config", "needed"),
+    [
+        ("SongUNet", EDMUNetConfig, {"in_channels": 3, "out_channels": 3}),
+        ("DhariwalUNet", edm_adm.Arguments, {"in_channels": 3, "out_channels": 3}),
+        ("UNet", EDM2UNetConfig, {"img_channels": 3, "label_dim": 0}),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", [endless(), "1" * 1000, [1] * 100, 10**1000, {}], ids=["endless", "text", "list", "number", "dict"]
+)
+def test_no_argument_of_a_network_is_more_than_a_short_list(network, config, needed, value, tmp_path):
+    name, path = "Precond" if network == "UNet" else "EDMPrecond", tmp_path / "a.pkl"
+    for argument in (field.name for field in fields(config) if field.name != "ve"):
+        given = edm_files.EasyDict({"img_resolution": 8, **needed, argument: value})
+        path.write_bytes(edm_files.pickled({"ema": edm_files.precond(edm_files.Object(network, {"_init_kwargs": given}), name)}))
+        with pytest.raises(InputError, match=f"'{argument}' of its '{network}' is no number, text or short list, but") as error:
+            edm.read(path)
+        assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("EDMPrecond", "sigma_data"), ("VPPrecond", "M"), ("VEPrecond", "sigma_max"), ("iDDPMPrecond", "C_1")]
+)
+def test_no_argument_of_a_preconditioning_is_more(name, argument, tmp_path):
+    with pytest.raises(InputError, match=f"'{argument}' of its '{name}' is no number, text or short list, but"):
+        edm.read(edm_files.write(tmp_path / "a.pkl", name=name, **{argument: endless()}))
+
+
+@pytest.mark.parametrize("value", ["ab", ["a"], None], ids=str)
+@pytest.mark.parametrize("argument", [field.name for field in fields(edm_adm.Arguments) if field.name != "augment_dim"])
+def test_arguments_of_adm_of_another_type_are_named(argument, value):
+    given = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, argument: value}
+    with pytest.raises(InputError, match=f"{argument}.*{re.escape(shown(value))}"):
+        edm_adm.Arguments(**given).config()
 
 
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        ({"G_ema": 1}, "it holds"),
-        (3, "it holds 3"),
+        ({"G_ema": 1}, "it is of type dict and has no network called `ema`"),
+        ([np.float64(3)], "it is of type list and has no network called `ema`"),
         ({"ema": edm_files.precond(module(), "StyleGAN")}, "unknown preconditioning 'StyleGAN'"),
         ({"ema": edm_files.precond(module(), "Precond")}, "unknown network 'A'"),
         ({"ema": edm_files.Object("EDMPrecond", {})}, "has no module 'model'"),
         ({"ema": edm_files.Object("EDMPrecond", {"_modules": 3})}, "_modules of its 'EDMPrecond' is 3"),
         ({"ema": edm_files.precond(module(), sigma_data=-1)}, "unknown network"),
     ],
-    ids=["other", "number", "precond", "network", "none", "modules", "a"],
+    ids=["other", "list", "precond", "network", "none", "modules", "a"],
 )
 def test_other_objects_are_named(held, words, tmp_path):
     path = tmp_path / "a.pkl"

@@ -80,23 +80,48 @@ class Runs:
         return os.mkdir, ("ran",)
 
 
+LARGE = torch.ones(10**4)
+DOUBLED = b")" + b"q\x00h\x00\x86" * 60  # a tuple of a tuple twice, of that twice, and so on
+DOUBLED_KEY = b"\x80\x02}" + DOUBLED + b"Ns."
+
+
+def pickled(path, data):
+    """The file with these bytes."""
+    path.write_bytes(data)
+    return path
+
+
 def sized(number):
     """A change of 6 numbers to so many."""
     return lambda pickled: pickled.replace(b"K\x06", b"J" + struct.pack("<i", number))
 
 
 REFUSED = {
-    "a class": (lambda file: file({"a": Ours()}), "holds an object of .*Ours.*only tensors are read"),
-    "code": (lambda file: file({"a": Runs()}), "holds an object of .*mkdir"),
-    "an array": (lambda file: file({"a": torch.ones(2).numpy()}), "holds an object of 'numpy"),
-    "a large buffer": (lambda file: file({"a": bytearray(10)}), "holds an object of .*bytearray"),
-    "code before 1.6": (lambda file: file({"a": Runs()}, **OLD), "holds an object of .*mkdir"),
+    "a class": (
+        lambda file: file({"a": Ours()}),
+        "it names .*Ours.*nothing of a file is run.*expected a state dict, as torch.save.model.state_dict",
+    ),
+    "code": (lambda file: file({"a": Runs()}), "it names .*mkdir"),
+    "an array": (lambda file: file({"a": torch.ones(2).numpy()}), "it names 'numpy"),
+    "a large buffer": (lambda file: file({"a": bytearray(10)}), "it names .*bytearray"),
+    "code before 1.6": (lambda file: file({"a": Runs()}, **OLD), "it names .*mkdir"),
     "a view that repeats one number before 1.6": (
         lambda file: file({"a": torch.ones(1).expand(10**12)}, **OLD),
-        "hold tensors of 4e",
+        "does not lie in its storage of 1 numbers",
     ),
     "compressed": (lambda file: rewritten(file(WEIGHTS), bytes, zipfile.ZIP_DEFLATED), "compressed"),
-    "a tensor that repeats one number": (lambda file: file({"a": torch.ones(1).expand(10**12)}), "hold tensors of 4e\\+12"),
+    "a tensor that repeats one number": (lambda file: file({"a": torch.ones(1).expand(10**12)}), "does not lie in its storage"),
+    "one tensor many times": (lambda file: file({str(i): LARGE for i in range(9)}), "bytes hold tensors of 3.6e"),
+    "tensors that overlap": (lambda file: file({str(i): LARGE[i:] for i in range(9)}), "bytes hold tensors of 3.6e"),
+    "a class of tensors": (
+        lambda file: file({"a": torch.ones(2, dtype=torch.complex64)}),
+        "it names 'torch.ComplexFloatStorage'",
+    ),
+    "a plain pickle": (lambda file: pickled(file({}), pickle.dumps({"a": 1})), "no file of torch.save"),
+    "16 million lists": (lambda file: rewritten(file({}), lambda _: b"\x80\x02](" + b"]" * 2**23 + b"e."), "operation 200,000"),
+    "16 million dicts before 1.6": (lambda file: pickled(file({}, **OLD), b"\x80\x02](" + b"}" * 2**23 + b"e."), "200,000"),
+    "a key of 2^60 parts": (lambda file: rewritten(file({}), lambda _: DOUBLED_KEY), "puts .* into"),
+    "a name of 2^60 parts": (lambda file: rewritten(file({}), lambda _: b"\x80\x04" + DOUBLED + b"\x8c\x01a\x93."), "it names"),
     "a storage larger than its file": (lambda file: rewritten(file({"a": torch.zeros(6)}), sized(2**30)), "storage"),
     "a list of tensors": (lambda file: file([torch.ones(1)]), "holds a Tensor"),
     "numbers": (lambda file: file({"a": torch.ones(1), "b": 3}), "its 'b' is no tensor"),

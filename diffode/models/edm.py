@@ -42,14 +42,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
         held = pickles.read(path, "network of EDM", EXPECTED)
         precond = held.get("ema") if isinstance(held, dict) else None
         if not isinstance(precond, Part):
-            raise InputError(f"it holds {shown(held)}")
+            raise InputError(f"it is of type {type(held).__name__} and has no network called `ema`")
         if precond.name not in PRECONDITIONINGS:
             raise unknown("preconditioning", precond.name, PRECONDITIONINGS)
         network = precond.module("unet" if precond.name == "Precond" else "model")
         if network.name not in NETWORKS:
             raise unknown("network", network.name, NETWORKS)
-        about = PRECONDITIONINGS[precond.name](precond.arguments)
-        given = network.arguments
+        about = PRECONDITIONINGS[precond.name](precond.plain())
+        given = network.plain()
         kind, config, tensors = NETWORKS[network.name](given, pickles.tensors_of(network), precond.name)
         side = whole("img_resolution", given.get("img_resolution"), 1)
         image = whole("channels", given.get("in_channels", given.get("img_channels")), 1), side, side

@@ -43,7 +43,7 @@ def of_encoder(encoder: Any) -> dict[str, Any]:
     """What a card keeps of the encoder in a file: `latents`, their mean and deviation; nothing for one of images."""
     if not isinstance(encoder, Part) or encoder.name != "StabilityVAEEncoder":
         return {}
-    given = encoder.arguments
+    given = encoder.plain()
     return {"latents": _latents({"mean": given.get("raw_mean", MEAN), "std": given.get("raw_std", STD)})}
 
 

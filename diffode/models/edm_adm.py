@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.checks import numbers, whole
+from diffode.errors import InputError, shown
 from diffode.networks.adm import ADMConfig
+from diffode.networks.sizes import MOST_LEVELS
 
 BLOCK = {"norm0": "in_layers.0", "conv0": "in_layers.2", "affine": "emb_layers.1", "norm1": "out_layers.0"}
 BLOCK |= {"conv1": "out_layers.3", "skip": "skip_connection"}
@@ -40,9 +42,14 @@ class Arguments:
 
     def config(self) -> ADMConfig:
         """The configuration of ours; InputError for what ours has not."""
+        for name in ("img_resolution", "in_channels", "out_channels", "label_dim", "model_channels", "num_blocks"):
+            whole(name, getattr(self, name))
+        for name in ("channel_mult", "attn_resolutions"):
+            numbers(name, getattr(self, name), MOST_LEVELS, least=0)
         if self.out_channels not in (self.in_channels, 2 * self.in_channels) or self.channel_mult_emb != 4:
+            given = f"{self.out_channels} and {shown(self.channel_mult_emb)}"
             raise InputError(
-                f"its {self.out_channels} channels for {self.in_channels}, and {self.channel_mult_emb}, are not known"
+                f"its out_channels and channel_mult_emb are {given}, where {self.in_channels} or twice as many and 4 are known"
             )
         widths = tuple(self.model_channels * multiple for multiple in self.channel_mult)
         if min(widths, default=0) < NARROWEST:

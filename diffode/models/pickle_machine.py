@@ -7,6 +7,7 @@ an InputError, which names it. See pickles.py, which has the names.
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from typing import IO, Any, BinaryIO, cast
 
 from diffode.errors import InputError, shown
 
-MOST_OPERATIONS, MOST_OPEN = 1_000_000, 200  # EDM's largest file has some 60,000 operations; brackets within each other
+MOST_OPERATIONS, MOST_OPEN = 200_000, 200  # EDM's largest file has some 60,000 operations; brackets within each other
+MOST_LISTED, MOST_LETTERS, MOST_NUMBER = 16, 200, 2**40  # of an argument
 
 
 @dataclass
@@ -24,6 +26,19 @@ class Part:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     state: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Its arguments; InputError unless they are texts, numbers and short lists of these.
+
+        A tuple of a tuple twice, of that twice, and so on, is short in a file, and its parts are without end.
+        """
+        for name, value in self.arguments.items():
+            listed = value if isinstance(value, list | tuple) and len(value) <= MOST_LISTED else [value]
+            if not all(map(_is_plain, listed)):
+                raise InputError(
+                    f"{shown(name, 40)} of its {shown(self.name, 40)} is no number, text or short list, but {shown(value, 40)}"
+                )
+        return dict(self.arguments)
 
     def module(self, name: str) -> Part:
         """The module of that name within it; InputError if there is none."""
@@ -40,6 +55,13 @@ class Part:
         return held
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is None, a short text or a number."""
+    if isinstance(value, int | float):
+        return abs(value) <= MOST_NUMBER or value in (math.inf, -math.inf)
+    return value is None or (isinstance(value, str) and len(value) <= MOST_LETTERS)
+
+
 class Name(str):
     """A name of the list as a value, such as torch.FloatStorage."""
 
@@ -50,6 +72,7 @@ class Stream:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.left = file.seek(0, 2)
+        self.size = self.left
         file.seek(0)
 
     def read(self, count: int) -> bytes:
@@ -58,6 +81,17 @@ class Stream:
             raise InputError(f"it ends in the middle: {count:,} bytes are announced where {self.left:,} are left")
         self.left -= count
         return self.file.read(count)
+
+    def at(self) -> int:
+        """How many bytes have been read."""
+        return self.size - self.left
+
+    def move(self, at: int) -> None:
+        """Go to a place; InputError beyond the end."""
+        if not 0 <= at <= self.size:
+            raise InputError(f"it ends in the middle: byte {at:,} is announced where there are {self.size:,}")
+        self.file.seek(at)
+        self.left = self.size - at
 
     def readline(self) -> bytes:
         """The bytes to the end of the line."""
@@ -69,8 +103,8 @@ class Stream:
 class Machine:
     """The stack of a pickle, its open brackets and its memo; each method is an operation, which OPERATIONS names."""
 
-    def __init__(self, names: Mapping[str, Callable[..., Any]]) -> None:
-        self.names = names
+    def __init__(self, names: Mapping[str, Callable[..., Any]], stored: Callable[[Any], Any] | None = None) -> None:
+        self.names, self.stored = names, stored
         self.stack: list[Any] = []
         self.open: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -105,7 +139,7 @@ class Machine:
 
     def name(self, module: Any, name: Any) -> None:
         """What a name of the list stands for."""
-        full = f"{module}.{name}"
+        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else shown((module, name))
         if full not in self.names:
             raise InputError(f"it names {shown(full)}, which is no part of a network, and nothing of a file is run")
         self.stack.append(Name(full))
@@ -116,6 +150,13 @@ class Machine:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise InputError(f"it calls {shown(function)} with {shown(arguments)}")
         self.stack.append(self.names[function](*arguments))
+
+    def storage(self) -> None:
+        """What a persistent id stands for: torch.save writes those of storages."""
+        (stored,) = self.take(1)
+        if self.stored is None:
+            raise InputError(f"it names {shown(stored)}, which lies elsewhere")
+        self.stack.append(self.stored(stored))
 
     def extend(self, values: list[Any]) -> None:
         """Append to the list below."""
@@ -149,9 +190,12 @@ class Machine:
         self.stack.append(self.memo[at])
 
 
-def load(stream: Stream, names: Mapping[str, Callable[..., Any]]) -> Any:
-    """The value of the pickle that a stream begins with; InputError, or what pickletools raises, if there is none."""
-    machine, source = Machine(names), cast("IO[bytes]", stream)  # of which genops asks for read and readline alone
+def load(stream: Stream, names: Mapping[str, Callable[..., Any]], stored: Callable[[Any], Any] | None = None) -> Any:
+    """The value of the pickle that a stream begins with; InputError, or what pickletools raises, if there is none.
+
+    stored: the storage of a persistent id; without it there are none.
+    """
+    machine, source = Machine(names, stored), cast("IO[bytes]", stream)  # of which genops asks for read and readline alone
     for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
         if operation.name == "STOP":
             (value,) = machine.take(1)
@@ -170,10 +214,12 @@ def _pushes(make: Callable[[Machine], Any]) -> Callable[[Machine, Any], None]:
     return lambda machine, _: _push(machine, make(machine))
 
 
-VALUES = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8"
+VALUES = """BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINSTRING BINBYTES
+SHORT_BINBYTES BINBYTES8"""
 OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(VALUES.split(), _push),
-    **dict.fromkeys(("PROTO", "FRAME", "BINPERSID"), lambda machine, _: None),  # a storage's id is left as it is, a tuple
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    "BINPERSID": lambda machine, _: machine.storage(),
     "NONE": _pushes(lambda _: None),
     "NEWTRUE": _pushes(lambda _: True),
     "NEWFALSE": _pushes(lambda _: False),

@@ -8,11 +8,13 @@ the network it says nothing but shapes. What follows from them, as in all publis
     filters      (1, 3, 3, 1) where images or states go down beside the blocks (NCSN++), else (1, 1) (DDPM++)
 
 The VE networks see data in [0, 1] as 2x − 1 and divide by σ. In [−1, 1] that is `ve` of networks/edm_unet.py with twice the σ.
-The sub-VP SDE has the network of VP and another path: such a file is read as VP, which is wrong, and nothing in it tells.
+What nothing in a file tells: the sub-VP SDE has the network of VP and another path, and networks that were trained on whole
+labels look like those of continuous time. Both are read as the latter's, which is wrong for sub-VP and for VE of labels.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +41,8 @@ KINDS = {  # of a module of the network, by parameters that it alone has
     "Conv_0.weight": "skip",
 }
 PLAIN = {4: "conv", 2: "linear", 1: "norm"}  # of weight and bias, by the dimensions of the weight
+LAYERS = {"GroupNorm_0": "norm0", "Conv_0": "conv0", "Dense_0": "affine"}  # of a block, and their names in ours
+LAYERS |= {"GroupNorm_1": "norm1", "Conv_1": "conv1", "Conv_2": "skip"}
 Module = dict[str, Tensor]
 
 
@@ -73,9 +77,16 @@ def mapped(weights: Mapping[str, Tensor]) -> tuple[EDMUNetConfig, dict[str, Tens
 
 def _averaged(held: Any) -> dict[str, Tensor]:
     """The state dict of a checkpoint, its parameters replaced by their averages, which are a list in the same order."""
-    weights = {name.removeprefix("module."): tensor for name, tensor in held["model"].items()}
+    model, ema = (held.get(key) if isinstance(held, dict) else None for key in ("model", "ema"))
+    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if not (
+        isinstance(model, dict)
+        and isinstance(averages, list)
+        and all(isinstance(one, Tensor) for one in [*model.values(), *averages])
+    ):
+        raise InputError("it has no dict `model` of tensors, or no list `ema.shadow_params` of their averages")
+    weights = {name.removeprefix("module."): tensor for name, tensor in model.items()}
     trained = [name for name, tensor in weights.items() if name != "sigmas" and not (name.endswith(".W") and tensor.ndim == 1)]
-    averages = held["ema"]["shadow_params"]
     if len(averages) != len(trained) or any(
         weights[name].shape != each.shape for name, each in zip(trained, averages, strict=True)
     ):
@@ -87,10 +98,10 @@ def _modules(weights: Mapping[str, Tensor]) -> list[tuple[str, Module]]:
     """The modules in the order in which the network runs, each with its kind."""
     modules: dict[int, Module] = {}
     for name, tensor in weights.items():
-        head, number, parameter = name.split(".", 2)
-        if head != "all_modules":
+        found = re.fullmatch(r"all_modules\.([0-9]{1,4})\.(.+)", name)
+        if not found:
             raise InputError(f"its network has {shown(name)}, which ddpmpp and ncsnpp do not")
-        modules.setdefault(int(number), {})[parameter] = tensor
+        modules.setdefault(int(found[1]), {})[found[2]] = tensor
     return [(_kind(module), module) for _, module in sorted(modules.items())]
 
 
@@ -98,13 +109,18 @@ def _kind(module: Module) -> str:
     for parameter, kind in KINDS.items():
         if parameter in module:
             return kind
-    return PLAIN[module["weight"].ndim]
+    kind = PLAIN.get(module["weight"].ndim) if "weight" in module else None
+    if kind is None:
+        raise InputError(f"a module of its network has {shown([*module])}, as none of ddpmpp and ncsnpp")
+    return kind
 
 
 def _config(modules: list[tuple[str, Module]]) -> EDMUNetConfig:
     """The configuration of a network from the shapes of its modules."""
     kinds = [kind for kind, _ in modules]
-    stem = next(module["weight"] for kind, module in modules if kind == "conv")
+    stem = next((module["weight"] for kind, module in modules if kind == "conv"), None)
+    if stem is None:
+        raise InputError("its network has no convolutions")
     blocks = [i for i, kind in enumerate(kinds) if kind == "block"]
     halves = [i for i in blocks if "Conv_2.weight" in modules[i][1] and _widths(modules[i][1])[0] == _widths(modules[i][1])[1]]
     levels = 1 + len(halves) // 2  # as many go down as up
@@ -160,16 +176,8 @@ def _parts(theirs: Module, ours: nn.Module) -> Module:
     """The weights of a block, or of a single layer whose name in theirs is Conv_0 or Conv2d_0."""
     if not isinstance(ours, Block):
         return {name.split(".")[-1]: tensor for name, tensor in theirs.items()}
-    names = {
-        "GroupNorm_0": "norm0",
-        "Conv_0": "conv0",
-        "Dense_0": "affine",
-        "GroupNorm_1": "norm1",
-        "Conv_1": "conv1",
-        "Conv_2": "skip",
-    }
     return {
-        f"{names[layer]}.{name}": tensor for (layer, name), tensor in ((key.split("."), value) for key, value in theirs.items())
+        f"{LAYERS[layer]}.{name}": tensor for (layer, name), tensor in ((key.split("."), value) for key, value in theirs.items())
     }
 
 

@@ -1,44 +1,33 @@
 """Tensors of the files that torch.save writes (.pt, .pth, .ckpt), read as data: nothing in them is run or imported.
 
-Such a file is a zip archive of a pickle and the bytes of its tensors, before PyTorch 1.6 a row of pickles and the bytes. Before
-anything is unpickled, every member of the archive must be stored as it is, so that nothing unpacks to more than the file has, and
-the pickles may name nothing but tensors, their types, ordered dictionaries and argparse's Namespace, in which training scripts
-keep their options. The file is then read by torch.load(weights_only=True), PyTorch's own reader of an allow-list, and mapped into
-memory if it is an archive, so that only what is used is copied.
+Such a file is a zip archive of a pickle and the bytes of its tensors, before PyTorch 1.6 a row of pickles and the bytes. The
+pickles are read by the machine of pickle_machine.py, which may name nothing but tensors, their types, ordered dictionaries and
+argparse's Namespace, in which training scripts keep their options; torch.load is not asked. Members of an archive are stored as
+they are, and the file is mapped into memory, so that only what is used is copied.
 
 safetensors are taken everywhere in their place.
 """
 
 from __future__ import annotations
 
-import argparse
-import pickletools
+import mmap
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffode.errors import InputError, shown
-from diffode.models import checkpoint
+from diffode.models import checkpoint, pickle_machine, pickles
 from diffode.reading import MOST_JSON, open_regular, reading, size_of
 
-WHAT, EXPECTED = "file of weights", "a state dict, that is a dictionary of tensors"
-NAMED = re.compile(  # what the pickles may name; a subset of what weights_only allows, and Namespace
-    r"collections OrderedDict|argparse Namespace|torch (Size|device)|torch\._utils _rebuild_(tensor_v2|parameter)"
-    r"|torch (Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
-)
-OTHER_NAMES = "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"  # operations by which a pickle names what torch.save does not
-WRAPPERS = (
-    "ema",
-    "model_ema",
-    "state_dict",
-    "model",
-)  # keys of training checkpoints that hold a state dict, averaged weights first
+WHAT, EXPECTED = "file of weights", "a state dict, as torch.save(model.state_dict(), FILE) writes it"
+WRAPPERS = ("ema", "model_ema", "state_dict", "model")  # keys of training checkpoints, averaged weights first
+NAMES = {**pickles.TENSORS, "argparse.Namespace": lambda *_: pickle_machine.Part("argparse.Namespace")}
 ZIP = b"PK\x03\x04"
 
 
@@ -81,47 +70,45 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 def load(path: str | Path) -> Any:
     """All that a file of torch.save holds, on the CPU: dictionaries, lists, numbers, texts and tensors.
 
-    The tensors may be views of the file: copy those that are kept. InputError for a file that is no such file, is damaged or
+    The tensors are views of the file: copy those that are kept. InputError for a file that is no such file, is damaged or
     compressed, and for one that names anything but tensors.
     """
-    path = Path(path)
-    with reading(path, WHAT, EXPECTED):
-        with open_regular(path) as file:
-            size, zipped = size_of(file), file.peek(4)[:4] == ZIP
-            pickles = BytesIO(_pickle(file, size) if zipped else file.read(MOST_JSON))
-        for _ in range(1 if zipped else 5):  # magic number, version, byte order, what was saved, the names of its storages
-            _check_pickle(pickles)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(str(path), "cpu", weights_only=True, mmap=zipped)
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(found))
+    with reading(path, WHAT, EXPECTED), open_regular(path) as file:
+        if not (size := size_of(file)):
+            raise InputError("it is empty")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        found = _archived(file, mapped) if mapped[:4] == ZIP else pickles.legacy(file, mapped, NAMES)
+        needed = sum(tensor.nbytes for tensor in _tensors(found))
         if needed > 2 * size:  # views that repeat what is stored; weights that are tied are there twice
             raise InputError(f"its {size:,} bytes hold tensors of {float(needed):.3g}")
         return found
 
 
-def _pickle(file: BufferedReader, size: int) -> bytes:
-    """The pickle of an archive; InputError for members that are compressed or too large, and unless there is one pickle."""
+def _archived(file: BufferedReader, mapped: mmap.mmap) -> Any:
+    """What an archive holds; InputError for members that are compressed or too large, and unless there is one pickle."""
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        members = {member.filename: member for member in archive.infolist()}
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
             raise InputError("it is compressed, and torch.save compresses nothing")
-        if sum(member.file_size for member in members) > size:
-            raise InputError("its members are more than the file has bytes")
-        pickles = [member for member in members if re.fullmatch(r"[^/]+/data\.pkl", member.filename)]
-        if len(pickles) != 1 or pickles[0].file_size > MOST_JSON:
+        names = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(names) != 1 or members[names[0]].file_size > MOST_JSON:
             raise InputError(f"it has no data.pkl of at most {MOST_JSON:,} bytes")
-        return archive.read(pickles[0])
+        folder, data = names[0].removesuffix("data.pkl"), archive.read(names[0])
+        if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
+            raise InputError("it is of a machine that has the high byte first")
+    made: dict[str, Tensor] = {}
 
+    def storage(stored: Any) -> Tensor:
+        key, dtype, count = pickles.storage_of(stored)
+        if key not in made:
+            member = members.get(f"{folder}data/{key}")
+            if member is None or member.file_size < count * dtype.itemsize:
+                raise InputError(f"its storage {shown(key)} is absent or too small")
+            lengths = struct.unpack_from("<HH", mapped, member.header_offset + 26)  # of the name and of what fills up
+            made[key] = pickles.in_buffer(mapped, dtype, count, member.header_offset + 30 + sum(lengths))
+        return made[key]
 
-def _check_pickle(file: BytesIO) -> None:
-    """Go to the end of a pickle; InputError if it names what is not in NAMED."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in OTHER_NAMES or (opcode.name == "GLOBAL" and not NAMED.fullmatch(str(argument))):
-            name = shown(str(argument).replace(" ", ".")) if opcode.name == "GLOBAL" else "a class"
-            raise InputError(
-                f"it is pickled and holds an object of {name}, and only tensors are read: "
-                "if you trust it, load it where that class is known, and save its state_dict()"
-            )
+    return pickle_machine.load(pickle_machine.Stream(BytesIO(data)), NAMES, storage)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.networks import sizes
 from diffode.networks.embeddings import sinusoids
 
@@ -54,11 +54,11 @@ class ADMConfig:
         sizes.check(self.image, (1,) * len(self.widths), self.attention, blocks=self.blocks, classes=self.classes)
         for width in (self.width, *self.widths, self.heads, self.head_channels):
             sizes.check((1, 1, 1), (), (), width=width)
-        if not self.widths or min((self.blocks, self.heads, *self.image)) < 1 or self.classes < 0:
-            raise InputError(f"ADM needs levels, blocks, heads and image sides of at least 1, not {self}")
+        sizes.positive(image=self.image, widths=self.widths, blocks=self.blocks, heads=self.heads)
         if any(width < 32 or width % 32 for width in self.widths) or self.width < 2 or self.width % 2:
             raise InputError(
-                f"ADM needs an even width, and levels of multiples of 32 channels, the groups of its norms, not {self}"
+                f"ADM needs an even width, and levels of multiples of 32 channels, the groups of its norms, not {self.width} "
+                f"and {self.widths}"
             )
         if any(side % 2 ** (len(self.widths) - 1) for side in self.image[1:]):
             raise InputError(f"{len(self.widths)} levels halve the sides of the image to no whole number: {self.image[1:]}")
@@ -66,7 +66,7 @@ class ADMConfig:
             if width % (self.head_channels or self.heads):
                 raise InputError(f"{width} channels are no whole number of heads of {self.head_channels or width / self.heads:g}")
         if not (isinstance(self.clock_scale, int | float) and math.isfinite(self.clock_scale)):
-            raise InputError(f"clock_scale must be a number, not {self.clock_scale!r}")
+            raise InputError(f"clock_scale must be a number, not {shown(self.clock_scale)}")
 
     @property
     def attends(self) -> list[bool]:

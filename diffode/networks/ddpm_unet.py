@@ -44,8 +44,7 @@ class DDPMUNetConfig:
         for name in ("ch_mult", "attn_resolutions"):  # a card from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes.check(self.image, self.ch_mult, self.attn_resolutions, num_res_blocks=self.num_res_blocks, ch=self.ch)
-        if not self.ch_mult or min(self.resolution, self.in_channels, self.num_res_blocks, *self.ch_mult) < 1:
-            raise InputError(f"a U-Net needs sides, channels, blocks and multipliers of at least 1, not {self}")
+        sizes.positive(image=self.image, num_res_blocks=self.num_res_blocks, ch_mult=self.ch_mult)
         if self.ch < 32 or self.ch % 32:
             raise InputError(f"ch must be a positive multiple of 32, the groups of the norms, not {self.ch}")
         if self.resolution % 2 ** (len(self.ch_mult) - 1):

@@ -41,8 +41,9 @@ class DiTConfig:
         object.__setattr__(self, "image", tuple(self.image))  # a card from JSON has a list
         sizes.check(self.image, (), (), self.patch, width=self.width, classes=self.classes)
         sizes.check(self.image, (), (), heads=self.heads, depth=self.depth)
-        if min(self.patch, self.width, self.depth, self.heads, self.classes, *self.image) < 1:
-            raise InputError(f"a DiT needs sizes of at least 1, not {self}")
+        sizes.positive(
+            image=self.image, patch=self.patch, width=self.width, depth=self.depth, heads=self.heads, classes=self.classes
+        )
         if self.image[1] != self.image[2] or self.image[1] % self.patch:
             raise InputError(f"a DiT takes squares of whole patches of {self.patch}, not {self.image}")
         if self.width % 4 or self.width % self.heads:

@@ -73,11 +73,8 @@ class EDM2UNetConfig:
         for times in (self.channel_mult_noise, self.channel_mult_emb):
             sizes.check((1, 1, 1), () if times is None else (times,), ())
         sizes.check((1, 1, 1), (), (), width=self.channels_per_head)
-        if (
-            not self.channel_mult
-            or min(*image, self.model_channels, self.num_blocks, self.channels_per_head, *self.channel_mult) < 1
-        ):
-            raise InputError(f"a U-Net needs sides, channels, blocks and multipliers of at least 1, not {self}")
+        sizes.positive(image=image, num_blocks=self.num_blocks, channel_mult=self.channel_mult)
+        sizes.positive(model_channels=self.model_channels, channels_per_head=self.channels_per_head)
         if self.img_resolution % 2 ** (len(self.channel_mult) - 1):
             raise InputError(f"{len(self.channel_mult)} levels halve the resolution to no whole number: {self.img_resolution}")
 

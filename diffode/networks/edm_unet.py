@@ -71,8 +71,7 @@ class EDMUNetConfig:
         )
         for name in ("out_channels", "augment_dim", "channel_mult_emb", "channel_mult_noise"):
             sizes.check((1, 1, 1), (), (), width=getattr(self, name))
-        if not self.channel_mult or min(*image, self.out_channels, self.num_blocks, *self.channel_mult) < 1:
-            raise InputError(f"a U-Net needs sides, channels, blocks and multipliers of at least 1, not {self}")
+        sizes.positive(image=image, out_channels=self.out_channels, num_blocks=self.num_blocks, channel_mult=self.channel_mult)
         if self.model_channels < 4 or self.model_channels % 4:
             raise InputError(
                 f"model_channels must be a positive multiple of 4, as sinusoids and norms need, not {self.model_channels}"

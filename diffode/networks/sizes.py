@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffode.checks import whole
+from diffode.checks import whole, wrong
 from diffode.errors import InputError, shown
 from diffode.reading import MOST_NUMBERS
 
@@ -20,6 +20,13 @@ MOST = {
 }
 MOST_LEVELS, MOST_MULTIPLE = 10, 64
 MOST_CELLS = 2**16  # that attend to each other: the time grows with their square
+
+
+def positive(**sizes: int | Sequence[int]) -> None:
+    """InputError unless all are at least 1, and of a list there is one at least."""
+    for name, size in sizes.items():
+        if min(size if isinstance(size, Sequence) else [size], default=0) < 1:
+            raise wrong(name, "at least 1" if isinstance(size, int) else "one number at least, all from 1 on", size)
 
 
 def check(image: Sequence[int], multipliers: Sequence[int], attention: Sequence[int], patch: int = 1, **sizes: int) -> None:
