@@ -431,6 +431,15 @@ def test_the_model_has_tensors_of_its_own():
     assert torch.equal(model(x, 0.0), before)
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(6, 6), (5, 6), (16, 16)])
+def test_positions_that_have_as_many_rows_as_there_are_prompts(rows, tokens):
+    """Flux's, of its tokens of text and of its 16 patches."""
+    embeds = {"prompt_embeds": pipelines.normal(rows, tokens, 8), "pooled_prompt_embeds": pipelines.normal(rows, 8)}
+    condition = captured(pipelines.build("flux"), **pipelines.call("flux") | embeds).condition
+    assert not any(isinstance(condition[name], torch.Tensor) for name in ("txt_ids", "img_ids"))
+    assert condition["pooled_projections"].shape == (rows, 8)
+
+
 def test_a_decoder_is_shown_in_a_line():
     assert repr(model_of("sd").decode) == "Decode(of StableDiffusionPipeline, shape (4, 8, 8))"
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from diffode.errors import InputError
-from diffode.pipelines.recording import Called, Step, leading
+from diffode.pipelines.calls import Called, leading
+from diffode.pipelines.recording import Step
 from diffode.pipelines.replay import Replay, conditions_of, find_form
 from diffode.pipelines.trees import same, tensors_of
 

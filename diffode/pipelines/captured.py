@@ -13,7 +13,6 @@ batch; a pipeline of which it does not is refused, with the reason.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,8 @@ from torch import Tensor
 
 from diffode import prediction
 from diffode.calling import dtype_of
+from diffode.clocks import lam_at
+from diffode.conditions import Shared
 from diffode.errors import InputError, in_words
 from diffode.guidance import Guidance, rescaled
 from diffode.model import EpsModel
@@ -34,9 +35,6 @@ from diffode.pipelines.running import check_pipeline, modules_of
 from diffode.pipelines.trees import same
 from diffode.pipelines.weighing import weigh
 from diffode.scheduler_config import TrainedAs, trained_as
-
-AGREE = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the largest number, by the network's dtype
-ON_GPU, IN_HALF = 5e-3, 5e-2  # where float32 is multiplied in fewer digits; in other dtypes
 
 
 def captured(pipe: Any, **call: Any) -> EpsModel:
@@ -66,9 +64,7 @@ def captured(pipe: Any, **call: Any) -> EpsModel:
     model = EpsModel(network, **_trained(pipe.scheduler, seen.mu), shape=shape, decode=decode, condition=conditions[0])
     if len(conditions) > 1:
         model = _guided(model, conditions, outputs, weights, phi, batched)
-    for step in seen.steps:
-        _verify(model, step)
-    return model
+    return _verified(model, seen.steps)
 
 
 def _trained(scheduler: Any, mu: float | None) -> TrainedAs:
@@ -94,8 +90,8 @@ def _guided(
     for i, j in itertools.combinations(range(len(changes)), 2):
         if same(changes[i], changes[j]) and not all(torch.allclose(point[i], point[j], 1e-3, 1e-4) for point in outputs):
             raise InputError(
-                "the network of the pipeline answers the same arguments differently, as perturbed attention guidance makes it: "
-                "leave that out"
+                "the network of the pipeline answers the same arguments differently, as perturbed attention guidance makes it "
+                "(leave that out), or embeddings with a row for each frame (AnimateDiff, of which no model can be captured)"
             )
     model = model.replace(condition=conditions[base])
     if not any(changes):
@@ -105,10 +101,36 @@ def _guided(
     return model.replace(guidance=Guidance(((weights[base], {}), *others), changes[away], rules=rules, batched=batched))
 
 
+def _verified(model: EpsModel, steps: Sequence[Step]) -> EpsModel:
+    """The model, which gives what reached the scheduler; where it does only so, with positions shared that by chance have as many
+    rows as the state. InputError where it does not."""
+    rows, failed = len(steps[0].x), None
+    likely = [
+        name
+        for name, value in model.condition.items()
+        if isinstance(value, Tensor) and value.ndim == 2 and 1 < len(value) == rows
+    ]
+    for names in itertools.chain.from_iterable(itertools.combinations(likely, k) for k in range(len(likely) + 1)):
+        found = model.conditioned(**{name: Shared(model.condition[name]) for name in names})
+        try:
+            for step in steps:
+                _verify(found, step)
+            return found
+        except InputError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _tolerance(dtype: torch.dtype, on_cpu: bool) -> float:
+    """How far a network of this dtype may differ from itself, of its largest number; on a GPU products have fewer digits."""
+    return max({torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 5e-2), 0 if on_cpu else 5e-3)
+
+
 def _verify(model: EpsModel, step: Step) -> None:
     """InputError where the model does not give what reached the scheduler, for its batch, or another without batched calls."""
     rows, t = len(step.x), step.t
-    lam = _lam(model, t)
+    lam = lam_at(model.schedule, str(model.clock), t)
     scale = float(prediction.input_scale(model.predicts, model.schedule.alpha(lam), model.schedule.sigma(lam)))
     apart = model.replace(guidance=model.guidance and replace(model.guidance, batched=False))
     for one, batch in ((model, [*range(rows)]), (apart, [rows - 1, *range(rows)])):
@@ -121,20 +143,8 @@ def _verify(model: EpsModel, step: Step) -> None:
                 f"the network of the pipeline cannot be called again for a batch of {len(batch)}: {in_words(error)}"
             ) from error
         off = float((found - wanted).abs().max() / wanted.abs().max())
-        if not off <= max(AGREE.get(dtype_of(model.network) or step.x.dtype, IN_HALF), 0 if found.is_cpu else ON_GPU):
+        if not off <= _tolerance(dtype_of(model.network) or step.x.dtype, found.is_cpu):
             raise InputError(
                 f"the network, called again for a batch of {len(batch)} at t = {t:g}, differs by {off:.1g} of its size from what "
                 "the pipeline made: it depends on more than x, t and its arguments, as with a cache or attention across samples"
             )
-
-
-def _lam(model: EpsModel, t: float) -> float:
-    """λ at which the model's clock is t, which a scheduler has in float32."""
-    clock, schedule = str(model.clock), model.schedule
-    if clock == "c_noise":
-        lam = -4 * t
-    elif clock == "angle":
-        lam = -math.log(math.tan(t * math.pi / 2))
-    else:
-        lam = float(schedule.lam(t / int(clock[:-1] or 1) if clock.endswith("t") else t))
-    return min(max(lam, schedule.lam_min), schedule.lam_max)

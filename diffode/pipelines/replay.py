@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from diffode.calling import HALF
 from diffode.conditions import Shared
 from diffode.errors import InputError
-from diffode.pipelines.recording import Called, Step, find_x, leading
+from diffode.pipelines.calls import Called, find_x, leading
+from diffode.pipelines.recording import Step
 from diffode.pipelines.trees import mapped, tensors_of
 
 BEYOND = "beyond_x"  # the condition that an argument continues with after x
