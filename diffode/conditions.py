@@ -138,7 +138,9 @@ def _rows_for(value: Rows, batch: int) -> Rows:
     """These rows, or the one for all of so many samples."""
     if len(value) == batch:
         return value
-    return value * batch if isinstance(value, list) else value.expand(batch, *value.shape[1:])
+    if isinstance(value, list):
+        return value * batch
+    return value.expand(batch, *value.shape[1:]).contiguous()  # since networks view what they are given in other shapes
 
 
 def _require(name: str, rows: int, batch: int) -> None:

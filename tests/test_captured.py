@@ -389,6 +389,9 @@ def test_one_prompt_is_for_any_number_of_samples():
     model = model_of("sd")
     x = torch.randn(3, *model.shape, generator=generator())
     close(model(x, 0.0), torch.cat([model(each, 0.0) for each in x.split(1)]))
+    model.handed(model.condition, x)["encoder_hidden_states"].view(
+        -1
+    )  # as HunyuanDiT does; an error for rows that are one in memory
 
 
 def test_arguments_that_the_network_takes_items_out_of():

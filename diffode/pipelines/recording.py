@@ -77,7 +77,8 @@ class Recorder:
 
     def watch(self, scheduler: Any) -> None:
         """Its step, set_timesteps and scale_model_input tell what they are given, and do the same."""
-        own_step, own_set, own_scale = scheduler.step, scheduler.set_timesteps, getattr(scheduler, "scale_model_input", None)
+        own_step, own_set = scheduler.step, scheduler.set_timesteps
+        own_scale: Any = getattr(scheduler, "scale_model_input", None)
         signature = inspect.signature(own_step)
 
         @wraps(own_step)
