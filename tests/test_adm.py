@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffode import InputError
-from diffode.models import checkpoint, dit, edm_adm, guided
+from diffode.models import checkpoint, dit, edm_adm, guided, torch_files
 from diffode.networks.adm import ADM, ADMConfig
 from diffode.networks.adm_classifier import ADMClassifier
 from diffode.networks.dit import DiT, DiTConfig
@@ -149,6 +149,31 @@ def test_names_and_shapes_are_the_published_transformers_and_say_which_it_is(nam
 def test_sizes_that_no_network_has_are_refused(kind, changes):
     with pytest.raises(InputError):
         kind(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x_embedder.proj.weight": (64, 4, 0, 2)}, "x_embedder.proj.weight has the shape"),
+        ({"x_embedder.proj.weight": ()}, "x_embedder.proj.weight has the shape"),
+        ({"y_embedder.embedding_table.weight": (0, 64)}, "table.weight has the shape"),
+        ({"y_embedder.embedding_table.weight": (1, 64)}, "1 labels, one of which is for none"),
+        ({"pos_embed": ()}, "pos_embed has the shape"),
+        ({}, "it has 0 `blocks.`"),
+    ],
+)
+def test_shapes_of_no_transformer_are_refused_in_words(changes, words):
+    shapes = {"x_embedder.proj.weight": (64, 4, 2, 2), "pos_embed": (1, 256, 64), "final_layer.linear.weight": (16, 64)}
+    shapes |= {"y_embedder.embedding_table.weight": (11, 64)}
+    with pytest.raises(InputError, match=words):
+        dit.config_of(torch_files.Shapes(shapes | changes))
+
+
+@pytest.mark.parametrize("name", ["time_embed.0.weight", "input_blocks.0.0.weight"])
+def test_shapes_of_no_u_net_are_refused_in_words(name):
+    shapes = {"time_embed.0.weight": (512, 128), "input_blocks.0.0.weight": (128, 3, 3, 3), name: ()}
+    with pytest.raises(InputError, match=rf"its {name} has the shape \(\)"):
+        guided.config_of(torch_files.Shapes(shapes))
 
 
 def test_a_network_of_labels_says_that_it_has_none_that_means_none():

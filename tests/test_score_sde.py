@@ -72,19 +72,52 @@ def without(name):
     return change
 
 
+def without_the_last_module(held):
+    last = [*held["model"]][-2].rsplit(".", 1)[0]  # the last are its sigmas
+    for name in [name for name in held["model"] if name.startswith(last + ".")]:
+        held = without(name.removeprefix("module."))(held)
+    return held
+
+
+def small(shapes):
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return {"model": tensors, "ema": {"shadow_params": [*tensors.values()]}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda held: held | {"ema": {"shadow_params": held["ema"]["shadow_params"][:-1]}}, "averages are not those"),
         (lambda held: held | {"ema": {"shadow_params": held["ema"]["shadow_params"][::-1]}}, "averages are not those"),
-        (lambda held: {"model": held["model"]}, "ema"),
-        (lambda held: held["model"], "model"),
-        (lambda held: [held], "checkpoint of score_sde"),
-        (without("all_modules.0.bias"), "checkpoint of score_sde"),
-        (without("all_modules.4.GroupNorm_0.weight"), "checkpoint of score_sde"),
+        (lambda held: {"model": held["model"]}, "no list `ema.shadow_params`"),
+        (lambda held: held["model"], "no dict `model` of tensors"),
+        (lambda held: [held], "no dict `model` of tensors"),
+        (lambda held: held | {"model": dict(enumerate(held["model"].values()))}, "no dict `model` of tensors"),
+        (lambda held: held | {"ema": held["ema"]["shadow_params"]}, "no list `ema.shadow_params`"),
+        (lambda held: {"model": {}, "ema": {"shadow_params": []}}, "its network has no convolutions"),
+        (lambda held: small({f"all_modules.{'9' * 5000}.weight": 1}), "its network has 'all_modules.9999"),
+        (lambda held: small({"all_modules.0.x": 1}), "a module of its network has \\['x'\\], as none of ddpmpp"),
+        (without("all_modules.0.bias"), "averages are not those"),
+        (without("all_modules.4.GroupNorm_0.weight"), "averages are not those"),
+        (without_the_last_module, "its modules are not in the order, or of the shapes, of ddpmpp"),
         (without("sigmas"), "checkpoint of score_sde"),
     ],
-    ids=["fewer", "order", "no-ema", "bare", "list", "linear", "norm", "sigmas"],
+    ids=[
+        "fewer",
+        "order",
+        "no-ema",
+        "bare",
+        "list",
+        "numbers",
+        "ema",
+        "empty",
+        "far",
+        "kind",
+        "linear",
+        "norm",
+        "last",
+        "sigmas",
+    ],
 )
 def test_other_checkpoints_are_refused(change, words, tmp_path):
     with pytest.raises(InputError, match=f"checkpoint_1.pth is not a .*{words}"):

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffode.errors import InputError
+from diffode.errors import InputError, shown
 from diffode.models import torch_files
 from diffode.models.card import Card
 from diffode.networks.dit import DiTConfig
@@ -50,13 +50,25 @@ def _read(path: Path, name: str, **trained: Any) -> tuple[dict[str, Tensor], Car
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
-    """The configuration of weights by their names and shapes; ValueError or IndexError where one is of another kind.
+    """The configuration of weights by their names and shapes; InputError where one is of another kind.
 
     Published tables of labels have a row more than a round number of classes, for none.
     """
+    for name, sides in {
+        "x_embedder.proj.weight": 4,
+        "pos_embed": 3,
+        "y_embedder.embedding_table.weight": 2,
+        "final_layer.linear.weight": 2,
+    }.items():
+        shape = shapes[name]
+        if len(shape) != sides or min(shape) < 1:
+            raise InputError(f"its {name} has the shape {shown(shape)}, where {sides} sides of at least 1 are expected")
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     tokens, labels = shapes["pos_embed"][1], shapes["y_embedder.embedding_table.weight"][0]
     numbers = shapes["final_layer.linear.weight"][0] // patch**2
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    if not depth or labels < 2:
+        raise InputError(f"it has {depth} `blocks.` and {labels} labels, one of which is for none: both are needed")
     if width % 64 and width not in HEADS:
         raise InputError(f"its width of {width} is no whole number of heads of 64")
     if numbers not in (channels, 2 * channels):
@@ -66,7 +78,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
         image=(channels, side, side),
         patch=patch,
         width=width,
-        depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+        depth=depth,
         heads=HEADS.get(width, width // 64),
         classes=labels - 1,
         learned_variance=numbers == 2 * channels,

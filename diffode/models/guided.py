@@ -119,8 +119,11 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], ADMConfig, Publis
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ADMConfig, Published]:
     """The configuration of the weights of a U-Net or classifier, by names and shapes, and what was published of it.
 
-    InputError if no published network has its channels; IndexError where a weight is of another kind.
+    InputError if no published network has its channels, or a weight is of another kind.
     """
+    for name, sides in {"time_embed.0.weight": 2, "input_blocks.0.0.weight": 4}.items():
+        if len(shapes[name]) != sides:
+            raise InputError(f"its {name} has the shape {shown(shapes[name])}, where {sides} sides are expected")
     width, stem = shapes["time_embed.0.weight"][1], shapes["input_blocks.0.0.weight"]
     if stem[1] != 3:
         raise InputError(f"it takes images of {stem[1]} channels: networks that enlarge images are not read")

@@ -93,9 +93,9 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     if kind in PRESETS and rest and (Path(rest).is_dir() or rest.startswith("hub:")):
         return _of_size(PRESETS[kind].image, rest, dtype)
     if kind in PRESETS and rest:
-        return _assembled(*presets.read(kind, Path(rest)), Path(rest), dtype)
+        return _assembled(*presets.read(kind, Path(rest)), Path(rest), dtype, f"the preset {kind} says")
     if kind in FORMATS and rest and (Path(rest).exists() or not rest.isidentifier()):  # edm:model may be a module of a user
-        return _assembled(*FORMATS[kind](Path(rest)), Path(rest), dtype)
+        return _assembled(*FORMATS[kind](Path(rest)), Path(rest), dtype, "its arguments or shapes say")
     if kind == "hub" and rest:
         return _diffusers(diffusers_models.fetch(rest), dtype)
     if (diffusers_models.unet_folder(path) / "config.json").is_file():
@@ -129,7 +129,7 @@ def _of_size(image: tuple[int, int, int], name: str, dtype: torch.dtype) -> Pret
 
 def _diffusers(folder: Path, dtype: torch.dtype) -> Pretrained:
     diffusers_models.require()
-    with _mismatches_of(folder, "configuration"):
+    with _mismatches_of(folder, "its configuration says"):
         loaded = _evaluated(*diffusers_models.read(folder), dtype)
     if not decoders.of_pipeline(folder):
         return loaded
@@ -149,9 +149,9 @@ def _user_module(name: str, dtype: torch.dtype) -> Pretrained:
     return Pretrained(model, card, digest)
 
 
-def _assembled(tensors: dict[str, Tensor], card: Card, path: Path, dtype: torch.dtype) -> Pretrained:
-    """The model of tensors and their card; path: their file."""
-    with _mismatches_of(path, "card"):
+def _assembled(tensors: dict[str, Tensor], card: Card, path: Path, dtype: torch.dtype, said: str = "its card says") -> Pretrained:
+    """The model of tensors and their card; path: their file; said: where the card comes from, for messages."""
+    with _mismatches_of(path, said):
         schedule = card.make_schedule()
         return _evaluated(NETWORKS[card.kind](tensors, card, schedule, dtype), card, schedule, path, dtype)
 
@@ -174,7 +174,7 @@ def _evaluate(model: EpsModel, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _mismatches_of(path: Path, description: str) -> Iterator[None]:
+def _mismatches_of(path: Path, said: str) -> Iterator[None]:
     """Turn any error that follows where weights and their description do not fit each other into an InputError."""
     errors = KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError
     try:
@@ -183,9 +183,7 @@ def _mismatches_of(path: Path, description: str) -> Iterator[None]:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise  # it names the file already
         why = one_line(in_words(error), 160)
-        raise InputError(
-            f"{path} does not hold what its {description} says ({why}): it is incomplete, or of another version"
-        ) from error
+        raise InputError(f"{path} does not hold what {said} ({why}): it is incomplete, or of another version") from error
 
 
 def _unet(tensors: dict[str, Tensor], card: Card, schedule: Schedule, dtype: torch.dtype) -> nn.Module:

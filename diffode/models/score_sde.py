@@ -71,19 +71,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
 def mapped(weights: Mapping[str, Tensor]) -> tuple[EDMUNetConfig, dict[str, Tensor]]:
     """The configuration that a state dict of theirs belongs to, and its tensors under our names; InputError if there is none."""
     modules = _modules({name: tensor for name, tensor in weights.items() if name != "sigmas"})
-    config = _config(modules)
-    return config, _renamed(config, iter(modules))
+    try:
+        config = _config(modules)
+        return config, _renamed(config, iter(modules))
+    except (StopIteration, LookupError, AttributeError) as error:
+        raise InputError("its modules are not in the order, or of the shapes, of ddpmpp and ncsnpp") from error
 
 
 def _averaged(held: Any) -> dict[str, Tensor]:
     """The state dict of a checkpoint, its parameters replaced by their averages, which are a list in the same order."""
-    model, ema = (held.get(key) if isinstance(held, dict) else None for key in ("model", "ema"))
-    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if not (
-        isinstance(model, dict)
-        and isinstance(averages, list)
-        and all(isinstance(one, Tensor) for one in [*model.values(), *averages])
-    ):
+    match held:
+        case {"model": dict() as model, "ema": {"shadow_params": list() as averages}}:
+            named = all(isinstance(name, str) for name in model)
+        case _:
+            named = False
+    if not named or not all(isinstance(one, Tensor) for one in [*model.values(), *averages]):
         raise InputError("it has no dict `model` of tensors, or no list `ema.shadow_params` of their averages")
     weights = {name.removeprefix("module."): tensor for name, tensor in model.items()}
     trained = [name for name, tensor in weights.items() if name != "sigmas" and not (name.endswith(".W") and tensor.ndim == 1)]
@@ -109,10 +111,9 @@ def _kind(module: Module) -> str:
     for parameter, kind in KINDS.items():
         if parameter in module:
             return kind
-    kind = PLAIN.get(module["weight"].ndim) if "weight" in module else None
-    if kind is None:
+    if "weight" not in module or module["weight"].ndim not in PLAIN:
         raise InputError(f"a module of its network has {shown([*module])}, as none of ddpmpp and ncsnpp")
-    return kind
+    return PLAIN[module["weight"].ndim]
 
 
 def _config(modules: list[tuple[str, Module]]) -> EDMUNetConfig:
@@ -168,7 +169,7 @@ def _renamed(config: EDMUNetConfig, modules: Iterator[tuple[str, Module]]) -> di
         filters = (parameter for parameter in ours.state_dict() if parameter.endswith("resample_filter"))
         found |= {f"{name}.{parameter}": Resample(config.resample_filter, True).resample_filter for parameter in filters}
     if left := len(list(modules)):
-        raise InputError(f"{left} modules more than {config} has")
+        raise InputError(f"its network has {left} modules more than ddpmpp and ncsnpp of its widths")
     return found
 
 
