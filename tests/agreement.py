@@ -21,10 +21,12 @@ from solvers.registry import all_names, find
 from tests.pipelines import FAMILIES, SD, build, call, fresh, normal
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "diffusers.md"
-MARKS = "<!-- agreement: written by python -m tests.agreement -->\n", "<!-- /agreement -->"
+BEGIN, END = "<!-- {}: written by python -m tests.agreement -->\n", "<!-- /{} -->"
 TABLE = {name: SD[name] for name in ("beta_start", "beta_end", "beta_schedule")}
 PLANNED = [name for name in all_names() if find(name).has_plan]
-LOOP, SEED = "diffode's loop", 3
+LOOP, CAPTURED, SEED = "diffode's loop, the network replayed", "diffode's loop on the captured model", 3
+EVERY = f"all {len(FAMILIES)}"
+DPM, UNIPC, EULER = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"
 AYS = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]  # Align Your Steps (Sabour et al., 2024), for Stable Diffusion
 
 
@@ -43,7 +45,8 @@ class Cell:
 
     @property
     def name(self) -> tuple[str, str, str]:
-        return self.family, self.feature, self.against
+        family = EVERY if self.against in (LOOP, CAPTURED) else self.family
+        return family, self.feature, self.against
 
 
 def relative(a, b) -> float:
@@ -217,18 +220,36 @@ def half(family="sd"):
     return off["ours"] / off["theirs"]
 
 
+SDXL_STEPS = {"num_inference_steps": 10, "height": 16, "width": 16}
+
+
+def in_two(solver=None, scheduler=EULER):
+    """The last latents of SDXL as a base, which stops at 0.6 of the noise, and a refiner that goes on from there."""
+    base, refiner = (
+        made_with(scheduler, solver, pipe) for pipe in (fresh("sdxl"), of("StableDiffusionXLImg2ImgPipeline")("sdxl"))
+    )
+    arguments = arguments_of("sdxl", **SDXL_STEPS, denoising_end=0.6)
+    first = base(**arguments, generator=torch.Generator().manual_seed(SEED)).images
+    rest = {"image": first, "denoising_start": 0.6, "height": None, "width": None, "num_inference_steps": 10}
+    return final(refiner, "sdxl", **rest)
+
+
+def made_with(scheduler, solver, pipe):
+    """The pipeline with this scheduler of diffusers, or with this solver in its place."""
+    import diffusers
+
+    pipe.scheduler = getattr(diffusers, scheduler)(**TABLE, steps_offset=1, timestep_spacing="leading")
+    return ours(pipe, solver) if solver else pipe
+
+
 def refined():
-    """SDXL as a base, which stops at 0.6 of the noise, and a refiner that goes on from there."""
-    ends = []
-    for solver in (None, "euler"):
-        base, refiner = fresh("sdxl"), of("StableDiffusionXLImg2ImgPipeline")("sdxl")
-        for pipe in (base, refiner) if solver else ():
-            ours(pipe, solver)
-        arguments = {"num_inference_steps": 10, "height": 16, "width": 16}
-        first = base(**arguments_of("sdxl", **arguments, denoising_end=0.6), generator=torch.Generator().manual_seed(SEED)).images
-        rest = {"image": first, "denoising_start": 0.6, "height": None, "width": None, "num_inference_steps": 10}
-        ends.append(final(refiner, "sdxl", **rest))
-    return relative(*reversed(ends))
+    """From diffusers, both in two."""
+    return relative(in_two("euler"), in_two())
+
+
+def parted(solver=None, scheduler=EULER):
+    """A run in two from that in one, by the same scheduler."""
+    return relative(in_two(solver, scheduler), final(made_with(scheduler, solver, fresh("sdxl")), "sdxl", **SDXL_STEPS))
 
 
 def saved(solver, **settings):
@@ -281,7 +302,6 @@ def preconditioned(scheduler, config, solver="euler", drive=None):
 
 
 FLOW_FAMILIES = ("sd3", "flux", "wan", "ltx")
-DPM, UNIPC, EULER = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"
 LISTED = {"clock": "pipeline"}
 ALL, THEIRS, BEFORE = "all planned solvers", "diffusers", "before"
 SLOW = [f"DPM++ 2M, {kind}" for kind in ("exponential_sigmas", "beta_sigmas", "lu_lambdas", "solver_type=heun")]
@@ -297,13 +317,13 @@ def cells():
         found.append(Cell(family, feature, solver, against, lambda: measure(*arguments, **keywords), bound, slow))
 
     for solver in PLANNED:
-        add("sd", ALL, solver, f"{LOOP}, with its network", direct, solver, slow=solver not in OF_EACH_KIND)
+        add("sd", ALL, solver, "diffode's loop, with its network", direct, solver, slow=solver not in OF_EACH_KIND)
     for family in FAMILIES:
         for solver in PLANNED:
             slow = family != "sd" and solver not in OF_EACH_KIND[:3]
             add(family, ALL, solver, LOOP, loop, family, solver, slow=slow, **({"offset": 1e-3} if slow else {}))
     for family in FAMILIES:
-        add(family, "unipc3", "unipc3", f"{LOOP} on the captured model", on_captured, family, slow=family not in ("sd", "flux"))
+        add(family, "unipc3", "unipc3", CAPTURED, on_captured, family, slow=family not in ("sd", "flux"))
     methods = [
         ("sd", "DDIM, leading", ("DDIMScheduler", SD), "ddim", {}),
         ("sd", "DDIM, leading, set_alpha_to_one=False", None, "ddim", {}),
@@ -431,7 +451,6 @@ def cells():
     add("sd", "sigmas", "euler", THEIRS, same, "sd", (EULER, TABLE), "euler", sigmas, LISTED)
     add("sd3", "sigmas", "euler", THEIRS, same, "sd3", None, "euler", flow)
     add("sdxl", "denoising_end and denoising_start", "euler", THEIRS, refined)
-    add("sd", "bfloat16: distance from float32, by diffusers'", "ddim", THEIRS, half, bound=1.3)
     for scheduler in ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"):
         solver = "euler" if scheduler == "EDMEulerScheduler" else "dpmpp2m"
         for kind in ("karras", "exponential"):
@@ -455,6 +474,77 @@ def cells():
     return tuple(found)
 
 
+ZERO_SNR = {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+PIPELINE = '`clock="pipeline"` agrees'
+DIFFERENCES = {  # where ours differs from diffusers: family, its class and configuration, our solver, steps; and why
+    "UniPC of a flow": ("wan", None, "unipc2", 5, f"it rounds the network's clock down to a whole number; {PIPELINE}"),
+    "DPM++ 2M, `use_karras_sigmas`": ("sd", (DPM, TABLE | {"use_karras_sigmas": True}), "dpmpp2m", 5, f"so does it; {PIPELINE}"),
+    'DPM++ 2M, `final_sigmas_type="sigma_min"`, below 15 steps': (
+        "sd",
+        (DPM, TABLE | {"final_sigmas_type": "sigma_min"}),
+        "dpmpp2m",
+        5,
+        "its last step is of order 1, ours of order 2 unless `lower_final=True`; a step to σ = 0 is of order 1 in both",
+    ),
+    "UniPC 3": (
+        "sd",
+        (UNIPC, TABLE | {"solver_order": 3}),
+        "unipc3",
+        5,
+        "it goes down to order 1 in the last two steps; `lower_final=True` does so",
+    ),
+    "DPM++ 3M": ("sd", (DPM, TABLE | {"solver_order": 3}), "dpmpp3m-published", 5, "so does it; `lower_final=True` does so"),
+    "DPM++ 2M, zero terminal SNR": (
+        "sd",
+        (DPM, TABLE | ZERO_SNR),
+        "dpmpp2m",
+        5,
+        f"it replaces ᾱ = 0 by 2^−24 with label 999; that noise is at 998.4; {PIPELINE}",
+    ),
+    "DDIM, `clip_sample`": (
+        "sd",
+        ("DDIMScheduler", SD | {"clip_sample": True}),
+        "ddim",
+        5,
+        "it clips x̂0 and keeps the ε of the unclipped one, unless `use_clipped_model_output=True`; here ε follows",
+    ),
+    "DDIM, `linspace`": (
+        "sd",
+        ("DDIMScheduler", SD | {"timestep_spacing": "linspace"}),
+        "ddim",
+        5,
+        "it steps to t − T // n, which is not the next label of its list; here it is",
+    ),
+    "DDIM, `trailing`, n that does not divide T": (
+        "sd",
+        ("DDIMScheduler", SD | {"timestep_spacing": "trailing"}),
+        "ddim",
+        7,
+        "the same",
+    ),
+    "PNDM, `skip_prk_steps=True`": (
+        "sd",
+        ("PNDMScheduler", TABLE | {"steps_offset": 1, "skip_prk_steps": True}),
+        "ipndm",
+        10,
+        "it begins with a step to the second label and back, that is in no paper; `ipndm` begins with lower orders",
+    ),
+}
+IN_TWO = {  # the arguments of `parted`
+    "diffusers, Euler": (),
+    "diffusers, UniPC 2": (None, UNIPC),
+    "diffusers, Heun": (None, "HeunDiscreteScheduler"),
+    **{f"`{solver}`": (solver,) for solver in ("euler", "dpmpp2m", "unipc2", "unipc3", "heun", "dpmpp2s")},
+}
+
+
+def differing(setting):
+    """The row of a setting: where it is measured, how far ours is from diffusers, and why."""
+    family, scheduler, solver, steps, why = DIFFERENCES[setting]
+    off = same(family, scheduler, solver, {"num_inference_steps": steps})
+    return setting, f"`{solver}` on {family}, {steps} steps", f"{off:.0e}", why
+
+
 def measured(chosen):
     """The worst of the cells of each name."""
     found = {}
@@ -463,21 +553,26 @@ def measured(chosen):
     return found
 
 
-def table(found):
-    """What was measured as Markdown."""
-    lines = ["| family | feature | compared with | relative difference |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {' | '.join(name)} | {value:.0e} |" for name, value in found.items())])
+def table(titles, rows):
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)) + "\n"
 
 
-def listed():
-    """The rows of the document, as name -> difference."""
-    block = DOCUMENT.read_text(encoding="utf-8").split(MARKS[0])[1].split(MARKS[1])[0]
-    rows = [[part.strip() for part in line.strip("|").split("|")] for line in block.strip().splitlines()[2:]]
-    return {tuple(row[:3]): float(row[3]) for row in rows}
+def listed(block="agreement"):
+    """The rows of a table of the document, as lists of what their columns hold."""
+    text = DOCUMENT.read_text(encoding="utf-8").split(BEGIN.format(block))[1].split(END.format(block))[0]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in text.strip().splitlines()[2:]]
 
 
 if __name__ == "__main__":
+    agreed = [(*name, f"{value:.0e}") for name, value in measured(cells()).items()]
+    tables = {
+        "agreement": table(("family", "feature", "compared with", "relative difference"), agreed),
+        "differences": table(("setting", "measured with", "difference", "reason"), map(differing, DIFFERENCES)),
+        "in two": table(("scheduler", "difference"), [(name, f"{parted(*how):.0e}") for name, how in IN_TWO.items()]),
+    }
     text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    block = MARKS[0] + table(measured(cells())) + "\n" + MARKS[1]
-    DOCUMENT.write_text(before + block + rest.split(MARKS[1])[1], encoding="utf-8")
+    for block, rows in tables.items():
+        before, rest = text.split(BEGIN.format(block))
+        text = before + BEGIN.format(block) + rows + END.format(block) + rest.split(END.format(block))[1]
+    DOCUMENT.write_text(text, encoding="utf-8")
