@@ -477,6 +477,8 @@ def test_arguments_of_the_classes_own_make_its_timesteps():
         theirs.set_timesteps(4, **given)
         made.set_timesteps(4, **given)
         assert made.timesteps.tolist() == theirs.timesteps.tolist()
+    with pytest.raises(InputError, match="`original_inference_steps` is of the spacing of the replaced scheduler"):
+        scheduler(diffusers.LCMScheduler(), steps=None, grid="time").set_timesteps(4, original_inference_steps=20)
 
 
 # ---- what it refuses, in one sentence
@@ -547,9 +549,14 @@ def test_a_bad_configuration_is_one_error(case):
         (DDIM, {"sigmas": [1e9, 1.0]}, "outside the schedule"),
         (FLOW, {"timesteps": [1000.0], "sigmas": [1.0, 0.5]}, "should have the same length"),
         (diffusers.FlowMatchHeunDiscreteScheduler(), {"timesteps": [900.0, 100.0]}, "give `sigmas`"),
-        (DDIM, {"timesteps": [801, 1], "sigmas": [9.0, 1.0]}, "takes neither `timesteps` nor `sigmas`, and only one"),
+        (DDIM, {"timesteps": [801, 1], "sigmas": [9.0, 1.0]}, "DDIMScheduler does not take both `timesteps` and `sigmas`"),
+        (
+            diffusers.DPMSolverMultistepScheduler(**TABLE),
+            {"timesteps": [801, 1], "sigmas": [9.0, 1.0]},
+            "does not take both",
+        ),
         (DDIM, {"num_inference_steps": 4, "steps": 4}, "set_timesteps of DDIMScheduler has no argument 'steps': leave it out"),
-        (diffusers.ScoreSdeVeScheduler(), {"num_inference_steps": 10}, "lists 2000 sigmas for 10 timesteps: take a grid"),
+        (diffusers.ScoreSdeVeScheduler(), {"num_inference_steps": 10}, "lists 2000 sigmas for 10 timesteps, so"),
         (diffusers.DDIMInverseScheduler(), {"num_inference_steps": 4}, "strictly increasing"),
         (diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), {"num_inference_steps": 4}, "`mu` must be passed"),
     ],

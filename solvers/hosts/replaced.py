@@ -104,9 +104,9 @@ def _listed_by(made: Any, schedule: Schedule, asked: Mapping[str, Any]) -> tuple
     if unknown := asked.keys() - taken.keys() - {"num_inference_steps", "mu", *CUSTOM}:
         raise InputError(f"set_timesteps of {name} has no argument {shown(min(unknown))}: leave it out")
     custom = [key for key in CUSTOM if key in asked]
-    if custom and not taken.keys() & custom:
+    if any(key not in taken for key in custom):
         if len(custom) == 2:
-            raise InputError(f"{name} takes neither `timesteps` nor `sigmas`, and only one of these can be read: leave one out")
+            raise InputError(f"{name} does not take both `timesteps` and `sigmas`: leave one out")
         labels, levels = (asked.get(key) for key in CUSTOM)
         if levels is not None and schedule.path.name == "flow":
             shift: Any = dict(schedule.options)["shift"]
@@ -117,9 +117,8 @@ def _listed_by(made: Any, schedule: Schedule, asked: Mapping[str, Any]) -> tuple
     labels = np.asarray(made.timesteps, np.float64)
     levels = np.asarray(made.sigmas, np.float64) if hasattr(made, "sigmas") else None
     if levels is not None and len(levels) not in (len(labels), len(labels) + 1):
-        raise InputError(
-            f'{name} lists {len(levels)} sigmas for {len(labels)} timesteps: take a grid of diffode, as grid="karras"'
-        )
+        many = f"{len(levels)} sigmas for {len(labels)} timesteps"
+        raise InputError(f'{name} lists {many}, so its spacing is not known: take a grid of diffode, as grid="karras"')
     return labels, levels
 
 

@@ -108,6 +108,8 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps, 1, MOST_STEPS)
         asked = {"num_inference_steps": steps, "mu": mu, **listed, **others}
         lams, spacing = self._grid(trained["schedule"], {key: value for key, value in asked.items() if value is not None})
+        if spacing is None and (own := [key for key, value in others.items() if value is not None]):
+            raise InputError(f'`{own[0]}` is of the spacing of the replaced scheduler: leave it out, or take grid="pipeline"')
         self._timetable = table = Timetable(self._solver, self.config.options, lams, trained)
         clocks = table.clocks_of(spacing.clocks, spacing.whole) if spacing and self.config.clock == "pipeline" else table.clocks
         place = None if device is None else check_device("device", device)
