@@ -305,7 +305,7 @@ FLOW_FAMILIES = ("sd3", "flux", "wan", "ltx")
 LISTED = {"clock": "pipeline"}
 ALL, THEIRS, BEFORE = "all planned solvers", "diffusers", "before"
 SLOW = [f"DPM++ 2M, {kind}" for kind in ("exponential_sigmas", "beta_sigmas", "lu_lambdas", "solver_type=heun")]
-SLOW += ["KDPM2", "LMS", "Euler ancestral", "DEIS 3", "DPM++ 3M", "PNDM, skip_prk_steps=False"]
+SLOW += ["LMS", "Euler ancestral", "DEIS 3", "DPM++ 3M", "PNDM, skip_prk_steps=False"]
 OF_EACH_KIND = ("unipc3", "dpmpp2m", "sde-dpmpp2m", "ddim", "heun", "heun-churn", "sa-solver", "rk:rk4", "dpm2m+unic")
 
 

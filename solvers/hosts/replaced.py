@@ -50,7 +50,7 @@ class Spacing:
     init: float
 
 
-def described(config: Any) -> tuple[dict[str, Any], str]:
+def configuration_of(config: Any) -> tuple[dict[str, Any], str]:
     """The configuration of a scheduler, or that which a mapping is, and the name of its class, "" where it is not said."""
     held = getattr(config, "config", config)
     instance("config", held, Mapping, "a scheduler of diffusers, as pipe.scheduler, or its configuration")
@@ -115,9 +115,11 @@ def _listed_by(made: Any, schedule: Schedule, asked: Mapping[str, Any]) -> tuple
     with refusing(name):
         made.set_timesteps(**{key: value for key, value in asked.items() if key in taken})
     labels = np.asarray(made.timesteps, np.float64)
-    levels = np.asarray(made.sigmas, np.float64) if hasattr(made, "sigmas") else None
-    if levels is not None and len(levels) not in (len(labels), len(labels) + 1):
-        many = f"{len(levels)} sigmas for {len(labels)} timesteps"
+    if not hasattr(made, "sigmas"):
+        return labels, None
+    levels, rest = np.split(np.asarray(made.sigmas, np.float64), [len(labels) + 1])
+    if np.any(rest != levels[-1]):  # KDPM2 lists its end thrice
+        many = f"{len(levels) + len(rest)} sigmas for {len(labels)} timesteps"
         raise InputError(f'{name} lists {many}, so its spacing is not known: take a grid of diffode, as grid="karras"')
     return labels, levels
 

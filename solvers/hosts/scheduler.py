@@ -205,9 +205,9 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
         cursor, model = self._cursor, self._model(model_output, sample)
         later = self.timesteps[len(self.timesteps) - cursor.remaining + 1 :].tolist()
         settings.refuse_step_arguments(unused, later[0] if later else None)
-        x, lam, wanted = cursor.widened(sample), cursor.lam, cursor.plan.prediction
+        x, lam, predicts = cursor.widened(sample), cursor.lam, cursor.plan.prediction
         x0 = model(x, lam, "data")
-        m = x0 if wanted == "data" else model(x, lam, wanted)
+        m = x0 if predicts == "data" else model(x, lam, predicts)
         state = cursor.advance(x, m, lambda like: randn_tensor(like.shape, generator, like.device, like.dtype))
         made = state.to(sample.dtype), x0.to(sample.dtype)
         return DDIMSchedulerOutput(*made) if return_dict else made

@@ -51,17 +51,17 @@ def read(config: Any, given: Mapping[str, Any]) -> tuple[Solver, dict[str, Any]]
 
     See DiffodeScheduler.from_config. What is given comes before what the configuration says; its options are of its own solver.
     """
-    held, name = replaced.described(config)
+    held, name = replaced.configuration_of(config)
     own = {key: held.pop(key, default) for key, default in DEFAULTS.items()}
     if name not in ("", "DiffodeScheduler"):
         own["replaced"] = name
     if given.get("solver") is None:
-        solver = require_plan(stored(own["solver"], own["plan"], trusted=not isinstance(config, Mapping)))
+        solver = require_plan(stored_solver(own["solver"], own["plan"], trusted=not isinstance(config, Mapping)))
     else:
         solver, own["options"] = require_plan(find(given["solver"])), {}
     plan = solver.fixed_plan
     own |= {"solver": solver.name, "plan": plan and plan.to_text()} | {key: given[key] for key in SETTINGS if key in given}
-    own = checked(own)
+    own = checked_settings(own)
     keys = replaced.keys_of(own["replaced"]) if own["replaced"] or own["grid"] == PIPELINE else set()
     rest = {key: value for key, value in given.items() if key not in (*SETTINGS, "solver")}
     changes = {key: value for key, value in rest.items() if key in keys and key not in {*solver.options, *METHOD_KEYS}}
@@ -110,7 +110,7 @@ def require_plan(solver: Solver) -> Solver:
     return ready(solver.fixed_plan, solver.fixed_plan.solver) if solver.fixed_plan else solver
 
 
-def stored(name: Any, plan: Any, *, trusted: bool) -> Solver:
+def stored_solver(name: Any, plan: Any, *, trusted: bool) -> Solver:
     """The solver of a configuration: its plan, if it holds one, or a name. trusted: whether it is that of a scheduler made here,
     not of a file, whose MODULE:NAME is not imported and whose FILE.json is not opened."""
     if plan is not None:
@@ -125,7 +125,7 @@ def stored(name: Any, plan: Any, *, trusted: bool) -> Solver:
     return find(name)
 
 
-def checked(own: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(own: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, each of the type that is meant; InputError for another value."""
     grid = own["grid"]
     if not isinstance(grid, str):
