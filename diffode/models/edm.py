@@ -13,7 +13,7 @@ EDM's own sampler moves σ to the labels of the last; here the clock is fraction
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,21 @@ from diffode.networks.edm2_unet import EDM2UNetConfig, normalised
 from diffode.networks.edm_unet import EDMUNetConfig
 from diffode.networks.sizes import MOST
 from diffode.reading import reading
+from diffode.schedule import Schedule
 
 EXPECTED = "a .pkl of github.com/NVlabs/edm or edm2, with a network called ema"
 UNUSED = {"dropout", "label_dropout", "class_name"}  # arguments of training
 Network = tuple[str, dict[str, Any], dict[str, Tensor]]  # the kind of a card, its config, and the tensors under our names
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """What a preconditioning says of F: see the module docstring; changed: fields of its EpsModel that are not the default."""
+
+    schedule: Schedule
+    predicts: str
+    clock: str
+    changed: dict[str, Any] = field(default_factory=dict)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Card]:
@@ -54,42 +65,44 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
         side = whole("img_resolution", given.get("img_resolution"), 1)
         image = whole("channels", given.get("in_channels", given.get("img_channels")), 1), side, side
         labels = whole("label_dim", given.get("label_dim", 0), 0, MOST["classes"])
-        changed = {**about.pop("changed", {}), **({"one_hot": True} if labels else {})}
-        provenance = {"file": path.name, "precond": precond.name, **of_encoder(held.get("encoder"))}
-        about |= {"provenance": provenance, "config": config, "changed": changed}
-        return tensors, Card(kind, image, tuple(map(str, range(labels))), **about)
+        return tensors, Card(
+            *(kind, image, tuple(map(str, range(labels)))),
+            schedule=about.schedule.name,
+            schedule_options=dict(about.schedule.options),
+            predicts=about.predicts,
+            clock=about.clock,
+            config=config,
+            provenance={"file": path.name, "precond": precond.name, **of_encoder(held.get("encoder"))},
+            changed=about.changed | ({"one_hot": True} if labels else {}),
+        )
 
 
-def _edm(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _edm(arguments: Mapping[str, Any]) -> Preconditioning:
     sigma_data = number("sigma_data", arguments.get("sigma_data", 0.5), 1e-6, 1e6)
     low, high = arguments.get("sigma_min", 0), arguments.get("sigma_max", float("inf"))
     ends = max(0.002, number("sigma_min", low, 0)), min(80.0, number("sigma_max", high, 0, finite=False))
     predicts = "edm" if sigma_data == 0.5 else f"edm({sigma_data!r})"
-    return {**_of(schedules.edm(*ends)), "predicts": predicts, "clock": "c_noise"}
+    return Preconditioning(schedules.edm(*ends), predicts, "c_noise")
 
 
-def _vp(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _vp(arguments: Mapping[str, Any]) -> Preconditioning:
     growth, first = number("beta_d", arguments.get("beta_d", 19.9)), number("beta_min", arguments.get("beta_min", 0.1))
     labels = whole("M", arguments.get("M", 1000), 2, 10_000_000)
     schedule = schedules.vp_linear(first, first + growth, number("epsilon_t", arguments.get("epsilon_t", 1e-5), 0, 1))
-    return {**_of(schedule), "predicts": "noise", "clock": f"{labels - 1}t"}
+    return Preconditioning(schedule, "noise", f"{labels - 1}t")
 
 
-def _ve(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _ve(arguments: Mapping[str, Any]) -> Preconditioning:
     ends = number("sigma_min", arguments.get("sigma_min", 0.02)), number("sigma_max", arguments.get("sigma_max", 100))
-    return {**_of(schedules.edm(*ends)), "predicts": "noise", "clock": "log_sigma_bar"}
+    return Preconditioning(schedules.edm(*ends), "noise", "log_sigma_bar")
 
 
-def _iddpm(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _iddpm(arguments: Mapping[str, Any]) -> Preconditioning:
     given = {name: arguments.get(name, value) for name, value in {"C_1": 0.001, "C_2": 0.008}.items()}
     if given != {"C_1": 0.001, "C_2": 0.008}:
         raise InputError(f"its table of labels is made with {shown(given)}, where C_1 = 0.001 and C_2 = 0.008 are known")
     schedule = schedules.squared_cosine(whole("M", arguments.get("M", 1000), 2, schedules.MOST_LABELS))
-    return {**_of(schedule), "predicts": "noise", "clock": "t", "changed": {"learned_variance": True}}
-
-
-def _of(schedule: schedules.Schedule) -> dict[str, Any]:
-    return {"schedule": schedule.name, "schedule_options": dict(schedule.options)}
+    return Preconditioning(schedule, "noise", "t", {"learned_variance": True})
 
 
 def _song(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str) -> Network:
@@ -112,13 +125,13 @@ def _edm2(arguments: Mapping[str, Any], tensors: dict[str, Tensor], precond: str
 
 def known(arguments: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
     """The arguments of a network of the file without those of training; InputError for one that is no field of `config`."""
-    names = {field.name for field in fields(config)}
+    names = {one.name for one in fields(config)}
     if others := [name for name in arguments if name not in names | UNUSED]:
         raise unknown("argument of the network", others[0], names)
     return {name: value for name, value in arguments.items() if name in names}
 
 
-PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+PRECONDITIONINGS: dict[str, Callable[[Mapping[str, Any]], Preconditioning]] = {
     "EDMPrecond": _edm,
     "Precond": _edm,
     "VPPrecond": _vp,

@@ -200,7 +200,9 @@ def load(stream: Stream, names: Mapping[str, Callable[..., Any]], stored: Callab
         if operation.name == "STOP":
             (value,) = machine.take(1)
             return value
-        if operation.name not in OPERATIONS or count == MOST_OPERATIONS:
+        if count == MOST_OPERATIONS:
+            raise InputError(f"it has more than {MOST_OPERATIONS:,} operations, several times those of any network")
+        if operation.name not in OPERATIONS:
             raise InputError(f"its operation {count:,} is {operation.name}, which no network needs")
         OPERATIONS[operation.name](machine, argument)
     raise AssertionError("pickletools ends with STOP")

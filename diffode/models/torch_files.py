@@ -49,7 +49,8 @@ def state_dict(path: str | Path, wrappers: Sequence[str] = WRAPPERS) -> dict[str
             found = inner[0] if inner else found
     with reading(path, WHAT, EXPECTED):
         if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-            raise InputError(f"it holds a {type(found).__name__} without names of tensors")
+            kind = found.name if isinstance(found, pickle_machine.Part) else type(found).__name__
+            raise InputError(f"it holds a {kind} without names of tensors")
         if others := [key for key, value in found.items() if not isinstance(value, Tensor)]:
             raise InputError(f"its {shown(others[0])} is no tensor")
     return {key.removeprefix("module."): tensor.detach().clone() for key, tensor in found.items()}
