@@ -32,8 +32,8 @@ AYS = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]  # Align Your Steps (Sab
 
 @dataclass(frozen=True)
 class Cell:
-    """A feature of a family, with a solver, compared with `against`; slow: not measured in CI. Those of several solvers share a
-    name, and are one row of the table."""
+    """A feature of a family, with a solver, compared with `against`; slow: not measured in CI. Those that share a name
+    are one row of the table, which `row` describes where the feature does not."""
 
     family: str
     feature: str
@@ -42,11 +42,12 @@ class Cell:
     measure: Callable[[], float]
     bound: float = 1e-5
     slow: bool = False
+    row: str = ""
 
     @property
     def name(self) -> tuple[str, str, str]:
         family = EVERY if self.against in (LOOP, CAPTURED) else self.family
-        return family, self.feature, self.against
+        return family, self.row or self.feature, self.against
 
 
 def relative(a, b) -> float:
@@ -306,6 +307,7 @@ LISTED = {"clock": "pipeline"}
 ALL, THEIRS, BEFORE = "all planned solvers", "diffusers", "before"
 SLOW = [f"DPM++ 2M, {kind}" for kind in ("exponential_sigmas", "beta_sigmas", "lu_lambdas", "solver_type=heun")]
 SLOW += ["LMS", "Euler ancestral", "DEIS 3", "DPM++ 3M", "PNDM, skip_prk_steps=False"]
+SPACINGS = "DPM++ 2M, Karras, exponential, beta and Lu's spacing"
 OF_EACH_KIND = ("unipc3", "dpmpp2m", "sde-dpmpp2m", "ddim", "heun", "heun-churn", "sa-solver", "rk:rk4", "dpm2m+unic")
 
 
@@ -313,8 +315,8 @@ def cells():
     """All of them, in the order of the table."""
     found = []
 
-    def add(family, feature, solver, against, measure, *arguments, bound=1e-5, slow=False, **keywords):
-        found.append(Cell(family, feature, solver, against, lambda: measure(*arguments, **keywords), bound, slow))
+    def add(family, feature, solver, against, measure, *arguments, bound=1e-5, slow=False, row="", **keywords):
+        found.append(Cell(family, feature, solver, against, lambda: measure(*arguments, **keywords), bound, slow, row))
 
     for solver in PLANNED:
         add("sd", ALL, solver, "diffode's loop, with its network", direct, solver, slow=solver not in OF_EACH_KIND)
@@ -401,7 +403,11 @@ def cells():
     ]
     for family, feature, scheduler, solver, settings in methods:
         steps = {"num_inference_steps": 10 if solver in ("pndm", "ddpm") else 5}
-        add(family, feature, solver, THEIRS, same, family, scheduler, solver, steps, settings, slow=feature in SLOW)
+        slow, row = (
+            feature in SLOW,
+            SPACINGS if feature.startswith("DPM++ 2M, ") and family == "sd" and settings is LISTED else "",
+        )
+        add(family, feature, solver, THEIRS, same, family, scheduler, solver, steps, settings, slow=slow, row=row)
     for family, pipeline, scheduler, solver, settings in (
         ("sd", "StableDiffusionImg2ImgPipeline", None, "ddim", {}),
         ("sd", "StableDiffusionImg2ImgPipeline", ("HeunDiscreteScheduler", TABLE), "heun", LISTED),
@@ -421,6 +427,7 @@ def cells():
                 solver,
                 strength,
                 slow=solver in ("heun", "unipc2") and strength != 0.6,
+                row="img2img, strengths 0.3, 0.6 and 1.0",
                 **settings,
             )
     for family, feature, measure, arguments in (
@@ -455,7 +462,8 @@ def cells():
         solver = "euler" if scheduler == "EDMEulerScheduler" else "dpmpp2m"
         for kind in ("karras", "exponential"):
             config = {"sigma_schedule": kind, "sigma_data": 1.0}
-            add("EDM", f"{scheduler}, {kind}", solver, THEIRS, preconditioned, scheduler, config, solver)
+            row = f"{scheduler}, karras and exponential"
+            add("EDM", f"{scheduler}, {kind}", solver, THEIRS, preconditioned, scheduler, config, solver, row=row)
     continuous = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
     svd = continuous | {"sigma_min": 0.002, "sigma_max": 700.0}
     add("EDM", "Stable Video Diffusion's Euler", "euler", THEIRS, preconditioned, EULER, svd)

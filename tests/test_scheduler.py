@@ -43,7 +43,9 @@ DDIM = diffusers.DDIMScheduler(**SD)
 
 
 def mark(cell):
-    return pytest.param(cell, id="-".join((*cell.name, cell.solver)), marks=[pytest.mark.slow] * cell.slow)
+    return pytest.param(
+        cell, id="-".join((cell.family, cell.feature, cell.against, cell.solver)), marks=[pytest.mark.slow] * cell.slow
+    )
 
 
 @pytest.mark.parametrize("cell", [mark(cell) for cell in CELLS])
