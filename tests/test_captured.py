@@ -366,6 +366,13 @@ def test_guidance_in_half_precision_is_told_from_its_rounding(dtype, spread):
     assert weigh(list(zip(c, reversed(u), u, strict=True)), three)[0] == pytest.approx([7.0, -5.5, -0.5], abs=0.02)
 
 
+def test_branches_that_differ_in_their_last_digits_have_the_weight_that_is_given():
+    c, u = branches_of(torch.bfloat16, 0.0005)
+    assert 0 < float((c[0] != u[0]).double().mean()) < 0.5
+    m = [b + 3.5 * (a - b) for a, b in zip(c, u, strict=True)]
+    assert weigh(list(zip(c, u, strict=True)), m) == ([3.5, -2.5], 1, 0.0)
+
+
 def test_a_pipeline_in_half_precision():
     """Of the weight that it is given, to the last digit, and rescaled."""
     built = pipelines.build("sd")

@@ -99,6 +99,8 @@ def _candidates(plain: float, points: Sequence[Point]) -> Iterator[tuple[float, 
     """(weight, φ): the roundest first without rescaling, then the likeliest with it. plain: the weight without, unrounded."""
     for digits in range(MOST_DIGITS + 1):
         yield round(plain, digits), 0.0
+    for tenths in sorted(range(round(10 * plain) - 5, round(10 * plain) + 6), key=lambda one: abs(one - 10 * plain)):
+        yield tenths / 10, 0.0  # of branches that differ in few of their last digits, whose weight is estimated badly
     scaled, phi = _likely_rescaling(points)
     weights = dict.fromkeys(round(float(weight), digits) for weight in (scaled.max(), plain) for digits in range(3))
     for near in sorted((k / 100 for k in range(1, 101)), key=lambda one: abs(one - phi)):
