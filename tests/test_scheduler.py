@@ -76,16 +76,17 @@ def test_the_document_lists_where_images_differ():
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", DIFFERENCES)
 def test_images_differ_where_the_document_says_so(setting):
-    """By what it says: to a digit, since this is arithmetic in float32."""
+    """By what it says, which is rounded to one digit: by half at most."""
     row = next(row for row in listed("differences") if row[0] == setting)
-    assert float(differing(setting)[2]) == pytest.approx(float(row[2]), rel=0.2)
+    assert float(differing(setting)[2]) == pytest.approx(float(row[2]), rel=0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IN_TWO)
 def test_a_base_and_a_refiner_differ_from_one_run_as_the_document_says(name):
+    """Rounded to one digit."""
     off = dict(listed("in two"))[name]
-    assert parted(*IN_TWO[name]) == pytest.approx(float(off), rel=0.2, abs=1e-6)
+    assert parted(*IN_TWO[name]) == pytest.approx(float(off), rel=0.5, abs=1e-6)
 
 
 def test_the_snippets_of_the_document_run(capsys):
