@@ -268,7 +268,8 @@ def arguments(command, param, value):
     name, options = name_of(param), pairs(BASE.get(command, []))
     if any(other.name == "fast" for other in find(command).params) and name not in ("--data-dir", "--fast"):
         options["--fast"] = None
-    changed = INSTEAD.get(name, {}) if command in ("sample", "plan") or INSTEAD.get(name, {}).get("--pipeline") else {}
+    of_pipelines = command == "compare" and "--pipeline" in INSTEAD.get(name, {})
+    changed = INSTEAD.get(name, {}) if command in ("sample", "plan") or of_pipelines else {}
     options = {
         option: text for option, text in {**options, **changed}.items() if option != name and (option, text) not in LEFT_OUT
     }
