@@ -95,7 +95,9 @@ def test_a_size_is_drawn_and_what_has_no_logarithm_is_not(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("rows", [adaptive(), [cell("ddim", "time", 10)], fixed(grids=list("abcdefg"))])
+@pytest.mark.parametrize(
+    "rows", [adaptive(), [cell("ddim", "time", 10)], pytest.param(fixed(grids=list("abcdefg")), marks=pytest.mark.slow)]
+)
 def test_adaptive_ones_alone_one_row_and_many_grids(tmp_path, rows):
     assert len(curves.save_curves(rows, tmp_path)) == 4
 
