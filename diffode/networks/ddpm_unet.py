@@ -47,8 +47,7 @@ class DDPMUNetConfig:
         sizes.positive(image=self.image, num_res_blocks=self.num_res_blocks, ch_mult=self.ch_mult)
         if self.ch < 32 or self.ch % 32:
             raise InputError(f"ch must be a positive multiple of 32, the groups of the norms, not {self.ch}")
-        if self.resolution % 2 ** (len(self.ch_mult) - 1):
-            raise InputError(f"{len(self.ch_mult)} levels halve the resolution to no whole number: {self.resolution}")
+        sizes.halved(self.resolution, len(self.ch_mult))
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -29,7 +29,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffode.checks import number
-from diffode.errors import InputError
 from diffode.networks import sizes
 
 EPS = 1e-4
@@ -75,8 +74,7 @@ class EDM2UNetConfig:
         sizes.check((1, 1, 1), (), (), width=self.channels_per_head)
         sizes.positive(image=image, num_blocks=self.num_blocks, channel_mult=self.channel_mult)
         sizes.positive(model_channels=self.model_channels, channels_per_head=self.channels_per_head)
-        if self.img_resolution % 2 ** (len(self.channel_mult) - 1):
-            raise InputError(f"{len(self.channel_mult)} levels halve the resolution to no whole number: {self.img_resolution}")
+        sizes.halved(self.img_resolution, len(self.channel_mult))
 
 
 def normalised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,8 +76,7 @@ class EDMUNetConfig:
             raise InputError(
                 f"model_channels must be a positive multiple of 4, as sinusoids and norms need, not {self.model_channels}"
             )
-        if self.img_resolution % 2 ** (len(self.channel_mult) - 1):
-            raise InputError(f"{len(self.channel_mult)} levels halve the resolution to no whole number: {self.img_resolution}")
+        sizes.halved(self.img_resolution, len(self.channel_mult))
         if self.resample_filter not in ((1, 1), (1, 3, 3, 1)):
             raise InputError(f"resample_filter must be [1, 1] or [1, 3, 3, 1], not {shown(self.resample_filter)}")
 

@@ -29,6 +29,12 @@ def positive(**sizes: int | Sequence[int]) -> None:
             raise wrong(name, "at least 1" if isinstance(size, int) else "one number at least, all from 1 on", size)
 
 
+def halved(resolution: int, levels: int) -> None:
+    """InputError unless a resolution, halved from level to level, is a whole number at all of them."""
+    if resolution % 2 ** (levels - 1):
+        raise InputError(f"{levels} levels halve the resolution to no whole number: {resolution}")
+
+
 def check(image: Sequence[int], multipliers: Sequence[int], attention: Sequence[int], patch: int = 1, **sizes: int) -> None:
     """InputError unless all are whole numbers from 0 on, and none is larger than the largest here.
 

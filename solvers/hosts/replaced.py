@@ -31,6 +31,7 @@ from diffode.evaluation import threshold
 from diffode.grid import check
 from diffode.model import EpsModel
 from diffode.schedule import Array, Schedule
+from solvers.hosts.sigmas import lams_of
 
 NEVER_CLIP = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "TCDScheduler")  # which have the keys, and do nothing with them
 CUSTOM = ("timesteps", "sigmas")
@@ -153,8 +154,8 @@ def _of_levels(levels: Array, labels: Array | None, schedule: Schedule, config: 
         levels = np.append(levels, 0.0)
     if config.get("invert_sigmas"):
         levels = 1 - levels
-    with np.errstate(divide="ignore", invalid="ignore"):  # λ = ±∞; σ > 1 is NaN, and refused
-        lams = -np.log(levels) + (np.log1p(-levels) if schedule.path.name == "flow" else 0)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞; σ > 1 is NaN, and refused
+        lams = lams_of(levels, schedule.path)
         ends = np.clip(lams, schedule.lam_min, schedule.lam_max)
         lams = np.where(abs(ends - lams) < AT_THE_END, ends, lams)
     if labels is not None and schedule.knots is not None:

@@ -222,16 +222,15 @@ class DiffodeScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α x + σ noise at each of these timesteps, one for all samples or one for each: any clocks of the network."""
-        lams = [self._lam_at(t) for t in torch.as_tensor(timesteps).reshape(-1)]
-        path = self._trained()["schedule"].path
-        alpha, sigma = columns(np.array([path.at(lam) for lam in lams]).T, original_samples)
+        trained = self._timetable.trained if self._timetable else self._trained()
+        lams = [self._lam_at(t, trained) for t in torch.as_tensor(timesteps).reshape(-1)]
+        alpha, sigma = columns(np.array([trained["schedule"].path.at(lam) for lam in lams]).T, original_samples)
         return alpha * original_samples + sigma * noise
 
-    def _lam_at(self, timestep: Any) -> float:
+    def _lam_at(self, timestep: Any, trained: TrainedAs) -> float:
         """λ of the evaluation that has this clock, or else that at which the network's clock is so."""
         if self._timetable and (index := self._evaluation(timestep)) is not None:
             return self._timetable.lams[index]
-        trained = self._trained()
         return lam_at(trained["schedule"], trained["clock"], number("timesteps", timestep))
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:

@@ -41,9 +41,9 @@ def sigmas_of(grid: Plan | Sequence[float] | Array, path: str = "ve") -> Tensor:
     return torch.tensor(found.sigma(lams), dtype=torch.float32)
 
 
-def lams_of(sigmas: Tensor, path: ProbabilityPath) -> Array:
-    """λ of σ on a path, in float64."""
-    sigma = np.asarray(sigmas.detach().cpu().double())
+def lams_of(sigmas: Tensor | Array, path: ProbabilityPath) -> Array:
+    """λ of σ on ve and flow, and of σ/α on vp, in float64."""
+    sigma = np.asarray(sigmas.detach().cpu().double() if isinstance(sigmas, Tensor) else sigmas)
     with np.errstate(divide="ignore"):  # at the ends λ is ±∞
         return np.asarray((np.log1p(-sigma) if path.name == "flow" else 0.0) - np.log(sigma))
 
