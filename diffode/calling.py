@@ -124,10 +124,7 @@ class Call:
     def __call__(self, x: Tensor, i: int, condition: Mapping[str, Any]) -> Tensor:
         """The output, (batch, *shape), in the dtype of x; InputError if it is none."""
         scaled = x if self.scales is None else x * self.scales[i]
-        m = self.evaluated(scaled, i, condition)
-        if not isinstance(m, Tensor):
-            m = getattr(m, "sample", m)  # what the networks of diffusers return
-            m = m[0] if isinstance(m, tuple | list) and m else m
+        m = output_of(self.evaluated(scaled, i, condition))
         if self.learned_variance:
             m = _mean(m, x)
         if not isinstance(m, Tensor) or m.shape != x.shape or (i == 0 and (m.device != x.device or m.is_complex())):
@@ -142,6 +139,14 @@ class Call:
         except (TypeError, RuntimeError) as error:
             _refuse(self, x, condition, error)
             raise
+
+
+def output_of(returned: Any) -> Any:
+    """The tensor of what a network returned: itself, its `sample`, as of the networks of diffusers, or the first of several."""
+    if isinstance(returned, Tensor):
+        return returned
+    m = getattr(returned, "sample", returned)
+    return m[0] if isinstance(m, tuple | list) and m else m
 
 
 def _mean(m: Any, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,10 +134,13 @@ def own(monkeypatch):
     return give
 
 
-def test_a_network_that_is_float32_alone_has_a_solution_that_says_so(own, tmp_path):
+@pytest.mark.parametrize("returned", [lambda m: m, lambda m: (m, None), lambda m: SimpleNamespace(sample=m)])
+def test_a_network_that_is_float32_alone_has_a_solution_that_says_so(own, tmp_path, returned):
+    """Whatever form its output has, as in any EpsModel."""
+
     def network(x, t):
         assert (x.dtype, t.dtype) == (torch.float32, torch.float32)
-        return 0.9 * torch.tanh(x)
+        return returned(0.9 * torch.tanh(x))
 
     problem = own(EpsModel(network, schedules.ddpm_linear()))
     solution = find_solution(problem, tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffode.calling import output_of
 from diffode.pipelines.trees import mapped, tensors_of
 
 
@@ -101,8 +102,7 @@ def _shapes(given: Mapping[str, Any]) -> list[torch.Size]:
 
 def leading(output: Any, shape: Sequence[int]) -> Any:
     """The output of a network, where it is longer than x its beginning: variances, and what follows x, are left out."""
-    m = getattr(output, "sample", output)
-    m = m[0] if isinstance(m, tuple | list) else m
+    m = output_of(output)
     for axis, size in enumerate(shape):
         m = m.narrow(axis, 0, size) if m.ndim == len(shape) and m.shape[axis] > size else m
     return m

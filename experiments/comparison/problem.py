@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffode.calling import output_of
 from diffode.errors import InputError
 from diffode.model import EpsModel
 from diffode.models.turns import in_turn
@@ -119,8 +120,7 @@ class Problem:
 
         def in_float32(x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
             narrow = clock.float() if clock.is_floating_point() else clock
-            m = network(x.float(), narrow, **condition)
-            return getattr(m, "sample", m).double()  # as EpsModel takes it
+            return output_of(network(x.float(), narrow, **condition)).double()
 
         return "float32", model.replace(network=in_float32)
 
